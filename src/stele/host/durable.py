@@ -1,0 +1,68 @@
+"""The one doorway for durable writes: temp file, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def sync_dir(folder: Path) -> None:
+    """fsync a folder, so that names created in it survive a crash."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_dirs(folder: Path, mode: int = 0o755) -> None:
+    """Create a folder and its parents durably; existing ones are left as they are."""
+    if folder.is_dir():
+        return
+    make_dirs(folder.parent, 0o755)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=mode)
+        sync_dir(folder.parent)
+
+
+def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` atomically with `data`; on return both content and name are on disk."""
+
+    def fill(fd: int) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+
+    write_with(path, fill, mode=mode)
+
+
+def write_with(path: Path, fill: Callable[[int], None], *, mode: int = 0o644) -> None:
+    """Like `write`, but `fill(fd)` produces the content. If it raises, nothing is left behind."""
+    temp = path.parent / f".{path.name[:100]}.{secrets.token_hex(6)}.tmp"
+    fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fill(fd)
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temp, path)  # noqa: PTH104
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temp.unlink()
+        raise
+    sync_dir(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Unlink durably; a path that is not there is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+        sync_dir(path.parent)

@@ -1,0 +1,112 @@
+"""Events: what stages return and only `flow` appends to the ledger (docs/spec/event.md, version 0)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from stele.trust import canonical
+from stele.trust.digest import sha256
+from stele.trust.errors import SteleError
+
+# Every kind of event, in the order in which a workload usually meets them.
+KINDS = {
+    "workload.created": "a workload's name is first used",
+    "release.sealed": "a release was sealed and signed",
+    "release.admitted": "a release's signature and strata were verified for running",
+    "deploy.started": "a change of release begins",
+    "instance.starting": "an instance is about to be created (log before run)",
+    "instance.started": "an instance's first process runs",
+    "instance.healthy": "an instance passed its health check",
+    "instance.active": "the published ports lead to this instance",
+    "instance.draining": "an instance gets no new connections",
+    "instance.stopped": "an instance ended",
+    "instance.failed": "an instance ended or became unhealthy by itself",
+    "deploy.confirmed": "the release stayed healthy for its confirm window: it is now last known good",
+    "deploy.failed": "a change of release did not succeed",
+    "release.quarantined": "a release will not be chosen again by itself",
+    "release.pardoned": "an operator lifted a release's quarantine",
+    "rollback.decided": "a return to an earlier release was decided, by a person or by itself",
+    "violation": "the gate, sensor or sweeper saw drift or an attempt at it",
+    "write.refused": "writes to the sealed root were refused by the kernel",
+    "change.observed": "something changed on a declared writable path",
+    "instance.frozen": "an instance was frozen as it was",
+    "network.cut": "a frozen instance's network was cut",
+    "incident.resolved": "a clean instance serves in place of the frozen one",
+    "incident.unresolved": "no clean instance could take over",
+    "evidence.sealed": "an evidence bundle was completed and signed",
+    "evidence.accessed": "somebody read or exported evidence (custody)",
+    "quarantine.released": "a frozen instance was released by an operator: its memory is gone",
+    "watcher.lost": "a watcher died or overflowed; what it would have seen in between is unknown",
+    "watcher.restored": "a watcher watches again",
+    "agent.started": "the agent began to supervise",
+    "agent.stopped": "the agent ended in good order",
+    "heartbeat": "the agent was alive",
+    "epoch": "a commitment to the latest entry of every workload (written by the ledger itself)",
+}
+
+HOST_WORKLOAD = ""  # events of the host itself, not of a workload
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened. `time_ns`: UTC nanoseconds since 1970 by the host's clock. `data`: plain data."""
+
+    workload: str
+    kind: str
+    time_ns: int
+    actor: str
+    data: dict[str, Any] = {}
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """An event in its place: `seq` within its workload from 0, `prev` the digest of that workload's previous entry."""
+
+    event: Event
+    seq: int
+    prev: str
+
+    def encode(self) -> bytes:
+        """Canonical bytes: the leaf data of the log, at most 65,535 bytes."""
+        return canonical.encode(
+            {
+                "v": 0,
+                "workload": self.event.workload,
+                "seq": self.seq,
+                "prev": self.prev,
+                "kind": self.event.kind,
+                "time_ns": self.event.time_ns,
+                "actor": self.event.actor,
+                "data": self.event.data,
+            }
+        )
+
+    def digest(self) -> str:
+        """`sha256:<hex>` of `encode()`; the next entry's `prev`."""
+        return sha256(self.encode())
+
+
+NO_PREVIOUS = ""  # `prev` of a workload's first entry
+_FIELDS = {"v", "workload", "seq", "prev", "kind", "time_ns", "actor", "data"}
+
+
+def decode_entry(data: bytes) -> Entry:
+    """Decode a log entry; only the canonical spelling with exactly the known fields is accepted.
+
+    Raises:
+        SteleError: `trust.not-canonical`, `ledger.bad-entry`.
+    """
+    raw = canonical.decode(data)
+    bad = SteleError("a ledger entry is malformed", remedy="the ledger or proof is damaged; compare with another copy", code="ledger.bad-entry")
+    if not isinstance(raw, dict) or set(raw) != _FIELDS or raw["v"] != 0 or isinstance(raw["v"], bool):
+        raise bad
+    texts = [raw[key] for key in ("workload", "prev", "kind", "actor")]
+    numbers = [raw[key] for key in ("seq", "time_ns")]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(raw["data"], dict):
+        raise bad
+    if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
+        raise bad
+    if raw["kind"] not in KINDS:
+        raise bad
+    event = Event(workload=raw["workload"], kind=raw["kind"], time_ns=raw["time_ns"], actor=raw["actor"], data=raw["data"])
+    return Entry(event=event, seq=raw["seq"], prev=raw["prev"])

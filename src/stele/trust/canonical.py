@@ -1,0 +1,72 @@
+"""Canonical JSON: the one spelling of every record that is hashed or signed (docs/spec/canonical.md).
+
+Sorted keys, no white space, ASCII with \\u escapes, integers only (no floats), no duplicate keys.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from stele.trust.errors import SteleError
+
+type_ok = (str, int, bool, type(None))
+MAX_SAFE_INT = 2**63 - 1
+
+
+def _bad(reason: str) -> SteleError:
+    return SteleError(
+        f"not canonical JSON: {reason}",
+        remedy="the file was altered or was not written by Stele; get it again from its source",
+        code="trust.not-canonical",
+    )
+
+
+def _check(value: Any, depth: int = 0) -> None:
+    if depth > 64:
+        raise _bad("nested deeper than 64")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise _bad("a key is not a string")
+            _check(inner, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check(inner, depth + 1)
+    elif isinstance(value, int):
+        if abs(value) > MAX_SAFE_INT:
+            raise _bad("an integer is larger than 63 bits")
+    elif not isinstance(value, type_ok):
+        raise _bad(f"{type(value).__name__} is not allowed")
+
+
+def encode(value: Any) -> bytes:
+    """Encode plain Python data (dict, list, str, int, bool, None) canonically.
+
+    Raises:
+        SteleError: `trust.not-canonical` for floats, huge integers or other types.
+    """
+    _check(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+def decode(data: bytes) -> Any:
+    """Decode canonical JSON; refuses every other spelling of the same value.
+
+    Raises:
+        SteleError: `trust.not-canonical`.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(items)
+        if len(out) != len(items):
+            raise _bad("a key appears twice")
+        return out
+
+    try:
+        value = json.loads(data.decode("ascii"), object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise _bad(str(error)) from error
+    if encode(value) != data:
+        raise _bad("decoding and encoding again gives other bytes")
+    return value

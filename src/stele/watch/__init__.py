@@ -1,0 +1,4 @@
+"""Watch: notice. `detect` is pure and decides; `gate`, `parker` and `sensor` are its ears.
+
+Yields `Report` records; never acts beyond refusing and freezing the offender.
+"""
