@@ -52,8 +52,12 @@ class Running:
     active: Instance | None = None
     release: Release | None = None
     spares: dict[str, Instance] = dataclasses.field(default_factory=dict)
+    candidates: dict[str, tuple[Instance, Release]] = dataclasses.field(default_factory=dict)
     draining: list[Instance] = dataclasses.field(default_factory=list)
-    frozen: dict[str, Instance] = dataclasses.field(default_factory=dict)
+    frozen: dict[str, tuple[Instance, str]] = dataclasses.field(default_factory=dict)  # by incident; with the release
+    spare_lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     incidents: IncidentState | None = None
     unhealthy: int = 0
+    deploy_id: str = ""  # a deploy that waits for its confirm window, and when (monotonic seconds) that ends
     confirm_at: float = 0.0
+    stopping: bool = False
