@@ -38,7 +38,7 @@ def keep_spares(world: World, running: Running) -> None:
                 log.warning("no spare for %s: %s", running.name, error.reason)
                 continue
             with running.lock:
-                wanted_still = not running.stopping
+                wanted_still = not running.stopped.is_set()
                 if wanted_still:
                     running.spares[digest] = spare
             if not wanted_still:

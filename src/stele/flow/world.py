@@ -60,4 +60,4 @@ class Running:
     unhealthy: int = 0
     deploy_id: str = ""  # a deploy that waits for its confirm window, and when (monotonic seconds) that ends
     confirm_at: float = 0.0
-    stopping: bool = False
+    stopped: threading.Event = dataclasses.field(default_factory=threading.Event)

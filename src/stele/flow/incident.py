@@ -1,0 +1,167 @@
+"""The answer to a violation: log, cut, keep, replace, collect. The offender is frozen before this is called."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from stele.flow import evidence, health, launch
+from stele.flow.spares import keep_spares
+from stele.respond import decide
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from stele.flow.world import Running, World
+    from stele.model.instance import Instance
+    from stele.model.release import Release
+    from stele.model.report import Report
+
+log = logging.getLogger(__name__)
+RECORD_ONLY = {"write-refused": "write.refused", "change": "change.observed", "watcher-lost": "watcher.lost"}
+
+
+def handle(world: World, running: Running, report: Report) -> None:
+    """Record a report and do what its decision asks. Returns when it is committed; slow parts go on in threads.
+
+    Raises:
+        SteleError: if the ledger could not commit: then the report is not acknowledged and comes again.
+    """
+    found = _find(running, report.instance)
+    if found is None or any(frozen.id == report.instance for frozen, _ in running.frozen.values()):
+        # of an instance that is already gone or already evidence: recorded, nothing to do
+        world.record(running.name, "violation", **_facts(report))
+        return
+    instance, release = found
+    now_ns = world.now_ns()
+    decision, running.incidents = decide.decide(running.incidents, report, release.spec.watch, release.spec.respond, now_ns)
+    if not decision.quarantine and not report.is_frozen:
+        kind = RECORD_ONLY.get(report.kind, "violation")
+        world.record(running.name, kind, release=release.digest, **_facts(report))
+        return
+    _quarantine(world, running, instance, release, report, decision)
+
+
+def _find(running: Running, instance_id: str) -> tuple[Instance, Release] | None:
+    with running.lock:
+        if running.active is not None and running.release is not None and running.active.id == instance_id:
+            return running.active, running.release
+        if instance_id in running.candidates:
+            return running.candidates[instance_id]
+        for frozen, digest in running.frozen.values():
+            if frozen.id == instance_id and running.release is not None and running.release.digest == digest:
+                return frozen, running.release
+    return None
+
+
+def _facts(report: Report) -> dict[str, object]:
+    """The report as event data: plain, bounded, integers in nanoseconds of the monotonic clock."""
+    return {
+        "instance": report.instance,
+        "kind": report.kind,
+        "path": report.path[:1024],
+        "syscall": report.syscall,
+        "pid": report.pid,
+        "comm": report.comm,
+        "exe": report.exe[:1024],
+        "argv": [part[:256] for part in report.argv[:16]],
+        "refused": report.refused,
+        "count": report.count,
+        "seen_ns": report.seen,
+        "decided_ns": report.decided,
+        "frozen_ns": report.frozen,
+        "detail": {key: value[:512] for key, value in report.detail.items()},
+    }
+
+
+def _quarantine(world: World, running: Running, instance: Instance, release: Release, report: Report, decision: decide.Decision) -> None:
+    incident = f"{running.name}-{world.fresh_id()}"
+    if not report.is_frozen:
+        world.runtime.freeze(instance)
+    with running.lock:
+        served = running.active is not None and running.active.id == instance.id
+        spare = running.spares.pop(release.digest, None) if served and decision.replace and not decision.delay_ms else None
+        events = [
+            world.record.event(running.name, "violation", incident=incident, release=release.digest, **_facts(report)),
+            world.record.event(
+                running.name, "instance.frozen", incident=incident, instance=instance.id, release=release.digest, took_ns=max(0, report.frozen - report.seen)
+            ),
+        ]
+        if spare is not None:
+            events.append(
+                world.record.event(running.name, "instance.starting", instance=spare.id, release=release.digest, role="replacement", incident=incident)
+            )
+        world.record.commit(*events)
+        in_flight = world.network.cut(running.name, instance)
+        running.frozen[incident] = (instance, release.digest)
+        if served:
+            running.active = None
+        running.candidates.pop(instance.id, None)
+        world.runtime.quarantine(instance, incident)
+    world.record(running.name, "network.cut", incident=incident, instance=instance.id, in_flight=in_flight)
+    if served and decision.replace:
+        threading.Thread(
+            target=replace, args=(world, running, release, incident, spare, decision.delay_ms), name=f"replace-{incident}", daemon=True
+        ).start()
+    if decision.quarantine_release:
+        world.record(running.name, "release.quarantined", release=release.digest, reason=decision.reason)
+    threading.Thread(target=evidence.gather, args=(world, running.name, instance, release, incident, report), name=f"evidence-{incident}", daemon=True).start()
+
+
+def replace(world: World, running: Running, release: Release, incident: str, spare: Instance | None, delay_ms: int = 0) -> None:
+    """Bring a clean instance of the same release into service. `spare`'s start is already in the ledger.
+
+    Failures are recorded as `incident.unresolved`; nothing is raised (this runs in a thread of its own).
+    """
+    try:
+        _replace(world, running, release, incident, spare, delay_ms)
+    except SteleError as error:
+        log.exception("no replacement for %s", running.name)
+        world.record(running.name, "incident.unresolved", incident=incident, release=release.digest, reason=error.reason[:500])
+    keep_spares(world, running)
+
+
+def _replace(world: World, running: Running, release: Release, incident: str, spare: Instance | None, delay_ms: int) -> None:
+    if delay_ms:
+        # back-off of repeated incidents: an attacker must not get a restart loop for free
+        running.stopped.wait(delay_ms / 1000)
+    if running.stopped.is_set():
+        return
+    clean = spare
+    if clean is None:
+        with running.lock:
+            clean = running.spares.pop(release.digest, None)
+        clean = clean or launch.prepare(world, release)
+    with running.lock:
+        running.candidates[clean.id] = (clean, release)
+    begun = time.monotonic_ns()
+    launch.start(world, clean, release, role="replacement", logged=spare is not None)
+    why = health.await_healthy(clean, release.spec, lambda: world.runtime.ended(clean))
+    if why:
+        with running.lock:
+            running.candidates.pop(clean.id, None)
+            is_evidence = any(frozen.id == clean.id for frozen, _ in running.frozen.values())
+        if not is_evidence:
+            launch.retire(world, clean, release, reason="replacement did not become healthy")
+        raise SteleError(
+            f"the replacement did not become healthy: {why}", remedy=f"see `stele logs {running.name}`", code="incident.replacement-unhealthy"
+        )
+    with running.lock:
+        running.candidates.pop(clean.id, None)
+        if running.active is not None:
+            superseded = True  # a deploy put another release in place meanwhile
+        else:
+            superseded = False
+            world.network.publish(running.name, release.spec.ports, clean)
+            running.active, running.release, running.unhealthy = clean, release, 0
+    if superseded:
+        launch.retire(world, clean, release, reason="superseded")
+        return
+    facts = {"instance": clean.id, "release": release.digest}
+    world.record.commit(
+        world.record.event(running.name, "instance.started", pid=clean.pid, **facts),
+        world.record.event(running.name, "instance.healthy", **facts),
+        world.record.event(running.name, "instance.active", replaces="", reason="replacement", **facts),
+        world.record.event(running.name, "incident.resolved", incident=incident, start_to_healthy_ns=time.monotonic_ns() - begun, **facts),
+    )
