@@ -123,7 +123,8 @@ def _cut_over(world: World, running: Running, release: Release, candidate: Insta
         running.candidates.pop(candidate.id, None)
         running.active, running.release, running.unhealthy = candidate, release, 0
         if old is not None:
-            running.draining.append(old)
+            with running.drained:
+                running.draining.append(old)
     if old is not None and old_release is not None:
         threading.Thread(target=_drain, args=(world, running, old, old_release), name=f"drain-{old.id}", daemon=True).start()
 
@@ -134,8 +135,9 @@ def _drain(world: World, running: Running, old: Instance, release: Release) -> N
         launch.retire(world, old, release, reason="replaced")
     except SteleError as error:
         log.warning("draining %s: %s", old.id, error.reason)
-    with running.lock:
+    with running.drained:
         running.draining.remove(old)
+        running.drained.notify_all()
 
 
 def choose_rollback(world: World, running: Running, to: str) -> str:

@@ -49,3 +49,8 @@ def await_healthy(instance: Instance, spec: Spec, exited: Callable[[], str]) -> 
             return f"not healthy within {spec.health.start if spec.health else '0s'}: {why}"
         time.sleep(pause)
         pause = min(pause * 1.3, LONGEST_PAUSE_S)
+
+
+def interval_s(spec: Spec) -> float:
+    """Seconds between two probes of a serving instance."""
+    return parse_duration_ms(spec.health.interval) / 1000 if spec.health else 1.0

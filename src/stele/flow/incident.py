@@ -31,14 +31,14 @@ def handle(world: World, running: Running, report: Report) -> None:
     found = _find(running, report.instance)
     if found is None or any(frozen.id == report.instance for frozen, _ in running.frozen.values()):
         # of an instance that is already gone or already evidence: recorded, nothing to do
-        world.record(running.name, "violation", **_facts(report))
+        world.record(running.name, "violation", **facts(report))
         return
     instance, release = found
     now_ns = world.now_ns()
     decision, running.incidents = decide.decide(running.incidents, report, release.spec.watch, release.spec.respond, now_ns)
     if not decision.quarantine and not report.is_frozen:
         kind = RECORD_ONLY.get(report.kind, "violation")
-        world.record(running.name, kind, release=release.digest, **_facts(report))
+        world.record(running.name, kind, release=release.digest, **facts(report))
         return
     _quarantine(world, running, instance, release, report, decision)
 
@@ -55,7 +55,7 @@ def _find(running: Running, instance_id: str) -> tuple[Instance, Release] | None
     return None
 
 
-def _facts(report: Report) -> dict[str, object]:
+def facts(report: Report) -> dict[str, object]:
     """The report as event data: plain, bounded, integers in nanoseconds of the monotonic clock."""
     return {
         "instance": report.instance,
@@ -83,7 +83,7 @@ def _quarantine(world: World, running: Running, instance: Instance, release: Rel
         served = running.active is not None and running.active.id == instance.id
         spare = running.spares.pop(release.digest, None) if served and decision.replace and not decision.delay_ms else None
         events = [
-            world.record.event(running.name, "violation", incident=incident, release=release.digest, **_facts(report)),
+            world.record.event(running.name, "violation", incident=incident, release=release.digest, **facts(report)),
             world.record.event(
                 running.name, "instance.frozen", incident=incident, instance=instance.id, release=release.digest, took_ns=max(0, report.frozen - report.seen)
             ),

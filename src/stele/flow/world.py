@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from stele.watch.client import GateClient
     from stele.watch.sensor import Sensor
 
+RESTART_WINDOW_S = 600.0
+LONGEST_DELAY_MS = 30_000
+
 
 @dataclasses.dataclass
 class World:
@@ -34,6 +37,7 @@ class World:
     gate: GateClient
     sensor: Sensor
     history: Callable[[str], WorkloadState]
+    workloads: Callable[[], tuple[str, ...]]
     now_ns: Callable[[], int]
     fresh_id: Callable[[], str]
 
@@ -53,11 +57,31 @@ class Running:
     release: Release | None = None
     spares: dict[str, Instance] = dataclasses.field(default_factory=dict)
     candidates: dict[str, tuple[Instance, Release]] = dataclasses.field(default_factory=dict)
+    drained: threading.Condition = dataclasses.field(default_factory=threading.Condition)  # guards `draining`
     draining: list[Instance] = dataclasses.field(default_factory=list)
     frozen: dict[str, tuple[Instance, str]] = dataclasses.field(default_factory=dict)  # by incident; with the release
     spare_lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     incidents: IncidentState | None = None
+    collecting: dict[str, threading.Event] = dataclasses.field(default_factory=dict)  # by incident; set when done
+    restarts: list[float] = dataclasses.field(default_factory=list)
     unhealthy: int = 0
     deploy_id: str = ""  # a deploy that waits for its confirm window, and when (monotonic seconds) that ends
     confirm_at: float = 0.0
     stopped: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    def wait_drained(self) -> None:
+        """Wait until no instance is being drained any more."""
+        with self.drained:
+            self.drained.wait_for(lambda: not self.draining)
+
+    def wait_collected(self, incident: str) -> None:
+        """Wait until the evidence of an incident is sealed (or its collection failed)."""
+        done = self.collecting.get(incident)
+        if done is not None:
+            done.wait()
+
+    def next_delay_ms(self, now_s: float) -> int:
+        """Back-off before the next restart: none at first, then doubling with each restart of the last ten minutes."""
+        self.restarts = [moment for moment in self.restarts if now_s - moment < RESTART_WINDOW_S]
+        self.restarts.append(now_s)
+        return 0 if len(self.restarts) < 2 else min(250 * 2 ** (len(self.restarts) - 2), LONGEST_DELAY_MS)

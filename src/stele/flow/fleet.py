@@ -1,0 +1,308 @@
+"""The fleet: all workloads of one host. What the agent's API calls and what its watchers report to."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from stele.flow import deploy, health, incident, launch
+from stele.flow.spares import keep_spares
+from stele.flow.world import Running
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stele.flow.world import World
+    from stele.model.instance import Instance
+    from stele.model.report import Report
+
+log = logging.getLogger(__name__)
+TICK_S = 0.25
+
+
+class Fleet:
+    """Supervises every workload. Thread-safe."""
+
+    def __init__(self, world: World, publish: Callable[[], int]) -> None:
+        self._world = world
+        self._publish = publish
+        self._lock = threading.Lock()
+        self._workloads: dict[str, Running] = {}
+        self._ended = threading.Event()
+
+    # ---- what the API asks -------------------------------------------------------------------
+
+    def apply(self, release: str, *, say: Callable[[str], None]) -> dict[str, Any]:
+        """Verify a release and make it serve. Raises what `deploy.apply` raises."""
+        say("verifying the release")
+        found = self._world.store.release(release)
+        self._world.record(found.workload, "release.admitted", release=found.digest, tree=found.tree_digest)
+        running = self._running(found.workload)
+        if running.release is not None and running.release.digest == found.digest and running.active is not None:
+            return {"instance": running.active.id, "release": found.digest, "changed": False}
+        instance = deploy.apply(self._world, running, found, reason="apply", say=say)
+        return {"instance": instance.id, "release": found.digest, "changed": True}
+
+    def rollback(self, workload: str, *, to: str, say: Callable[[str], None]) -> dict[str, Any]:
+        """Return to the previous good release; no build, no network."""
+        running = self._known(workload)
+        serving = running.release.digest if running.release else ""
+        digest = deploy.choose_rollback(self._world, running, to)
+        self._world.record(workload, "rollback.decided", serving=serving, to=digest, by="operator")
+        instance = deploy.apply(self._world, running, self._world.store.release(digest), reason="rollback", say=say)
+        return {"instance": instance.id, "release": digest, "changed": True}
+
+    def remove(self, workload: str, *, say: Callable[[str], None]) -> dict[str, Any]:
+        """Stop a workload and remove its instances; frozen ones stay."""
+        running = self._known(workload)
+        say(f"stopping {workload}")
+        self._stop(running, reason="removed by the operator")
+        with self._lock:
+            self._workloads.pop(workload, None)
+        return {"workload": workload, "frozen": sorted(running.frozen)}
+
+    def pardon(self, workload: str, release: str, reason: str) -> dict[str, Any]:
+        """Lift the quarantine of a release."""
+        digest = self._world.store.release(release).digest
+        self._world.record(workload, "release.pardoned", release=digest, reason=reason)
+        return {"workload": workload, "release": digest}
+
+    def release_incident(self, incident_id: str) -> dict[str, Any]:
+        """Let go of a frozen instance: it is killed without running again, its memory is gone, its evidence stays.
+
+        Raises:
+            SteleError: `incident.unknown`, `incident.evidence-not-sealed`.
+        """
+        for running in self._all():
+            if incident_id in running.frozen:
+                break
+        else:
+            raise SteleError(f"no frozen instance belongs to incident {incident_id!r}", remedy="`stele incidents` lists them", code="incident.unknown")
+        if incident_id in running.collecting:
+            raise SteleError(
+                f"the evidence of {incident_id} is still being collected", remedy="try again when `stele incidents` shows it as sealed", code="incident.evidence-not-sealed", retryable=True
+            )
+        instance, digest = running.frozen[incident_id]
+        # logged before its effect: if this is the last thing that happens, the record says what was asked
+        self._world.record(running.name, "quarantine.released", incident=incident_id, instance=instance.id, release=digest)
+        self._world.runtime.release_quarantined(instance)
+        self._world.gate.unregister(instance.id)
+        self._world.sensor.forget(instance.id)
+        with running.lock:
+            running.frozen.pop(incident_id, None)
+        return {"incident": incident_id, "instance": instance.id}
+
+    def record_sealed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Record `release.sealed` for a seal that another process made into this agent's store."""
+        release = self._world.store.release(str(body.get("release", "")))
+        self._world.record(release.workload, "release.sealed", release=release.digest, tree=release.tree_digest)
+        return {"release": release.digest}
+
+    def record_access(self, incident_id: str, how: str) -> dict[str, Any]:
+        """Record that somebody read evidence (custody)."""
+        workload = incident_id.rpartition("-")[0]
+        self._world.record(workload, "evidence.accessed", incident=incident_id, how=how[:200])
+        return {"incident": incident_id}
+
+    def publish(self) -> dict[str, Any]:
+        """Publish a checkpoint that covers everything committed so far."""
+        return {"size": self._publish()}
+
+    def status(self) -> list[dict[str, Any]]:
+        """One plain record per workload: what runs, by which digest, since when, and what enforces it."""
+        return [self._status(running) for running in self._all()]
+
+    def _status(self, running: Running) -> dict[str, Any]:
+        history = self._world.history(running.name)
+        with running.lock:
+            active = running.active
+            return {
+                "workload": running.name,
+                "release": running.release.digest if running.release else "",
+                "instance": active.id if active else "",
+                "phase": self._phase(running),
+                "since_ns": history.active_since_ns,
+                "address": active.address if active else "",
+                "ports": [f"{port.host}->{port.container}" for port in running.release.spec.ports if port.host] if running.release else [],
+                "enforced": active.enforcement if active else "",
+                "log": active.log if active else "",
+                "spares": sorted(running.spares),
+                "good": list(history.good),
+                "quarantined": dict(history.quarantined),
+                "frozen": [{"incident": key, "instance": value[0].id, "release": value[1]} for key, value in sorted(running.frozen.items())],
+                "draining": [instance.id for instance in running.draining],
+            }
+
+    @staticmethod
+    def _phase(running: Running) -> str:
+        if running.active is None:
+            return "replacing" if running.release is not None and running.frozen else "stopped"
+        if running.unhealthy:
+            return "unhealthy"
+        return "serving, in its confirm window" if running.deploy_id else "serving"
+
+    def shut_down(self, *, remove: bool, say: Callable[[str], None]) -> dict[str, Any]:
+        """End supervision. With `remove` every instance is stopped, frozen ones included (their evidence stays)."""
+        self._ended.set()
+        if remove:
+            for running in self._all():
+                say(f"stopping {running.name}")
+                self._stop(running, reason="agent stopped by the operator")
+                for incident_id in list(running.frozen):
+                    running.wait_collected(incident_id)
+                    self.release_incident(incident_id)
+            self._world.network.remove()
+        self._world.record("", "agent.stopped", removed=remove)
+        self._publish()
+        return {"removed": remove}
+
+    # ---- what happens by itself ---------------------------------------------------------------
+
+    def adopt(self, instances: list[Instance], frozen: dict[str, Instance]) -> None:
+        """After a start: take over what runs, keep what is frozen, start what should run and does not."""
+        known = {instance.id: instance for instance in instances}
+        for incident_id, instance in frozen.items():
+            self._running(instance.workload).frozen[incident_id] = (instance, instance.release)
+        names = {instance.workload for instance in instances} | {name for name in self._world.workloads() if name}
+        for name in sorted(names):
+            history = self._world.history(name)
+            if not history.active_release:
+                continue
+            running = self._running(name)
+            try:
+                release = self._world.store.release(history.active_release)
+            except SteleError as error:
+                log.error("%s cannot be supervised: %s", name, error.reason)  # noqa: TRY400  the reason says it all
+                self._world.record(name, "instance.failed", instance=history.active_instance, release=history.active_release, reason=error.reason[:500])
+                continue
+            running.release = release
+            active = known.pop(history.active_instance, None)
+            if active is not None and not self._world.runtime.ended(active):
+                self._world.gate.register(active, release.spec)
+                self._world.sensor.watch(active, release.spec)
+                self._world.network.publish(name, release.spec.ports, active)
+                running.active = active
+                threading.Thread(target=keep_spares, args=(self._world, running), daemon=True).start()
+            else:
+                self._restart(running, "it did not run when the agent started")
+        for orphan in known.values():
+            # created or started, but never made active: whoever wanted it is gone
+            launch.discard(self._world, orphan)
+
+    def on_report(self, report: Report) -> None:
+        """A watcher saw something. Returns when it is committed."""
+        for running in self._all():
+            with running.lock:
+                ids = {running.active.id if running.active else "", *running.candidates, *(value[0].id for value in running.frozen.values())}
+                ids |= {instance.id for instance in running.draining} | {spare.id for spare in running.spares.values()}
+            if report.instance in ids:
+                incident.handle(self._world, running, report)
+                return
+        workload = report.instance.rpartition("-")[0]
+        self._world.record(workload, "violation", **incident.facts(report))
+
+    def run(self) -> None:
+        """Look after health, exits and confirm windows until `shut_down`. Runs in a thread of its own."""
+        last: dict[str, float] = {}
+        while not self._ended.wait(TICK_S):
+            for running in self._all():
+                try:
+                    self._tick(running, last)
+                except SteleError as error:
+                    log.warning("%s: %s", running.name, error.reason)
+
+    def _tick(self, running: Running, last: dict[str, float]) -> None:
+        with running.lock:
+            active, release = running.active, running.release
+        if active is None or release is None:
+            return
+        ended = self._world.runtime.ended(active)
+        if ended:
+            self._failed(running, active, f"it ended by itself: {ended}")
+            return
+        now = time.monotonic()
+        interval = health.interval_s(release.spec)
+        if now - last.get(active.id, 0.0) >= interval:
+            last[active.id] = now
+            why = health.look(active, release.spec)
+            running.unhealthy = running.unhealthy + 1 if why else 0
+            if release.spec.health and running.unhealthy >= release.spec.health.retries:
+                self._failed(running, active, f"unhealthy {running.unhealthy} times in a row: {why}")
+                return
+        if running.deploy_id and now >= running.confirm_at and not running.unhealthy:
+            deploy_id, running.deploy_id = running.deploy_id, ""
+            self._world.record(running.name, "deploy.confirmed", deploy=deploy_id, release=release.digest)
+            keep_spares(self._world, running)
+
+    def _failed(self, running: Running, instance: Instance, why: str) -> None:
+        """The active instance failed by itself: inside the confirm window go back, else put a clean one in its place."""
+        world = self._world
+        with running.lock:
+            if running.active is not instance or running.release is None:
+                return  # an incident or a deploy was faster
+            release, in_window = running.release, bool(running.deploy_id)
+            running.active, running.deploy_id, running.unhealthy = None, "", 0
+            world.network.unpublish(running.name)
+        world.record(running.name, "instance.failed", instance=instance.id, release=release.digest, reason=why[:500])
+        launch.retire(world, instance, release, reason=why[:200])
+        if not in_window:
+            self._restart(running, why)
+            return
+        world.record(running.name, "release.quarantined", release=release.digest, reason=f"failed in its confirm window: {why[:300]}")
+        try:
+            digest = deploy.choose_rollback(world, running, "")
+        except SteleError as error:
+            world.record(running.name, "deploy.failed", release=release.digest, reason=error.reason[:500])
+            return
+        # at most once, and only here: a failed release is never chosen again by itself
+        world.record(running.name, "rollback.decided", serving=release.digest, to=digest, by="stele")
+        threading.Thread(target=self._return, args=(running, digest), name=f"rollback-{running.name}", daemon=True).start()
+
+    def _return(self, running: Running, digest: str) -> None:
+        try:
+            deploy.apply(self._world, running, self._world.store.release(digest), reason="auto-rollback", say=log.info)
+        except SteleError as error:
+            log.error("automatic return of %s failed: %s", running.name, error.reason)  # noqa: TRY400
+
+    def _restart(self, running: Running, why: str) -> None:
+        release = running.release
+        if release is None:
+            return
+        incident_id = f"{running.name}-{self._world.fresh_id()}"
+        log.warning("%s: starting a clean instance: %s", running.name, why)
+        delay_ms = running.next_delay_ms(time.monotonic())
+        threading.Thread(
+            target=incident.replace, args=(self._world, running, release, incident_id, None, delay_ms), name=f"restart-{running.name}", daemon=True
+        ).start()
+
+    # ---- inside -------------------------------------------------------------------------------
+
+    def _stop(self, running: Running, *, reason: str) -> None:
+        running.stopped.set()
+        with running.deploying, running.lock:
+            active, release = running.active, running.release
+            running.active, running.release, running.deploy_id = None, None, ""
+            spares, running.spares = list(running.spares.values()), {}
+            self._world.network.unpublish(running.name)
+        for spare in spares:
+            launch.discard(self._world, spare)
+        if active is not None and release is not None:
+            launch.retire(self._world, active, release, reason=reason)
+        running.wait_drained()
+
+    def _all(self) -> list[Running]:
+        with self._lock:
+            return [self._workloads[name] for name in sorted(self._workloads)]
+
+    def _running(self, name: str) -> Running:
+        with self._lock:
+            return self._workloads.setdefault(name, Running(name))
+
+    def _known(self, name: str) -> Running:
+        with self._lock:
+            if name in self._workloads:
+                return self._workloads[name]
+        raise SteleError(f"no workload {name!r} runs here", remedy="`stele status` lists the workloads", code="workload.unknown")
