@@ -1,0 +1,31 @@
+"""Exit codes (docs/guide/exit-codes.md), and which error leads to which."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stele.trust.errors import SteleError
+
+OK = 0
+ANSWER_IS_NO = 1  # the question was understood and answered: not verified, not healthy, tampered
+USAGE = 2
+REFUSED = 3  # bad input, or a rule forbids it
+NOT_READY = 4  # something outside the request is missing or busy; may work later
+INTERNAL = 70
+HOST_CANNOT = 77  # this host or this user cannot do it at all
+BROKEN = 141
+
+_ANSWERS = ("prove.", "verify.", "deploy.unhealthy", "ledger.damaged", "ledger.tampered", "evidence.", "store.bad-signature", "store.unsigned", "store.unknown-signer", "store.damaged")
+_HOST = ("host.cannot", "host.unprivileged", "run.host-cannot", "watch.host-cannot")
+_NOT_READY = ("agent.", "host.", "run.port-busy", "run.subnet", "ledger.locked", "store.locked")
+
+
+def exit_code(error: SteleError) -> int:
+    """The exit code of an error, by its stable code."""
+    if error.code == "agent.internal":
+        return INTERNAL
+    for prefixes, status in ((_HOST, HOST_CANNOT), (_ANSWERS, ANSWER_IS_NO), (_NOT_READY, NOT_READY)):
+        if error.code.startswith(prefixes):
+            return status
+    return REFUSED
