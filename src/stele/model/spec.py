@@ -208,6 +208,7 @@ def check(spec: Spec) -> None:
         raise _bad(f"command: {spec.command[0]!r} must be an absolute path, so that what runs cannot depend on PATH")
     if any("\0" in part for part in (*spec.command, *spec.env.values())) or any("=" in key or not key or "\0" in key for key in spec.env):
         raise _bad("command or env holds a NUL byte, or an env name holds '='")
+    parse_owner(spec.user)
     clean_path(spec.workdir, "workdir")
     if not 0 <= spec.time < 2**33:
         raise _bad("time: seconds since 1970, below 2^33")
