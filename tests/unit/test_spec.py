@@ -21,7 +21,7 @@ GOOD: dict[str, Any] = {
     "env": {"TZ": "UTC"},
     "user": "33:33",
     "ports": [{"container": 8080, "host": 18080}],
-    "writable": [{"path": "/tmp", "size": "16MiB"}, {"path": "/data", "kind": "volume", "volume": "data"}],  # noqa: S108
+    "writable": [{"path": "/tmp", "size": "16MiB"}, {"path": "/data", "kind": "volume", "volume": "data"}],
     "settings": [{"path": "/etc/nginx/nginx.conf", "source": "nginx.conf"}],
     "health": {"port": 8080, "http": "/healthz"},
 }
@@ -110,7 +110,7 @@ def test_any_bytes_are_read_or_refused_with_a_code(data: bytes) -> None:
     try:
         spec.parse_yaml(data)
     except SteleError as error:
-        assert error.code.startswith("spec.")  # noqa: PT017
+        assert error.code.startswith("spec.")
 
 
 def test_the_published_schema_agrees_with_the_reader() -> None:

@@ -39,11 +39,14 @@ def start_in_background(places: Places) -> bool:
     try:
         env = {**proc.CLEAN_ENV, "STELE_READY_FD": str(ready_write)}
         child = proc.spawn(
-            [sys.executable, "-m", "stele", "--data", str(places.data), "agent", "run"], env=env, pass_fds=(ready_write,), log_to=places.agent_log
+            [sys.executable, "-m", "stele", "--data", str(places.data), "agent", "run"],
+            env=env,
+            pass_fds=(ready_write,),
+            log_to=places.agent_log,
         )
     finally:
         os.close(ready_write)
-    with open(ready_read, "rb") as ready:  # noqa: PTH123  a descriptor
+    with open(ready_read, "rb") as ready:
         said = ready.read(5)  # blocks until the agent says so or ends
     if said == b"ready":
         return True
@@ -51,7 +54,11 @@ def start_in_background(places: Places) -> bool:
     with places.agent_log.open("rb") as file:
         file.seek(begin)
         tail = file.read()[-3000:].decode("utf-8", "replace").strip()
-    raise SteleError(f"the agent did not start: {tail or 'it said nothing'}", remedy="`stele doctor` shows what this host lacks", code="agent.did-not-start")
+    raise SteleError(
+        f"the agent did not start: {tail or 'it said nothing'}",
+        remedy="`stele doctor` shows what this host lacks",
+        code="agent.did-not-start",
+    )
 
 
 def stop(places: Places, *, remove: bool, say: Callable[[str], None]) -> bool:
@@ -94,7 +101,9 @@ def run(places: Places) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise SteleError("an agent runs already for this data folder", remedy="talk to it: `stele status`", code="agent.already-running") from error
+            raise SteleError(
+                "an agent runs already for this data folder", remedy="talk to it: `stele status`", code="agent.already-running"
+            ) from error
         _serve(places)
 
 

@@ -21,7 +21,13 @@ class AgentClient:
         self._sock = sock
 
     def call(
-        self, method: str, target: str, body: dict[str, Any] | None = None, *, say: Callable[[str], None] | None = None, timeout: float = TIMEOUT_S
+        self,
+        method: str,
+        target: str,
+        body: dict[str, Any] | None = None,
+        *,
+        say: Callable[[str], None] | None = None,
+        timeout: float = TIMEOUT_S,
     ) -> Any:
         """Send a request and return its `result`; `say` hears each step while it is worked on."""
         for line in http.unix_request(self._sock, method, target, body, timeout=timeout):
@@ -33,7 +39,10 @@ class AgentClient:
             if say is not None and "step" in line:
                 say(line["step"])
         raise SteleError(
-            "the agent ended its answer without a result", remedy="see the agent's log in the data folder (agent/agent.log)", code="agent.broke-off", retryable=True
+            "the agent ended its answer without a result",
+            remedy="see the agent's log in the data folder (agent/agent.log)",
+            code="agent.broke-off",
+            retryable=True,
         )
 
     def is_running(self) -> bool:

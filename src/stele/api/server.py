@@ -54,7 +54,7 @@ def application(fleet: Fleet, stop: Callable[[], None]) -> Starlette:
             try:
                 body = json.loads(raw) if raw else {}
                 if len(raw) > MAX_BODY or not isinstance(body, dict):
-                    raise ValueError  # noqa: TRY301  one answer for every unusable body
+                    raise ValueError
             except ValueError:
                 return JSONResponse({"error": _plain(_unusable())}, status_code=400)
             return StreamingResponse(_lines(fleet, work, body), media_type="application/x-ndjson")
@@ -66,13 +66,19 @@ def application(fleet: Fleet, stop: Callable[[], None]) -> Starlette:
 
 
 def _unusable() -> SteleError:
-    return SteleError("the request body is not a JSON object of at most 1 MiB", remedy="use the stele command line of the same version", code="api.bad-request")
+    return SteleError(
+        "the request body is not a JSON object of at most 1 MiB",
+        remedy="use the stele command line of the same version",
+        code="api.bad-request",
+    )
 
 
 def _text(body: dict[str, Any], key: str, default: str | None = None) -> str:
     value = body.get(key, default)
     if not isinstance(value, str) or len(value) > 4096:
-        raise SteleError(f"the request lacks the text {key!r}", remedy="use the stele command line of the same version", code="api.bad-request")
+        raise SteleError(
+            f"the request lacks the text {key!r}", remedy="use the stele command line of the same version", code="api.bad-request"
+        )
     return value
 
 

@@ -38,8 +38,12 @@ def run(call: Call) -> None:
     run_agent(call.places)
 
 
-@agent.command(epilog="\b\nExample:\n  sudo stele agent stop\n  sudo stele agent stop --remove   (also stop every instance and undo all that was made on the host)")
-@click.option("--remove", is_flag=True, help="Stop all instances too, frozen ones included (their evidence bundles stay), and clean the host.")
+@agent.command(
+    epilog="\b\nExample:\n  sudo stele agent stop\n  sudo stele agent stop --remove   (stop every instance too, and clean the host)"
+)
+@click.option(
+    "--remove", is_flag=True, help="Stop all instances too, frozen ones included (their evidence bundles stay), and clean the host."
+)
 @with_call
 def stop(call: Call, remove: bool) -> None:
     """Stop the agent. Without --remove instances keep running, guarded, and the next agent takes them over."""

@@ -40,7 +40,7 @@ class LazyGroup(click.Group):
             return None
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(f"stele.cli.{module}"), attribute)
-        assert isinstance(command, click.Command)  # noqa: S101
+        assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -52,7 +52,12 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="stele", message="%(prog)s %(version)s")
-@click.option("--data", type=click.Path(path_type=Path, file_okay=False), envvar="STELE_DATA", help="Data folder [default: /var/lib/stele for root, else ~/.local/share/stele].")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="STELE_DATA",
+    help="Data folder [default: /var/lib/stele for root, else ~/.local/share/stele].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--debug", is_flag=True, help="Show every command that is run, and tracebacks.")
 @click.pass_context

@@ -95,7 +95,11 @@ def status(call: Call) -> None:
         )
         for entry in found
     ]
-    render.show_table(("WORKLOAD", "PHASE", "RELEASE", "INSTANCE", "SINCE (UTC)", "PORTS", "IMMUTABLE BY"), rows, empty="no workload runs here; `stele apply` starts one")
+    render.show_table(
+        ("WORKLOAD", "PHASE", "RELEASE", "INSTANCE", "SINCE (UTC)", "PORTS", "IMMUTABLE BY"),
+        rows,
+        empty="no workload runs here; `stele apply` starts one",
+    )
     for entry in found:
         for frozen in entry["frozen"]:
             render.say_line(f"frozen: {frozen['instance']} (incident {frozen['incident']}); see `stele incidents`")
@@ -113,7 +117,9 @@ def logs(call: Call, workload: str, instance: str) -> None:
         serving = {entry["workload"]: entry["instance"] for entry in call.agent.call("GET", "/v1/status")}
         instance = serving.get(workload, "")
     if not instance or "/" in instance or instance.startswith("."):
-        raise SteleError(f"no instance of {workload!r} serves", remedy="name one with --instance; `stele log` shows their ids", code="workload.unknown")
+        raise SteleError(
+            f"no instance of {workload!r} serves", remedy="name one with --instance; `stele log` shows their ids", code="workload.unknown"
+        )
     path = Path(call.places.agent / "logs" / f"{instance}.log")
     if not path.exists():
         raise SteleError(f"there is no log of {instance}", remedy="`stele log` shows the ids of instances", code="workload.unknown")

@@ -16,7 +16,18 @@ INTERNAL = 70
 HOST_CANNOT = 77  # this host or this user cannot do it at all
 BROKEN = 141
 
-_ANSWERS = ("prove.", "verify.", "deploy.unhealthy", "ledger.damaged", "ledger.tampered", "evidence.", "store.bad-signature", "store.unsigned", "store.unknown-signer", "store.damaged")
+_ANSWERS = (
+    "prove.",
+    "verify.",
+    "deploy.unhealthy",
+    "ledger.damaged",
+    "ledger.tampered",
+    "evidence.",
+    "store.bad-signature",
+    "store.unsigned",
+    "store.unknown-signer",
+    "store.damaged",
+)
 _HOST = ("host.cannot", "host.unprivileged", "run.host-cannot", "watch.host-cannot")
 _NOT_READY = ("agent.", "host.", "run.port-busy", "run.subnet", "ledger.locked", "store.locked")
 

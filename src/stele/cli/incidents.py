@@ -32,7 +32,9 @@ def incidents(call: Call) -> None:
         )
         for entry in found
     ]
-    render.show_table(("INCIDENT", "TIME (UTC)", "VIOLATION", "WHAT", "INSTANCE", "FROZEN IN", "REPLACED IN", "STATE"), rows, empty="no incidents")
+    render.show_table(
+        ("INCIDENT", "TIME (UTC)", "VIOLATION", "WHAT", "INSTANCE", "FROZEN IN", "REPLACED IN", "STATE"), rows, empty="no incidents"
+    )
 
 
 @click.group()

@@ -11,7 +11,9 @@ from stele.cli import render
 from stele.cli.context import Call, with_call
 
 
-@click.command(epilog="\b\nExample:\n  stele init --name shop\n  stele init --keys-only --data ./demo\n  stele init --schema > stele.schema.json")
+@click.command(
+    epilog="\b\nExample:\n  stele init --name shop\n  stele init --keys-only --data ./demo\n  stele init --schema > stele.schema.json"
+)
 @click.option("--name", default="myapp", show_default=True, help="Name of the workload in the starter spec.")
 @click.option("--keys-only", is_flag=True, help="Only make the keys of the data folder; write no spec here.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of stele.yaml and do nothing else.")
@@ -34,7 +36,9 @@ def init(call: Call, name: str, keys_only: bool, schema: bool) -> None:
 
         text = STARTER.format(name=name)
         spec.parse_yaml(text.encode())
-        written = initialise.write_new(Path.cwd(), {"stele.yaml": text, "stele.schema.json": json.dumps(spec.json_schema(), indent=2) + "\n"})
+        written = initialise.write_new(
+            Path.cwd(), {"stele.yaml": text, "stele.schema.json": json.dumps(spec.json_schema(), indent=2) + "\n"}
+        )
     if call.json:
         render.show_json({"keys": made, "written": written, "trust": str(call.places.trust)})
         return

@@ -8,7 +8,9 @@ from stele.cli import render
 from stele.cli.context import Call, with_call
 
 
-@click.group(invoke_without_command=True, epilog="\b\nExample:\n  stele log --workload shop --last 20\n  stele log check\n  stele log rebuild")
+@click.group(
+    invoke_without_command=True, epilog="\b\nExample:\n  stele log --workload shop --last 20\n  stele log check\n  stele log rebuild"
+)
 @click.option("--workload", default="", help="Only this workload.")
 @click.option("--kind", default="", help="Only events of this kind, or whose kind starts so (`instance.`).")
 @click.option("--last", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="At most so many, the newest.")
@@ -44,8 +46,12 @@ def _gist(data: dict[str, object]) -> str:
 
 
 @log.command(epilog="\b\nExample:\n  stele log check\n  stele log check --ledger ./copy --trust trust.keys")
-@click.option("--ledger", type=click.Path(exists=True, file_okay=False), default=None, help="Another ledger folder [default: the data folder's].")
-@click.option("--trust", type=click.Path(exists=True, dir_okay=False), default=None, help="Trusted keys [default: the data folder's trust.keys].")
+@click.option(
+    "--ledger", type=click.Path(exists=True, file_okay=False), default=None, help="Another ledger folder [default: the data folder's]."
+)
+@click.option(
+    "--trust", type=click.Path(exists=True, dir_okay=False), default=None, help="Trusted keys [default: the data folder's trust.keys]."
+)
 @with_call
 def check(call: Call, ledger: str | None, trust: str | None) -> None:
     """Check everything: every entry, tile, chain, epoch and checkpoint against the trusted ledger key.

@@ -14,7 +14,9 @@ from stele.trust.errors import SteleError
 @click.command(epilog="\b\nExample:\n  stele prove shop --at 2026-03-01T12:00:00Z -o shop.proof\n  stele prove shop                 (now)")
 @click.argument("workload")
 @click.option("--at", default="", help="The instant, UTC: 2026-03-01T12:00:00Z, with up to nine decimals [default: now].")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default=None, help="File to write [default: WORKLOAD.proof].")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default=None, help="File to write [default: WORKLOAD.proof]."
+)
 @with_call
 def prove(call: Call, workload: str, at: str, output: Path | None) -> None:
     """Write one file that proves, offline and without trusting this machine, what WORKLOAD ran at an instant."""
@@ -41,10 +43,16 @@ def _publish(call: Call) -> None:
 
 
 @click.command(
-    epilog="\b\nExample:\n  stele verify shop.proof --trust trust.keys\n  stele verify shop           (a release in the store: signature, every layer, every image)"
+    epilog="\b\nExample:\n  stele verify shop.proof --trust trust.keys\n"
+    "  stele verify shop           (a release in the store: signature, every layer, every image)"
 )
 @click.argument("what")
-@click.option("--trust", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=None, help="The keys that you trust; a proof is never checked without.")
+@click.option(
+    "--trust",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=None,
+    help="The keys that you trust; a proof is never checked without.",
+)
 @with_call
 def verify(call: Call, what: str, trust: Path | None) -> None:
     """Check a proof FILE, or a RELEASE in the store. Exit code 1 if it does not hold."""
@@ -70,4 +78,5 @@ def verify(call: Call, what: str, trust: Path | None) -> None:
     if call.json:
         render.show_json(found)
     else:
-        render.say_line(f"release {found['release']} holds: signature, {found['blobs']} blobs, {found['images']} images, {render.size(found['bytes'])} in {render.took(found['took_ns'])}")
+        what_held = f"signature, {found['blobs']} blobs, {found['images']} images"
+        render.say_line(f"release {found['release']} holds: {what_held}, {render.size(found['bytes'])} in {render.took(found['took_ns'])}")

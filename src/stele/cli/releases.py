@@ -21,7 +21,12 @@ def releases(call: Call, workload: str) -> None:
         render.show_json([{"digest": release.digest, "workload": release.workload, "tree": release.tree_digest} for release in found])
         return
     rows = [
-        (release.workload, release.digest, render.short(release.tree_digest), render.size(sum(stratum.image_size for stratum in release.strata)))
+        (
+            release.workload,
+            release.digest,
+            render.short(release.tree_digest),
+            render.size(sum(stratum.image_size for stratum in release.strata)),
+        )
         for release in found
     ]
     render.show_table(("WORKLOAD", "RELEASE", "TREE", "IMAGES"), rows, empty="the store is empty; `stele seal` fills it")
@@ -39,7 +44,10 @@ def inspect(call: Call, release: str, files: bool) -> None:
     found = store.release(release)
     if files:
         tree = store.tree(found.digest)
-        rows = [(f"{node.mode:04o}", f"{node.uid}:{node.gid}", node.kind, str(node.size), "/" + node.path.decode("utf-8", "backslashreplace")) for node in tree.nodes]
+        rows = [
+            (f"{node.mode:04o}", f"{node.uid}:{node.gid}", node.kind, str(node.size), "/" + node.path.decode("utf-8", "backslashreplace"))
+            for node in tree.nodes
+        ]
         if call.json:
             render.show_json([dict(zip(("mode", "owner", "kind", "size", "path"), row, strict=True)) for row in rows])
         else:

@@ -11,13 +11,34 @@ from stele.cli.context import Call, with_call
 
 
 @click.command(
-    epilog="\b\nExample:\n  stele seal ./rootfs -f stele.yaml\n  podman save myapp | stele seal - …   is not supported: save to a file first\n  stele seal myapp.tar -f stele.yaml --kind docker-archive\n  stele seal ./layout --reference v1.2"
+    epilog="\b\nExample:\n  stele seal ./rootfs -f stele.yaml\n"
+    "  stele seal myapp.tar --kind docker-archive\n  stele seal ./layout --reference v1.2"
 )
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
-@click.option("-f", "--file", "spec_file", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=Path("stele.yaml"), show_default=True, help="The spec.")
-@click.option("--kind", type=click.Choice(["auto", "folder", "docker-archive", "oci-layout"]), default="auto", show_default=True, help="What SOURCE is.")
+@click.option(
+    "-f",
+    "--file",
+    "spec_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=Path("stele.yaml"),
+    show_default=True,
+    help="The spec.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "folder", "docker-archive", "oci-layout"]),
+    default="auto",
+    show_default=True,
+    help="What SOURCE is.",
+)
 @click.option("--reference", default="", help="Which image, where SOURCE holds several.")
-@click.option("--compression", type=click.Choice(["zstd", "gzip", "none"]), default="zstd", show_default=True, help="Of the OCI layers; the digest depends on it.")
+@click.option(
+    "--compression",
+    type=click.Choice(["zstd", "gzip", "none"]),
+    default="zstd",
+    show_default=True,
+    help="Of the OCI layers; the digest depends on it.",
+)
 @with_call
 def seal(call: Call, source: Path, spec_file: Path, kind: str, reference: str, compression: str) -> None:
     """Seal SOURCE (a folder, a docker archive or an OCI layout) and the spec into one signed release.
@@ -29,7 +50,14 @@ def seal(call: Call, source: Path, spec_file: Path, kind: str, reference: str, c
 
     with render.progress(f"sealing {source}", quiet=call.json) as say:
         sealed = sealing.seal(
-            call.places, source, spec_file, kind=kind, reference=reference, compression=compression, say=say, recorder=sealing.via(call.places, call.agent)
+            call.places,
+            source,
+            spec_file,
+            kind=kind,
+            reference=reference,
+            compression=compression,
+            say=say,
+            recorder=sealing.via(call.places, call.agent),
         )
     if call.json:
         render.show_json(sealed)

@@ -80,10 +80,15 @@ class Fleet:
             if incident_id in running.frozen:
                 break
         else:
-            raise SteleError(f"no frozen instance belongs to incident {incident_id!r}", remedy="`stele incidents` lists them", code="incident.unknown")
+            raise SteleError(
+                f"no frozen instance belongs to incident {incident_id!r}", remedy="`stele incidents` lists them", code="incident.unknown"
+            )
         if incident_id in running.collecting:
             raise SteleError(
-                f"the evidence of {incident_id} is still being collected", remedy="try again when `stele incidents` shows it as sealed", code="incident.evidence-not-sealed", retryable=True
+                f"the evidence of {incident_id} is still being collected",
+                remedy="try again when `stele incidents` shows it as sealed",
+                code="incident.evidence-not-sealed",
+                retryable=True,
             )
         instance, digest = running.frozen[incident_id]
         # logged before its effect: if this is the last thing that happens, the record says what was asked
@@ -132,7 +137,9 @@ class Fleet:
                 "spares": sorted(running.spares),
                 "good": list(history.good),
                 "quarantined": dict(history.quarantined),
-                "frozen": [{"incident": key, "instance": value[0].id, "release": value[1]} for key, value in sorted(running.frozen.items())],
+                "frozen": [
+                    {"incident": key, "instance": value[0].id, "release": value[1]} for key, value in sorted(running.frozen.items())
+                ],
                 "draining": [instance.id for instance in running.draining],
             }
 
@@ -176,7 +183,9 @@ class Fleet:
                 release = self._world.store.release(history.active_release)
             except SteleError as error:
                 log.error("%s cannot be supervised: %s", name, error.reason)  # noqa: TRY400  the reason says it all
-                self._world.record(name, "instance.failed", instance=history.active_instance, release=history.active_release, reason=error.reason[:500])
+                self._world.record(
+                    name, "instance.failed", instance=history.active_instance, release=history.active_release, reason=error.reason[:500]
+                )
                 continue
             running.release = release
             active = known.pop(history.active_instance, None)
@@ -196,7 +205,11 @@ class Fleet:
         """A watcher saw something. Returns when it is committed."""
         for running in self._all():
             with running.lock:
-                ids = {running.active.id if running.active else "", *running.candidates, *(value[0].id for value in running.frozen.values())}
+                ids = {
+                    running.active.id if running.active else "",
+                    *running.candidates,
+                    *(value[0].id for value in running.frozen.values()),
+                }
                 ids |= {instance.id for instance in running.draining} | {spare.id for spare in running.spares.values()}
             if report.instance in ids:
                 incident.handle(self._world, running, report)
@@ -275,7 +288,10 @@ class Fleet:
         log.warning("%s: starting a clean instance: %s", running.name, why)
         delay_ms = running.next_delay_ms(time.monotonic())
         threading.Thread(
-            target=incident.replace, args=(self._world, running, release, incident_id, None, delay_ms), name=f"restart-{running.name}", daemon=True
+            target=incident.replace,
+            args=(self._world, running, release, incident_id, None, delay_ms),
+            name=f"restart-{running.name}",
+            daemon=True,
         ).start()
 
     # ---- inside -------------------------------------------------------------------------------

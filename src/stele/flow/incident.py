@@ -85,12 +85,19 @@ def _quarantine(world: World, running: Running, instance: Instance, release: Rel
         events = [
             world.record.event(running.name, "violation", incident=incident, release=release.digest, **facts(report)),
             world.record.event(
-                running.name, "instance.frozen", incident=incident, instance=instance.id, release=release.digest, took_ns=max(0, report.frozen - report.seen)
+                running.name,
+                "instance.frozen",
+                incident=incident,
+                instance=instance.id,
+                release=release.digest,
+                took_ns=max(0, report.frozen - report.seen),
             ),
         ]
         if spare is not None:
             events.append(
-                world.record.event(running.name, "instance.starting", instance=spare.id, release=release.digest, role="replacement", incident=incident)
+                world.record.event(
+                    running.name, "instance.starting", instance=spare.id, release=release.digest, role="replacement", incident=incident
+                )
             )
         world.record.commit(*events)
         in_flight = world.network.cut(running.name, instance)
@@ -106,7 +113,9 @@ def _quarantine(world: World, running: Running, instance: Instance, release: Rel
         ).start()
     if decision.quarantine_release:
         world.record(running.name, "release.quarantined", release=release.digest, reason=decision.reason)
-    threading.Thread(target=evidence.gather, args=(world, running.name, instance, release, incident, report), name=f"evidence-{incident}", daemon=True).start()
+    threading.Thread(
+        target=evidence.gather, args=(world, running.name, instance, release, incident, report), name=f"evidence-{incident}", daemon=True
+    ).start()
 
 
 def replace(world: World, running: Running, release: Release, incident: str, spare: Instance | None, delay_ms: int = 0) -> None:
@@ -145,7 +154,9 @@ def _replace(world: World, running: Running, release: Release, incident: str, sp
         if not is_evidence:
             launch.retire(world, clean, release, reason="replacement did not become healthy")
         raise SteleError(
-            f"the replacement did not become healthy: {why}", remedy=f"see `stele logs {running.name}`", code="incident.replacement-unhealthy"
+            f"the replacement did not become healthy: {why}",
+            remedy=f"see `stele logs {running.name}`",
+            code="incident.replacement-unhealthy",
         )
     with running.lock:
         running.candidates.pop(clean.id, None)

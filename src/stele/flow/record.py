@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class Append(Protocol):
     """Commits events in order; returns only when they are on disk. Raises `SteleError` if they are not."""
 
-    def __call__(self, events: Sequence[Event], /) -> object: ...
+    def __call__(self, events: Sequence[Event], /) -> object:
+        """Commit; what it returns is not used."""
 
 
 class Recorder:
@@ -27,7 +28,7 @@ class Recorder:
 
     def event(self, workload: str, kind: str, **data: Any) -> Event:
         """Make an event of now; it is not recorded yet."""
-        assert kind in KINDS, kind  # noqa: S101  a misspelt kind is a programming error
+        assert kind in KINDS, kind
         return Event(workload=workload, kind=kind, time_ns=self._clock(), actor=self._actor, data=data)
 
     def commit(self, *events: Event) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def sync_dir(folder: Path) -> None:
-    """fsync a folder, so that names created in it survive a crash."""
+    """Fsync a folder, so that names created in it survive a crash."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -53,7 +53,7 @@ def write_with(path: Path, fill: Callable[[int], None], *, mode: int = 0o644) ->
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(temp, path)  # noqa: PTH104
+        os.rename(temp, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             temp.unlink()

@@ -64,11 +64,16 @@ def unix_request(sock: Path, method: str, target: str, body: dict[str, Any] | No
             connection.request(method, target, body=payload, headers={"Content-Type": "application/json"})
         except PermissionError as error:
             raise SteleError(
-                f"you may not talk to the agent ({sock})", remedy="run the command as the agent's user, for example through sudo", code="agent.not-permitted"
+                f"you may not talk to the agent ({sock})",
+                remedy="run the command as the agent's user, for example through sudo",
+                code="agent.not-permitted",
             ) from error
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise SteleError(
-                "no agent is running for this data folder", remedy="start it with `stele agent start`", code="agent.not-running", retryable=True
+                "no agent is running for this data folder",
+                remedy="start it with `stele agent start`",
+                code="agent.not-running",
+                retryable=True,
             ) from error
         try:
             answer = connection.getresponse()

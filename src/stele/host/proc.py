@@ -81,8 +81,8 @@ def run(
             buffer += chunk[: max(0, max_output - len(buffer))]
         kept[slot] = bytes(buffer)
 
-    assert child.stdout is not None  # noqa: S101  PIPE was asked for
-    assert child.stderr is not None  # noqa: S101
+    assert child.stdout is not None
+    assert child.stderr is not None
     drains = [threading.Thread(target=drain, args=(stream, slot), daemon=True) for slot, stream in enumerate((child.stdout, child.stderr))]
     for thread in drains:
         thread.start()

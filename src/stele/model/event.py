@@ -97,7 +97,9 @@ def decode_entry(data: bytes) -> Entry:
         SteleError: `trust.not-canonical`, `ledger.bad-entry`.
     """
     raw = canonical.decode(data)
-    bad = SteleError("a ledger entry is malformed", remedy="the ledger or proof is damaged; compare with another copy", code="ledger.bad-entry")
+    bad = SteleError(
+        "a ledger entry is malformed", remedy="the ledger or proof is damaged; compare with another copy", code="ledger.bad-entry"
+    )
     if not isinstance(raw, dict) or set(raw) != _FIELDS or raw["v"] != 0 or isinstance(raw["v"], bool):
         raise bad
     texts = [raw[key] for key in ("workload", "prev", "kind", "actor")]

@@ -129,7 +129,7 @@ class _NoDuplicates(yaml.SafeLoader):
     """YAML's safe subset; a key given twice is refused instead of silently overwritten."""
 
 
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: ARG001  the signature is PyYAML's
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
@@ -138,10 +138,7 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False
         if key in seen:
             raise _bad(f"line {key_node.start_mark.line + 1}: the key {key!r} appears twice")
         seen.add(key)
-    return {
-        loader.construct_object(k, deep=True): loader.construct_object(v, deep=True)
-        for k, v in node.value
-    }
+    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
 
 
 _NoDuplicates.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -284,7 +281,7 @@ def sealed(spec: Spec) -> dict[str, Any]:
     """The spec as it is sealed: plain data; settings' contents are in the tree, their local sources dropped."""
     settings = tuple(Setting(path=s.path, mode=s.mode, owner=s.owner) for s in spec.settings)
     plain = msgspec.to_builtins(msgspec.structs.replace(spec, settings=settings))
-    assert isinstance(plain, dict)  # noqa: S101  to_builtins of a Struct
+    assert isinstance(plain, dict)
     return plain
 
 

@@ -20,9 +20,7 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.match(text)
     if not match:
-        raise SteleError(
-            f"{text!r} is not a size", remedy="write bytes or a binary unit: 4096, 64KiB, 16MiB, 1GiB", code="spec.bad-size"
-        )
+        raise SteleError(f"{text!r} is not a size", remedy="write bytes or a binary unit: 4096, 64KiB, 16MiB, 1GiB", code="spec.bad-size")
     return int(match[1]) * _SIZE_FACTOR[match[2]]
 
 

@@ -1,6 +1,6 @@
-"""Canonical JSON: the one spelling of every record that is hashed or signed (docs/spec/canonical.md).
+r"""Canonical JSON: the one spelling of every record that is hashed or signed (docs/spec/canonical.md).
 
-Sorted keys, no white space, ASCII with \\u escapes, integers only (no floats), no duplicate keys.
+Sorted keys, no white space, ASCII with \u escapes, integers only (no floats), no duplicate keys.
 """
 
 from __future__ import annotations

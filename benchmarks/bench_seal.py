@@ -1,0 +1,99 @@
+"""Sealing and verifying a Debian minbase root, beside `umoci insert`, `podman import` and `aide --check`.
+
+    sudo .venv/bin/python benchmarks/bench_seal.py [--rounds 5] [--json FILE]
+
+Stele's seal is complete: tree, tar layers with zstd, EROFS images with dm-verity trees, signature, ledger entry. The peers
+do less: a tar layer (umoci: gzip) and a manifest. AIDE compares the same files with a database of SHA-256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measure import command, keep, paired, report
+
+SPEC = b"stele: 0\nname: minbase\ncommand: [/bin/true]\n"
+CACHE = Path(os.environ.get("STELE_CACHE", Path.home() / ".cache" / "stele"))
+
+
+def root(suite: str) -> Path:
+    """A Debian minbase root folder, made once and kept in the cache folder."""
+    folder = CACHE / f"minbase-{suite}"
+    if not folder.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        temp = Path(tempfile.mkdtemp(dir=CACHE))
+        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", suite, str(temp / "root")], check=True)
+        (temp / "root").rename(folder)
+        temp.rmdir()
+    return folder
+
+
+def main() -> None:
+    """Run both comparisons and print ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--suite", default="bookworm")
+    parser.add_argument("--json", default=None)
+    options = parser.parse_args()
+    source = root(options.suite)
+    stele = [str(Path(sys.executable).parent / "stele")]
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        work = Path(name)
+        (work / "stele.yaml").write_bytes(SPEC)
+        data = work / "data"
+        results = [_seal(stele, source, work, data, options.rounds), _verify(stele, source, work, data, options.rounds)]
+    keep(results, options.json)
+
+
+def _seal(stele: list[str], source: Path, work: Path, data: Path, rounds: int) -> dict[str, object]:
+    seal = [*stele, "--data", str(data), "seal", str(source), "-f", str(work / "stele.yaml")]
+
+    def before(name: str) -> None:
+        if name == "stele seal":
+            if data.exists():
+                subprocess.run(["chattr", "-R", "-i", str(data)], stderr=subprocess.DEVNULL, check=False)
+                shutil.rmtree(data)
+            subprocess.run([*stele, "--data", str(data), "init", "--keys-only"], check=True, stdout=subprocess.DEVNULL)
+        elif name == "umoci insert":
+            shutil.rmtree(work / "umoci", ignore_errors=True)
+            subprocess.run(["umoci", "init", "--layout", str(work / "umoci")], check=True)
+            subprocess.run(["umoci", "new", "--image", f"{work / 'umoci'}:base"], check=True)
+        elif name == "podman import":
+            shutil.rmtree(work / "podman", ignore_errors=True)
+
+    def podman() -> float:
+        # podman imports a tar: making it is part of the job, as walking the folder is part of the others'
+        tar = f"tar -C {source} -c . | podman --root {work / 'podman'} --runroot {work / 'podman-run'} --storage-driver vfs import -q - minbase"
+        return command(["sh", "-c", tar])()
+
+    candidates = {
+        "stele seal": command(seal),
+        "umoci insert": command(["umoci", "insert", "--image", f"{work / 'umoci'}:base", str(source), "/"]),
+        "podman import": podman,
+    }
+    return report(f"seal of {source.name}", paired(candidates, rounds=rounds, before=before), "stele seal")
+
+
+def _verify(stele: list[str], source: Path, work: Path, data: Path, rounds: int) -> dict[str, object]:
+    config = work / "aide.conf"
+    config.write_text(
+        f"database_in=file:{work}/aide.db\ndatabase_out=file:{work}/aide.db\ngzip_dbout=no\n{source} p+u+g+s+m+sha256+xattrs\n"
+    )
+    command(["aide", "--config", str(config), "--init"])()
+    candidates = {
+        "stele verify": command([*stele, "--data", str(data), "verify", "minbase"]),
+        "aide --check": command(["aide", "--config", str(config), "--check"], ok=range(8)),
+        "openssl dgst, two processes": command(["sh", "-c", f"find {source} -type f -print0 | xargs -0 -P2 -n 500 openssl dgst -sha256"]),
+    }
+    return report(f"full verification of {source.name}", paired(candidates, rounds=rounds), "stele verify")
+
+
+if __name__ == "__main__":
+    main()
