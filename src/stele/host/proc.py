@@ -73,6 +73,18 @@ def run(
             remedy="`stele doctor` names the package that brings it",
             code="host.program-missing",
         ) from error
+    done = _await(child, argv[0], trace, timeout, stdin, max_output)
+    if check and done.returncode != 0:
+        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-2000:]
+        raise SteleError(
+            f"{argv[0]} ended with status {done.returncode}: {said or 'it said nothing'}",
+            remedy=f"run it by hand to see more: {trace[:500]}",
+            code="host.program-failed",
+        )
+    return done
+
+
+def _await(child: subprocess.Popen[bytes], name: str, trace: str, timeout: float, stdin: bytes | None, max_output: int) -> Done:
     kept: list[bytes] = [b"", b""]
 
     def drain(stream: IO[bytes], slot: int) -> None:
@@ -96,7 +108,7 @@ def run(
         child.kill()
         child.wait()
         raise SteleError(
-            f"{argv[0]} did not finish within {timeout:g} s: {trace[:500]}",
+            f"{name} did not finish within {timeout:g} s: {trace[:500]}",
             remedy="run the command by hand to see where it hangs",
             code="host.program-timeout",
             retryable=True,
@@ -104,15 +116,7 @@ def run(
     for thread in drains:
         # a daemonising grandchild may hold the pipe open; what was read so far is enough
         thread.join(2.0)
-    done = Done(status, kept[0], kept[1])
-    if check and status != 0:
-        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-2000:]
-        raise SteleError(
-            f"{argv[0]} ended with status {status}: {said or 'it said nothing'}",
-            remedy=f"run it by hand to see more: {trace[:500]}",
-            code="host.program-failed",
-        )
-    return done
+    return Done(status, kept[0], kept[1])
 
 
 def _feed(stream: IO[bytes] | None, data: bytes) -> None:
