@@ -53,14 +53,14 @@ def catalogue(machine: str = "") -> tuple[Attack, ...]:
     dropped = base64.b64encode(elf.tiny("THE DROPPED BINARY RAN\n", machine)).decode()
     hidden = base64.b64encode(elf.tiny("THE PROGRAM IN MEMORY RAN\n", machine)).decode()
     drop = "echo {} | base64 -d > /tmp/.x; chmod 755 /tmp/.x; /tmp/.x"
-    remount = (
-        f"""perl -e '$e="";$r="/";exit(syscall({mount},$e,$r,$e,4128,$e)<0)' && touch /usr/bin/.x && echo THE ROOT IS WRITABLE"""
-    )
+    remount = f"""perl -e '$e="";$r="/";exit(syscall({mount},$e,$r,$e,4128,$e)<0)' && touch /usr/bin/.x && echo THE ROOT IS WRITABLE"""
     memory = (
         "echo {} | base64 -d | "
         f"""perl -e '$n="k";$f=syscall({memfd_create},$n,0);exit 1 if $f<0;open F,">&=$f";$/=undef;syswrite F,<STDIN>;exec "/proc/$$/fd/$f"'"""
     )
-    loader = "cp /usr/bin/id /tmp/.id; $(ls /lib64/ld-linux-*.so.2 /lib/ld-linux-*.so.1 2>/dev/null | head -n 1) /tmp/.id && echo THE COPY RAN"
+    loader = (
+        "cp /usr/bin/id /tmp/.id; $(ls /lib64/ld-linux-*.so.2 /lib/ld-linux-*.so.1 2>/dev/null | head -n 1) /tmp/.id && echo THE COPY RAN"
+    )
     return (
         Attack(
             "drop",

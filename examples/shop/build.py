@@ -66,7 +66,9 @@ def suite() -> tuple[str, str]:
     """
     facts = platform.freedesktop_os_release()
     if facts.get("ID") not in {"debian", "ubuntu"} or not facts.get("VERSION_CODENAME"):
-        raise BuildError(f"the demo builds its application with mmdebstrap on Debian or Ubuntu; this is {facts.get('PRETTY_NAME', 'unknown')}")
+        raise BuildError(
+            f"the demo builds its application with mmdebstrap on Debian or Ubuntu; this is {facts.get('PRETTY_NAME', 'unknown')}"
+        )
     return facts["ID"], facts["VERSION_CODENAME"]
 
 
