@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
@@ -25,14 +26,20 @@ def holder(port: int) -> str:
     for name in os.listdir("/proc"):
         if not name.isdecimal():
             continue
-        try:
-            held = {os.readlink(f"/proc/{name}/fd/{number}") for number in os.listdir(f"/proc/{name}/fd")}
-        except OSError:
-            continue
-        if held & sockets:
+        if _held(name) & sockets:
             with open(f"/proc/{name}/comm", encoding="utf-8", errors="replace") as file:
                 return f"{file.read().strip()} (process {name})"
     return ""
+
+
+def _held(pid: str) -> set[str]:
+    """What the descriptors of a process lead to; those that this user may not see, or that are closed meanwhile, are left out."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return found
 
 
 def _listening(port: int) -> set[str]:

@@ -58,15 +58,9 @@ def test_filter_drops_device_nodes_and_traces_of_the_building_host() -> None:
             entry = tarfile.TarInfo(name)
             entry.type = kind
             tar.addfile(entry)
-        for name in (
-            "./etc/apt/apt.conf.d/99mmdebstrap",
-            "./etc/apt/sources.list",
-            "./var/log/dpkg.log",
-            "./etc/hostname",
-            "./run/lock",
-            "./etc/passwd-",
-        ):
-            tar.addfile(tarfile.TarInfo(name))
+        traces = "etc/apt/apt.conf.d/99mmdebstrap etc/apt/sources.list var/log/dpkg.log etc/hostname run/lock etc/passwd-"
+        for name in traces.split():
+            tar.addfile(tarfile.TarInfo(f"./{name}"))
     raw.seek(0)
     out = io.BytesIO()
     build._filter(raw, out)
