@@ -191,3 +191,8 @@ def _ancestors() -> set[int]:
         with contextlib.suppress(IndexError):
             pid = int(stat.rpartition(")")[2].split()[1]) if stat else 0
     return seen
+
+
+def cgroups_named(name: str) -> list[Path]:
+    """The control group folders, in every hierarchy, whose name is `name`."""
+    return [Path(folder) for folder in _cgroups() if folder.rpartition("/")[2] == name]

@@ -137,3 +137,12 @@ def specs(where: Ground) -> dict[str, Path]:
         spec.write_text(changed)
         found[version] = spec
     return found
+
+
+def what_is_missing(stele: Stele) -> list[str]:
+    """What keeps this host, or this user, from running instances, as `stele doctor` says it; [] if nothing does."""
+    _, found = stele.try_("doctor", show=False)
+    if not isinstance(found, dict) or "findings" not in found:
+        return [f"stele doctor gave no answer: {found}"]
+    bad = [entry for entry in found["findings"] if entry["state"] == "missing" and entry["stage"] in {"run", "watch"}]
+    return [f"{entry['need']}: missing ({entry['way']}); {entry['remedy']}" for entry in bad]

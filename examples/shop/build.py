@@ -186,6 +186,7 @@ def _build_base(base: Path, distribution: str, codename: str, say: Callable[[str
         raise BuildError(
             f"mmdebstrap ended with status {status}:\n    " + "\n    ".join(tail) + f"\n  the whole log: {base.with_suffix('.log')}"
             "\n  is the archive reachable (`apt-get update`)?"
+            + ("" if os.geteuid() == 0 else " Without root, mmdebstrap needs the package uidmap and a range in /etc/subuid.")
         )
     partial.rename(base)
 
