@@ -1,0 +1,73 @@
+"""What a source is read into before it becomes a tree: inodes under names, changeable while layers are applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stele.model.tree import Kind, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PYC_HEADER = 16  # bytes: magic, flags, source mtime, source size (PEP 552)
+
+
+@dataclass(slots=True, eq=False)
+class Inode:
+    """One file, directory, … of a source, as recorded there. Hard links are one Inode under several names.
+
+    `mtime`: whole seconds, floored. `compiled`: for a Python byte code file that checks times, the (mtime, size)
+    of its source as it recorded them (both modulo 2^32). `children`: of directories. `layer`: which layer it came from.
+    """
+
+    kind: Kind
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    mtime: int = 0
+    size: int = 0
+    sha256: str = ""
+    target: bytes = b""
+    rdev: tuple[int, int] = (0, 0)
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    compiled: tuple[int, int] | None = None
+    children: dict[bytes, Inode] = field(default_factory=dict)
+    layer: int = 0
+
+
+def compiled_from(head: bytes) -> tuple[int, int] | None:
+    """(mtime, size) of the source from the first 16 bytes of a file, if these can be a .pyc that checks times."""
+    if len(head) < PYC_HEADER or head[2:4] != b"\r\n" or head[4:8] != b"\0\0\0\0":
+        return None
+    return int.from_bytes(head[8:12], "little"), int.from_bytes(head[12:16], "little")
+
+
+def walk(root: Inode) -> Iterator[tuple[bytes, Inode]]:
+    """Every (path, inode) below and with the root (b""), parents before children."""
+    pending: list[tuple[bytes, Inode]] = [(b"", root)]
+    while pending:
+        path, inode = pending.pop()
+        yield path, inode
+        if inode.children:
+            prefix = path + b"/" if path else b""
+            pending.extend((prefix + name, child) for name, child in inode.children.items())
+
+
+class Notes:
+    """What was left out or changed on the way, for the person who seals: each kind once, with a count and an example."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, bytes | None]] = {}
+
+    def add(self, what: str, path: bytes | None = None) -> None:
+        """Count one more of `what`; the first path is kept as the example."""
+        count, first = self._seen.get(what, (0, path))
+        self._seen[what] = (count + 1, first)
+
+    def lines(self) -> tuple[str, ...]:
+        """One line each, in the order in which they first occurred."""
+        return tuple(
+            what if first is None else f"{what}: {count} ({'' if count == 1 else 'the first is '}/{quote(first)})"
+            for what, (count, first) in self._seen.items()
+        )

@@ -1,0 +1,158 @@
+"""Settings and mount points: what the spec adds to a source's tree (docs/spec/sources.md, Settings)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import posixpath
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from stele.host.below import open_below
+from stele.model.spec import parse_mode, parse_owner
+from stele.model.tree import Node, Tree, name_fault, quote
+from stele.seal.normalise import MOUNT_POINTS
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stele.model.spec import Setting, Spec
+    from stele.seal.contents import Contents
+
+MAX_SETTING = 16 << 20  # bytes
+
+
+class Applied(NamedTuple):
+    """A tree with settings. `paths`: every path that was added or replaced, which is the settings stratum."""
+
+    tree: Tree
+    paths: frozenset[bytes]
+    contents: Contents
+
+
+def _bad(setting: str, reason: str, remedy: str) -> SteleError:
+    return SteleError(f"the setting {setting} cannot be sealed: {reason}", remedy=remedy, code="seal.bad-setting")
+
+
+def apply_settings(tree: Tree, contents: Contents, spec: Spec, base_dir: Path) -> Applied:
+    """Put the spec's settings files into the tree, and a directory wherever an instance mounts something.
+
+    Args:
+        tree: of the source.
+        contents: of the source; the result shares its descriptors and must not be closed by itself.
+        spec: whose `settings`, `writable` and `time` are applied.
+        base_dir: the spec's folder; sources of settings lie below it, reached through no symlink.
+
+    Raises:
+        SteleError: `seal.bad-setting`, `seal.bad-mount-point`.
+    """
+    new: dict[bytes, Node] = {}
+    data: dict[str, bytes] = {}
+    for name in MOUNT_POINTS:
+        if tree.get(name) is None:
+            new[name] = _directory(name, spec.time)
+    for item in spec.writable:
+        _mount_point(tree, new, os.fsencode(item.path)[1:], spec.time)
+    with contextlib.ExitStack() as stack:
+        base = -1
+        if any(setting.source for setting in spec.settings):
+            base = os.open(base_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, base)
+        for setting in spec.settings:
+            content = _content(setting, base)
+            node = _place(tree, new, setting, content, spec.time)
+            data[node.sha256] = content
+    return Applied(tree.with_nodes(new.values()), frozenset(new), contents.extended(data))
+
+
+def _directory(path: bytes, time: int) -> Node:
+    return Node(path=path, kind="dir", mode=0o755, uid=0, gid=0, mtime=time)
+
+
+def _ancestors(path: bytes) -> list[bytes]:
+    """The directories above a path, the root excluded, outermost first."""
+    parts = path.split(b"/")
+    return [b"/".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _mount_point(tree: Tree, new: dict[bytes, Node], path: bytes, time: int) -> None:
+    if name_fault(path):
+        raise SteleError(
+            f"the writable path /{quote(path)[:300]} {name_fault(path)}",
+            remedy="correct `writable` in the spec",
+            code="seal.bad-mount-point",
+        )
+    for above in (*_ancestors(path), path):
+        node = new.get(above) or tree.get(above)
+        if node is None:
+            new[above] = _directory(above, time)
+        elif node.kind != "dir":
+            leads = f" to {quote(node.target)[:200]}" if node.kind == "symlink" else ""
+            raise SteleError(
+                f"the writable path /{quote(path)[:300]} cannot be mounted: /{quote(above)[:300]} is a {node.kind}{leads} in the source",
+                remedy="name a directory in `writable`, and where a symlink leads elsewhere, the path that it leads to",
+                code="seal.bad-mount-point",
+            )
+
+
+def _place(tree: Tree, new: dict[bytes, Node], setting: Setting, content: bytes, time: int) -> Node:
+    path = os.fsencode(setting.path)[1:]
+    if not path or name_fault(path) or path.rpartition(b"/")[2].startswith(b".wh."):
+        raise _bad(setting.path, "the path is not one that a release can hold", "correct `path` in the spec")
+    if path.split(b"/")[0] in MOUNT_POINTS and b"/" in path:
+        raise _bad(setting.path, "what an instance mounts there would hide it", "put it at another path")
+    for above in _ancestors(path):
+        node = new.get(above) or tree.get(above)
+        if node is None:
+            new[above] = _directory(above, time)
+        elif node.kind != "dir":
+            raise _bad(
+                setting.path, f"/{quote(above)[:300]} is a {node.kind} in the source, not a directory", "name the path that it leads to"
+            )
+    present = new.get(path) or tree.get(path)
+    if present is not None and present.kind in {"dir", "symlink"}:
+        raise _bad(setting.path, f"it is a {present.kind} in the source", "name a file; of a symlink, the path that it leads to")
+    uid, gid = parse_owner(setting.owner)
+    node = Node(
+        path=path,
+        kind="file",
+        mode=parse_mode(setting.mode),
+        uid=uid,
+        gid=gid,
+        mtime=time,
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    new[path] = node
+    return node
+
+
+def _content(setting: Setting, base: int) -> bytes:
+    if (setting.content is None) == (not setting.source):
+        raise _bad(setting.path, "exactly one of `source` and `content` is needed", "give one of them")
+    if setting.content is not None:
+        try:
+            return setting.content.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise _bad(setting.path, "its content is not valid text", "use `source` for what is not text") from error
+    name = posixpath.normpath(setting.source)
+    if name.startswith("/") or name == "." or name.split("/")[0] == ".." or "\0" in name:
+        raise _bad(setting.path, f"its source {setting.source!r} is outside the spec's folder", "copy the file into the spec's folder")
+    try:
+        fd = open_below(base, os.fsencode(name), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise _bad(
+            setting.path,
+            f"its source {setting.source!r} cannot be opened below the spec's folder without following a symlink: {error.strerror}",
+            "put a regular file there",
+        ) from error
+    with os.fdopen(fd, "rb") as file:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_SETTING:
+            raise _bad(setting.path, f"its source {setting.source!r} is not a regular file of at most 16 MiB", "give such a file")
+        data = file.read(MAX_SETTING + 1)
+        if len(data) > MAX_SETTING:
+            raise _bad(setting.path, f"its source {setting.source!r} grows beyond 16 MiB", "give a file that nothing writes to")
+        return data

@@ -1,0 +1,293 @@
+"""A folder as source: walked by descriptors, never following a symlink, noticing what changes meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from stele.host.below import open_below
+from stele.model.tree import Kind, name_fault, quote
+from stele.seal.contents import CHUNK, Contents, InFolder, Place, changed, unreadable
+from stele.seal.inode import PYC_HEADER, Inode, Notes, compiled_from
+from stele.seal.normalise import MOUNT_POINTS, folder_owner, is_kept_xattr, kept_xattrs, tree_of
+from stele.seal.sources.source import Source
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMALL = 128 << 10  # bytes up to which a file is read at once
+KEPT = 64 << 20  # bytes of small files kept in memory, so that they are read once
+WORKERS = min(4, os.cpu_count() or 1)
+OPEN_FILES = 64  # large files that wait open for a worker
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def load(folder: Path, *, time: int) -> Source:
+    """Read a folder.
+
+    Raises:
+        SteleError: `seal.source-missing`, `seal.unreadable`, `seal.source-changed`, and those of `normalise.tree_of`.
+    """
+    try:
+        root = os.open(folder, _DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SteleError(
+            f"the source folder {folder} cannot be opened: {error.strerror}",
+            remedy="give the path of a folder that you may read",
+            code="seal.source-missing",
+        ) from error
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, root)
+        walk = _Walk(root)
+        top = walk.run()
+        tree = tree_of(top, time=time, notes=walk.notes)
+        undo.pop_all()
+        return Source(tree=tree, contents=Contents(walk.places, folder=root), kind="folder", notes=walk.notes.lines())
+
+
+def _state(info: os.stat_result) -> tuple[int, ...]:
+    return (info.st_dev, info.st_ino, info.st_mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+class _Walk:
+    """One pass over a folder."""
+
+    def __init__(self, root: int) -> None:
+        info = os.fstat(root)
+        self.root = root
+        self.device = info.st_dev
+        self.owner, self.group = info.st_uid, info.st_gid
+        self.notes = Notes()
+        self.places: dict[str, Place] = {}
+        self.kept = 0
+        self.linked: dict[tuple[int, int], Inode] = {}
+        self.directories: list[tuple[bytes, tuple[int, ...]]] = []
+        self.room = threading.BoundedSemaphore(OPEN_FILES)
+        self.failed = threading.Event()
+
+    def run(self) -> Inode:
+        """Walk; returns the root directory."""
+        top = self._inode("dir", os.fstat(self.root))
+        pending = [(b"", top)]
+        hashing: list[tuple[Inode, bytes, Future[str]]] = []
+        with ThreadPoolExecutor(WORKERS) as self.pool:
+            try:
+                while pending:
+                    path, inode = pending.pop()
+                    if path in MOUNT_POINTS:
+                        self._skip(path)
+                        continue
+                    pending += self._directory(path, inode, hashing)
+            except BaseException:
+                self.failed.set()
+                raise
+        for inode, path, future in hashing:
+            inode.sha256 = future.result()
+            self.places.setdefault(inode.sha256, InFolder(path, inode.size))
+        for path, before in self.directories:
+            self._compare(path, before)
+        return top
+
+    def _skip(self, path: bytes) -> None:
+        """A mount point's content is not sealed; only say so if there is some."""
+        with contextlib.suppress(PermissionError):
+            fd = open_below(self.root, path, _DIRECTORY)
+            try:
+                with os.scandir(fd) as entries:
+                    if next(entries, None) is not None:
+                        self.notes.add(f"content of /{path.decode()} left out (mounted afresh at run time)")
+            finally:
+                os.close(fd)
+
+    def _directory(self, path: bytes, inode: Inode, hashing: list[tuple[Inode, bytes, Future[str]]]) -> list[tuple[bytes, Inode]]:
+        """Read one directory; returns the directories in it."""
+        try:
+            fd = open_below(self.root, path, _DIRECTORY)
+        except PermissionError as error:
+            raise unreadable(path, error) from error
+        except OSError as error:
+            raise changed(path) from error
+        inner = []
+        try:
+            info = os.fstat(fd)
+            self.directories.append((path, _state(info)))
+            if info.st_dev != self.device:
+                self.notes.add("another file system is mounted here; its content is sealed too", path)
+            inode.xattrs = self._xattrs(fd, path)
+            try:
+                with os.scandir(fd) as entries:
+                    names = [os.fsencode(entry.name) for entry in entries]
+            except PermissionError as error:
+                raise unreadable(path, error) from error
+            prefix = path + b"/" if path else b""
+            for name in names:
+                child = self._entry(fd, name, prefix + name, hashing)
+                if child is not None:
+                    inode.children[name] = child
+                    if child.kind == "dir":
+                        inner.append((prefix + name, child))
+        finally:
+            os.close(fd)
+        return inner
+
+    def _entry(self, folder: int, name: bytes, path: bytes, hashing: list[tuple[Inode, bytes, Future[str]]]) -> Inode | None:
+        try:
+            info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError as error:
+            raise changed(path) from error
+        except PermissionError as error:
+            raise unreadable(path, error) from error
+        if len(path) > 4095:  # before the pending list is filled with what cannot be sealed
+            raise SteleError(f"the path /{quote(path)[:300]}… {name_fault(path)}", remedy="rename it in the source", code="seal.bad-name")
+        kind = _kind(info.st_mode)
+        if kind is None:
+            self.notes.add("sockets left out", path)
+            return None
+        if kind == "dir":
+            return self._inode(kind, info)
+        if info.st_nlink > 1:
+            known = self.linked.get((info.st_dev, info.st_ino))
+            if known is not None:
+                return known
+        inode = self._inode(kind, info)
+        if info.st_nlink > 1:
+            self.linked[info.st_dev, info.st_ino] = inode
+        if kind == "file":
+            self._file(folder, name, path, inode, info, hashing)
+        elif kind == "symlink":
+            try:
+                inode.target = os.readlink(name, dir_fd=folder)
+            except OSError as error:
+                raise changed(path) from error
+        elif kind in {"char", "block"}:
+            inode.rdev = (os.major(info.st_rdev), os.minor(info.st_rdev))
+        return inode
+
+    def _inode(self, kind: Kind, info: os.stat_result) -> Inode:
+        return Inode(
+            kind=kind,
+            mode=stat.S_IMODE(info.st_mode),
+            uid=folder_owner(info.st_uid, self.owner),
+            gid=folder_owner(info.st_gid, self.group),
+            mtime=info.st_mtime_ns // 1_000_000_000,
+            size=info.st_size if kind == "file" else 0,
+        )
+
+    def _file(
+        self,
+        folder: int,
+        name: bytes,
+        path: bytes,
+        inode: Inode,
+        info: os.stat_result,
+        hashing: list[tuple[Inode, bytes, Future[str]]],
+    ) -> None:
+        try:
+            fd = os.open(name, _FILE, dir_fd=folder)
+        except PermissionError as error:
+            raise unreadable(path, error) from error
+        except OSError as error:
+            raise changed(path) from error
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, fd)
+            before = _state(info)
+            if _state(os.fstat(fd)) != before:
+                raise changed(path)
+            inode.xattrs = self._xattrs(fd, path)
+            if inode.size > SMALL:
+                self._check_pyc(inode, os.pread(fd, PYC_HEADER, 0))
+                self.room.acquire()
+                undo.pop_all()
+                hashing.append((inode, path, self.pool.submit(self._hash, fd, path, before)))
+                return
+            data = _read_all(fd, inode.size)
+            if len(data) != inode.size or _state(os.fstat(fd)) != before:
+                raise changed(path)
+        self._check_pyc(inode, data)
+        inode.sha256 = hashlib.sha256(data).hexdigest()
+        if inode.sha256 in self.places:
+            return
+        if self.kept + len(data) <= KEPT:
+            self.kept += len(data)
+            self.places[inode.sha256] = data
+        else:
+            self.places[inode.sha256] = InFolder(path, inode.size)
+
+    def _check_pyc(self, inode: Inode, head: bytes) -> None:
+        inode.compiled = compiled_from(head[:PYC_HEADER])
+
+    def _hash(self, fd: int, path: bytes, before: tuple[int, ...]) -> str:
+        """Hash one large file in a worker thread; closes `fd`."""
+        try:
+            state = hashlib.sha256()
+            buffer = bytearray(CHUNK)
+            view = memoryview(buffer)
+            while not self.failed.is_set() and (count := os.readv(fd, [buffer])):
+                state.update(view[:count])
+            if _state(os.fstat(fd)) != before:
+                self.failed.set()
+                raise changed(path)
+            return state.hexdigest()
+        except OSError as error:
+            self.failed.set()
+            raise unreadable(path, error) from error
+        finally:
+            os.close(fd)
+            self.room.release()
+
+    def _xattrs(self, fd: int, path: bytes) -> dict[bytes, bytes]:
+        try:
+            names = os.listxattr(fd)
+        except OSError:
+            return {}  # a file system without xattrs
+        if not names:
+            return {}
+        raw = {}
+        for text in names:
+            name = os.fsencode(text)
+            try:
+                raw[name] = os.getxattr(fd, text) if is_kept_xattr(name) else b""
+            except OSError as error:
+                raise unreadable(path, error) from error
+        return kept_xattrs(path, raw, self.notes)
+
+    def _compare(self, path: bytes, before: tuple[int, ...]) -> None:
+        try:
+            fd = open_below(self.root, path, os.O_PATH | os.O_DIRECTORY)
+        except OSError as error:
+            raise changed(path) from error
+        try:
+            if _state(os.fstat(fd)) != before:
+                raise changed(path)
+        finally:
+            os.close(fd)
+
+
+def _read_all(fd: int, size: int) -> bytes:
+    """Up to size + 1 bytes: one more than expected shows growth."""
+    data = os.read(fd, size + 1)
+    while data and len(data) < size and (more := os.read(fd, size + 1 - len(data))):
+        data += more
+    return data
+
+
+def _kind(mode: int) -> Kind | None:
+    """The kind of node, None for a socket."""
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "dir"
+    if stat.S_ISLNK(mode):
+        return "symlink"
+    if stat.S_ISCHR(mode):
+        return "char"
+    if stat.S_ISBLK(mode):
+        return "block"
+    return "fifo" if stat.S_ISFIFO(mode) else None

@@ -1,0 +1,60 @@
+"""What a source yields: one tree, its contents, and what is known about where they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Self
+
+if TYPE_CHECKING:
+    from stele.model.tree import Tree
+    from stele.seal.contents import Contents
+
+Kind = Literal["folder", "docker-archive", "oci-layout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what an archive may unfold to.
+
+    `max_bytes`: of all files of all layers together. `max_entries`: of all layers together. `max_ratio`: unfolded
+    bytes per compressed byte of a layer, checked beyond `free_bytes` unfolded bytes.
+    """
+
+    max_bytes: int = 64 << 30
+    max_entries: int = 2_000_000
+    max_ratio: int = 200
+    free_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What an image's own configuration offers for a spec; nothing of it is sealed by itself."""
+
+    command: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    user: str = ""
+    workdir: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source as read. A context manager: leaving it gives up the contents' descriptors and temporary file.
+
+    `input_digest`: the OCI manifest's digest, for a docker archive the image id; "" for a folder, whose identity is
+    the tree's. `platform`: of an image, as `linux/amd64`. `notes`: what a person should be told, one line each.
+    """
+
+    tree: Tree
+    contents: Contents
+    kind: Kind
+    input_digest: str = ""
+    reference: str = ""
+    platform: str = ""
+    defaults: Defaults = field(default_factory=Defaults)
+    notes: tuple[str, ...] = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.contents.close()
