@@ -127,7 +127,7 @@ def _follow(process: subprocess.Popen[bytes], out: Path, deadline: float, echo: 
         while True:
             running = process.poll() is None
             if echo is not None and (new := stream.read()):
-                echo(new)
+                echo(re.sub(r"\n*^EXIT=\d+$\n?", "", new, flags=re.MULTILINE))
             if not running or time.monotonic() > deadline:
                 return
             time.sleep(POLL_SECONDS)
