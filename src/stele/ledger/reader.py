@@ -1,0 +1,159 @@
+"""Reading a ledger without its lock: beside a running sequencer, or a copy. Everything read is checked against the checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stele.ledger import tiles
+from stele.model.epochmap import map_root
+from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
+from stele.trust import merkle, note
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+
+class LedgerReader:
+    """A ledger folder as it was when its checkpoint was read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            self.note = (folder / "checkpoint").read_bytes()
+        except FileNotFoundError as error:
+            raise SteleError(
+                f"there is no published ledger in {folder}",
+                remedy="seal or apply something first, or name the right folder",
+                code="ledger.none",
+            ) from error
+        self.checkpoint = note.parse_body(self.note.partition(b"\n\n")[0] + b"\n")
+        self._hashes = tiles.HashReader(folder, self.checkpoint.size)
+
+    @property
+    def size(self) -> int:
+        """Entries that the checkpoint covers."""
+        return self.checkpoint.size
+
+    def raw_entries(self, begin: int, end: int) -> Iterator[bytes]:
+        """Entries begin to end as bytes, from the bundles; not yet checked against the tree."""
+        number = begin // tiles.WIDTH
+        while number * tiles.WIDTH < end:
+            width = min(tiles.WIDTH, self.size - number * tiles.WIDTH)
+            entries: list[bytes] | None = None
+            for candidate in (tiles.WIDTH, width):
+                path = self._folder / tiles.bundle_path(number, candidate)
+                if path.exists():
+                    entries = tiles.unpack_bundle(path.read_bytes())
+                    break
+            if entries is None or len(entries) < width:
+                raise tiles.damaged(f"the entry bundle {tiles.bundle_path(number, width)} is missing or short")
+            for offset, raw in enumerate(entries[:width]):
+                if begin <= number * tiles.WIDTH + offset < end:
+                    yield raw
+            number += 1
+
+    def entries(self, workload: str | None = None) -> Iterator[tuple[int, Entry]]:
+        """All entries, or those of one workload, with their index."""
+        for index, raw in enumerate(self.raw_entries(0, self.size)):
+            entry = decode_entry(raw)
+            if workload is None or entry.event.workload == workload:
+                yield index, entry
+
+    def inclusion(self, index: int) -> list[bytes]:
+        """Audit path of one entry in the checkpoint's tree."""
+        return merkle.inclusion(index, self.size, self._hashes.subtree)
+
+    def consistency(self, old: int) -> list[bytes]:
+        """Consistency proof from size `old` to the checkpoint's."""
+        return merkle.consistency(old, self.size, self._hashes.subtree)
+
+    def check(self, trusted: Sequence[note.Verifier]) -> list[str]:
+        """Check everything; returns what does not fit, nothing if all does."""
+        problems: list[str] = []
+        try:
+            head = note.open_checkpoint(self.note, trusted)
+        except SteleError as error:
+            return [f"checkpoint: {error.reason}"]
+        hashes: list[bytes] = []
+        heads: dict[str, tuple[int, str]] = {}
+        try:
+            for index, raw in enumerate(self.raw_entries(0, self.size)):
+                hashes.append(merkle.leaf_hash(raw))
+                problems += self._check_entry(index, raw, heads)
+        except SteleError as error:
+            problems.append(error.reason)
+        if len(hashes) == head.size and merkle.root(hashes) != head.root:
+            problems.append(f"the entries do not lead to the signed root of size {head.size}: {self._culprits(hashes)}")
+        problems += self._check_tiles(hashes)
+        problems += self._check_archive(trusted, hashes)
+        return problems
+
+    def _check_entry(self, index: int, raw: bytes, heads: dict[str, tuple[int, str]]) -> list[str]:
+        try:
+            entry = decode_entry(raw)
+        except SteleError as error:
+            return [f"entry {index}: {error.reason}"]
+        name = entry.event.workload
+        count, head = heads.get(name, (0, ""))
+        problems = []
+        if (entry.seq, entry.prev) != (count, head):
+            problems.append(f"entry {index} does not continue the chain of {name or 'the host'}")
+        if entry.event.kind == "epoch":
+            data = entry.event.data
+            if data.get("covers") != index or data.get("map_root") != map_root(heads).hex():
+                problems.append(f"epoch entry {index} does not commit to what precedes it")
+        heads[name] = (count + 1, entry.digest())
+        if index == self.size - 1 and entry.event.kind != "epoch":
+            problems.append("the last entry is not an epoch")
+        return problems
+
+    def _culprits(self, hashes: Sequence[bytes]) -> str:
+        """Which entries differ from the level-0 tiles, for the reader's eye."""
+        found = []
+        for number in range(-(-len(hashes) // tiles.WIDTH)):
+            try:
+                tile = self._hashes.tile(0, number)
+            except SteleError:
+                continue
+            for offset, digest in enumerate(hashes[number * tiles.WIDTH : (number + 1) * tiles.WIDTH]):
+                if tile[32 * offset : 32 * offset + 32] != digest:
+                    found.append(number * tiles.WIDTH + offset)
+        return f"altered: entries {found[:20]}" if found else "the tiles were altered along"
+
+    def _check_tiles(self, hashes: list[bytes]) -> list[str]:
+        problems = []
+        level, current = 0, hashes
+        while current:
+            for number in range(-(-len(current) // tiles.WIDTH)):
+                try:
+                    tile = self._hashes.tile(level, number)
+                except SteleError as error:
+                    problems.append(error.reason)
+                    continue
+                if tile != b"".join(current[number * tiles.WIDTH : (number + 1) * tiles.WIDTH]):
+                    problems.append(f"hash tile {level}/{number} does not fit the entries")
+            current = [merkle.root(current[i : i + tiles.WIDTH]) for i in range(0, len(current) // tiles.WIDTH * tiles.WIDTH, tiles.WIDTH)]
+            level += 1
+        return problems
+
+    def _check_archive(self, trusted: Sequence[note.Verifier], hashes: Sequence[bytes]) -> list[str]:
+        problems = []
+        for path in sorted((self._folder / "checkpoints").glob("[0-9]*"), key=lambda p: (len(p.name), p.name)):
+            try:
+                old = note.open_checkpoint(path.read_bytes(), trusted)
+            except SteleError as error:
+                problems.append(f"archived checkpoint {path.name}: {error.reason}")
+                continue
+            if old.size > len(hashes):
+                if old.size > self.size:
+                    problems.append(f"the ledger was cut back: a checkpoint of size {old.size} exists, the head has {self.size}")
+            elif merkle.root(hashes[: old.size]) != old.root:
+                problems.append(f"the ledger was rewritten: the checkpoint of size {old.size} had another root")
+        return problems
+
+
+def workloads(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Names of all workloads that appear, sorted."""
+    return tuple(sorted({entry.event.workload for entry in entries} - {HOST_WORKLOAD}))

@@ -1,0 +1,239 @@
+"""Verifying a proof: bytes and trusted keys in, verdict out. Pure; imports only `trust` and `model` (docs/spec/proof.md).
+
+The steps are numbered as in the spec.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stele.model import history
+from stele.model.epochmap import map_leaf
+from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
+from stele.trust import canonical, dsse, merkle, note
+from stele.trust.digest import sha256
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stele.trust.trust_keys import Trust
+
+FORMAT = "stele-proof v0"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+PREDICATE = "https://sigstore.dev/cosign/sign/v1"
+MAX_PROOF = 256 << 20
+
+
+class Verdict(NamedTuple):
+    """What a valid proof says. `says`: plain words; `checked`, `not_covered`: what that rests on, and what not."""
+
+    workload: str
+    at_ns: int
+    state: history.WorkloadState
+    says: tuple[str, ...]
+    checked: tuple[str, ...]
+    not_covered: tuple[str, ...]
+
+
+def _fail(reason: str, code: str = "prove.invalid") -> SteleError:
+    return SteleError(
+        f"the proof does not hold: {reason}",
+        remedy="do not rely on it; ask for it again, and compare with another copy of the ledger",
+        code=code,
+    )
+
+
+def _fields(value: Any, **types: type) -> dict[str, Any]:
+    """A dict with exactly these fields of these types."""
+    if not isinstance(value, dict) or set(value) != set(types):
+        raise _fail("its fields are not those of the format")
+    for key, kind in types.items():
+        if not isinstance(value[key], kind) or (kind is int and (isinstance(value[key], bool) or value[key] < 0)):
+            raise _fail(f"the field {key} is not what the format says")
+    return value
+
+
+def _path(value: Any) -> list[bytes]:
+    if not isinstance(value, list) or len(value) > 64:
+        raise _fail("an audit path is not a list of hashes")
+    out = []
+    for text in value:
+        if not isinstance(text, str) or len(text) != 64 or text != text.lower():
+            raise _fail("an audit path is not a list of hashes")
+        try:
+            out.append(bytes.fromhex(text))
+        except ValueError as error:
+            raise _fail("an audit path is not a list of hashes") from error
+    return out
+
+
+class _Head(NamedTuple):
+    checkpoint: note.Checkpoint
+    covers: int
+    time_ns: int
+    count: int
+    head: str
+
+
+def verify(data: bytes, trust: Trust | None) -> Verdict:
+    """Check a proof against keys that the verifier brings.
+
+    Raises:
+        SteleError: `prove.no-keys`, `prove.invalid`, `prove.not-covered`, `trust.*`.
+    """
+    if trust is None or not trust.ledgers:
+        raise SteleError(
+            "a proof is worth nothing without keys that you trust",
+            remedy="pass the ledger's trust.keys, obtained on a way that you trust, with --trust",
+            code="prove.no-keys",
+        )
+    if len(data) > MAX_PROOF or not data.endswith(b"\n"):
+        raise _fail("it is not a proof file")
+    raw = _fields(
+        canonical.decode(data[:-1]), format=str, claim=dict, checkpoint=str, epoch=dict, map=dict, entries=list, releases=list, sum=str
+    )
+    if raw["format"] != FORMAT:
+        raise _fail(f"its format is {raw['format'][:40]!r}, this verifier knows {FORMAT!r}")
+    if raw.pop("sum") != sha256(canonical.encode(raw)):
+        # the claim is a question, not a signed fact: without the sum, an altered instant would be answered truly, but unasked
+        raise _fail("its sum does not fit: it was altered or damaged")
+    claim = _fields(raw["claim"], workload=str, at_ns=int)
+    head = _check_head(raw, claim["workload"], trust)
+    entries = _check_chain(raw["entries"], claim["workload"], head)
+    at_ns = claim["at_ns"]
+    if at_ns > head.time_ns:
+        raise SteleError(
+            f"the ledger in this proof ends at {_when(head.time_ns)}, before the instant that is claimed ({_when(at_ns)})",
+            remedy="make the proof again now", code="prove.not-covered",
+        )  # fmt: skip
+    # 5. the state at T: everything before the first entry that is later than T
+    state = history.start(claim["workload"])
+    for entry in entries:
+        if entry.event.time_ns > at_ns:
+            break
+        state = history.advance(state, entry.event)
+    named = releases_named(state)
+    _check_releases(raw["releases"], named, trust)
+    return _verdict(state, at_ns, head, len(entries), named)
+
+
+def _check_head(raw: dict[str, Any], workload: str, trust: Trust) -> _Head:
+    # 1. the checkpoint is signed by a ledger that the verifier trusts
+    checkpoint = note.open_checkpoint(raw["checkpoint"].encode("utf-8", "surrogatepass"), trust.ledgers)
+    # 2. its last leaf is an epoch over everything before it
+    epoch = _fields(raw["epoch"], entry=str, path=list)
+    leaf = epoch["entry"].encode("utf-8", "surrogatepass")
+    if (
+        checkpoint.size < 1
+        or merkle.root_from_inclusion(checkpoint.size - 1, checkpoint.size, merkle.leaf_hash(leaf), _path(epoch["path"])) != checkpoint.root
+    ):
+        raise _fail("the epoch entry is not the last of the signed log")
+    entry = decode_entry(leaf)
+    if entry.event.kind != "epoch" or entry.event.workload != HOST_WORKLOAD:
+        raise _fail("the last entry of the signed log is not an epoch")
+    committed = _fields(entry.event.data, covers=int, map_root=str, map_size=int)
+    if committed["covers"] != checkpoint.size - 1:
+        raise _fail("the epoch does not cover the whole log")
+    # 3. its map names this workload's count and head
+    inmap = _fields(raw["map"], index=int, count=int, head=str, path=list)
+    leaf_hash = map_leaf(workload, inmap["count"], inmap["head"])
+    root = merkle.root_from_inclusion(inmap["index"], committed["map_size"], leaf_hash, _path(inmap["path"]))
+    if root is None or root.hex() != committed["map_root"]:
+        raise _fail("the epoch's map does not name this workload so")
+    return _Head(checkpoint, committed["covers"], entry.event.time_ns, inmap["count"], inmap["head"])
+
+
+def _check_chain(raw: Sequence[Any], workload: str, head: _Head) -> list[Entry]:
+    # 4. the workload's chain is whole: from its first entry to the head that the epoch names, each in the signed log
+    if len(raw) != head.count or not raw:
+        raise _fail(f"the epoch counts {head.count} entries of the workload, the proof brings {len(raw)}")
+    entries: list[Entry] = []
+    previous, last_index = "", -1
+    for number, item in enumerate(raw):
+        fields = _fields(item, index=int, entry=str, path=list)
+        leaf = fields["entry"].encode("utf-8", "surrogatepass")
+        if not last_index < fields["index"] < head.covers:
+            raise _fail("entries are out of order")
+        found = merkle.root_from_inclusion(fields["index"], head.checkpoint.size, merkle.leaf_hash(leaf), _path(fields["path"]))
+        if found != head.checkpoint.root:
+            raise _fail(f"entry {number} is not in the signed log")
+        entry = decode_entry(leaf)
+        if entry.event.workload != workload or entry.seq != number or entry.prev != previous:
+            raise _fail(f"entry {number} does not continue the workload's chain")
+        previous, last_index = sha256(leaf), fields["index"]
+        entries.append(entry)
+    if previous != head.head:
+        raise _fail("the chain does not end in the head that the epoch names")
+    return entries
+
+
+def releases_named(state: history.WorkloadState) -> tuple[str, ...]:
+    """Digests of the releases that a state names as serving, running or frozen, sorted."""
+    live = {state.active_release if state.active_instance else "", *(item.release for item in state.running.values())}
+    return tuple(sorted((live | {item.release for item in state.frozen.values()}) - {""}))
+
+
+def _check_releases(raw: Sequence[Any], named: tuple[str, ...], trust: Trust) -> None:
+    # 6. what ran was a release that a trusted key signed
+    found = []
+    for item in raw:
+        fields = _fields(item, manifest=str, config=str, payload=str, signature=str)
+        manifest = fields["manifest"].encode("utf-8", "surrogatepass")
+        digest = sha256(manifest)
+        found.append(digest)
+        try:
+            parsed = json.loads(manifest)
+            config_digest = parsed["config"]["digest"]
+            statement = json.loads(fields["payload"])
+            subjects = [subject["digest"]["sha256"] for subject in statement["subject"]]
+            predicate = statement["predicateType"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise _fail(f"the manifest or statement of release {digest[:19]} is malformed") from error
+        if config_digest != sha256(fields["config"].encode("utf-8", "surrogatepass")):
+            raise _fail(f"the config of release {digest[:19]} is not the one that its manifest names")
+        if subjects != [digest[7:]] or predicate != PREDICATE:
+            raise _fail(f"the signed statement is not about release {digest[:19]}")
+        signed = dsse.pae(PAYLOAD_TYPE, fields["payload"].encode("utf-8", "surrogatepass"))
+        signature = note.strict_base64(fields["signature"])
+        if not any(key.verify(signed, signature) for key in trust.releases):
+            raise _fail(f"release {digest[:19]} is not signed by a key that you trust")
+    if tuple(found) != named:
+        raise _fail("the releases that it brings are not those that ran")
+
+
+def _when(time_ns: int) -> str:
+    moment = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ns % 1_000_000_000:09d}Z"
+
+
+def _verdict(state: history.WorkloadState, at_ns: int, head: _Head, count: int, named: tuple[str, ...]) -> Verdict:
+    instant = _when(at_ns)
+    says = []
+    if state.active_instance:
+        says.append(f"At {instant} the workload {state.workload!r} was served by release {state.active_release}")
+        says.append(f"  as instance {state.active_instance}, serving since {_when(state.active_since_ns)}.")
+    else:
+        says.append(f"At {instant} nothing served the workload {state.workload!r}.")
+    for name, live in sorted(state.running.items()):
+        if name != state.active_instance:
+            says.append(f"  Also started and not yet stopped: instance {name} of release {live.release}, since {_when(live.since_ns)}.")
+    for incident, live in sorted(state.frozen.items()):
+        says.append(
+            f"  Frozen as evidence: instance {live.instance} of release {live.release}, incident {incident}, since {_when(live.since_ns)}."
+        )
+    checked = (
+        f"the signature of the ledger {head.checkpoint.origin!r} over its head of {head.checkpoint.size} entries",
+        f"all {count} entries of this workload are in it, in an unbroken chain from the first to the last",
+        "the ledger's own commitment says that there are no others",
+        f"the signatures of the releases that ran ({len(named)}), by keys that you trust",
+    )
+    not_covered = (
+        "the time: without an independent witness it is the operator's claim",
+        "whether the operator showed somebody else another ledger: compare checkpoints with others who have one",
+        f"anything after {_when(head.time_ns)}, when this ledger's head was signed",
+        "what the code did while it ran; and code that ran outside Stele's care",
+    )
+    return Verdict(state.workload, at_ns, state, tuple(says), checked, not_covered)

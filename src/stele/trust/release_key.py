@@ -1,0 +1,117 @@
+"""Release keys: ECDSA P-256 with SHA-256, as cosign has them. PKCS#8 and SPKI PEM."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from stele.trust.errors import SteleError
+
+
+def _bad(reason: str) -> SteleError:
+    return SteleError(
+        f"not a usable release key: {reason}", remedy="an ECDSA P-256 key in PEM is needed, as `stele init` makes it", code="trust.bad-key"
+    )
+
+
+class PublicKey:
+    """A release key's public half."""
+
+    def __init__(self, key: ec.EllipticCurvePublicKey) -> None:
+        if not isinstance(key.curve, ec.SECP256R1):
+            raise _bad(f"its curve is {key.curve.name}")
+        self._key = key
+        self.der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+    @classmethod
+    def from_pem(cls, data: bytes) -> PublicKey:
+        """Read SPKI PEM.
+
+        Raises:
+            SteleError: `trust.bad-key`.
+        """
+        try:
+            key = serialization.load_pem_public_key(data)
+        except (ValueError, TypeError) as error:
+            raise _bad("not PEM") from error
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise _bad("not an elliptic curve key")
+        return cls(key)
+
+    @classmethod
+    def from_der(cls, data: bytes) -> PublicKey:
+        """Read SPKI DER; only its one canonical encoding.
+
+        Raises:
+            SteleError: `trust.bad-key`.
+        """
+        try:
+            key = serialization.load_der_public_key(data)
+        except (ValueError, TypeError) as error:
+            raise _bad("not DER") from error
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise _bad("not an elliptic curve key")
+        made = cls(key)
+        if made.der != data:
+            raise _bad("another encoding of the same key")
+        return made
+
+    @property
+    def hint(self) -> str:
+        """Cosign's hint and keyid: base64 of SHA-256 of the SPKI DER."""
+        return base64.b64encode(hashlib.sha256(self.der).digest()).decode()
+
+    def pem(self) -> bytes:
+        """SPKI PEM."""
+        return self._key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+    def verify(self, data: bytes, signature: bytes) -> bool:
+        """Whether the DER signature over `data` holds."""
+        try:
+            self._key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            return False
+        return True
+
+
+class PrivateKey:
+    """A release key. Its repr shows nothing of the private half."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+        self._key = key
+        self.public = PublicKey(key.public_key())
+
+    def __repr__(self) -> str:
+        return f"PrivateKey({self.public.hint})"
+
+    @classmethod
+    def generate(cls) -> PrivateKey:
+        """A new key."""
+        return cls(ec.generate_private_key(ec.SECP256R1()))
+
+    @classmethod
+    def from_pem(cls, data: bytes) -> PrivateKey:
+        """Read PKCS#8 PEM.
+
+        Raises:
+            SteleError: `trust.bad-key`.
+        """
+        try:
+            key = serialization.load_pem_private_key(data, None)
+        except (ValueError, TypeError) as error:
+            raise _bad("not an unencrypted PKCS#8 PEM") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise _bad("not an elliptic curve key")
+        return cls(key)
+
+    def pem(self) -> bytes:
+        """PKCS#8 PEM, unencrypted."""
+        return self._key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+    def sign(self, data: bytes) -> bytes:
+        """DER ECDSA signature over SHA-256 of `data`."""
+        return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
