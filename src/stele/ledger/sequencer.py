@@ -30,9 +30,9 @@ RECYCLE_BYTES = 4 << 20
 
 
 class Committed(NamedTuple):
-    """Where an event stands in the log. It is in the WAL and fdatasync has returned."""
+    """Where an event stands in the log (`at`, from 0). It is in the WAL and fdatasync has returned."""
 
-    index: int
+    at: int
     entry: Entry
 
 

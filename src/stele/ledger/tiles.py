@@ -132,5 +132,5 @@ class HashReader:
             hashes = [tile[at + 32 * i : at + 32 * i + 32] for i in range(span)]
             if len(hashes[-1]) == 32:
                 return merkle.root(hashes)
-        split = begin + merkle.split(count)
-        return merkle.node_hash(self.subtree(begin, split), self.subtree(split, end))
+        middle = begin + merkle.split(count)
+        return merkle.node_hash(self.subtree(begin, middle), self.subtree(middle, end))

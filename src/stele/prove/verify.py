@@ -74,7 +74,7 @@ class _Head(NamedTuple):
     checkpoint: note.Checkpoint
     covers: int
     time_ns: int
-    count: int
+    length: int
     head: str
 
 
@@ -148,8 +148,8 @@ def _check_head(raw: dict[str, Any], workload: str, trust: Trust) -> _Head:
 
 def _check_chain(raw: Sequence[Any], workload: str, head: _Head) -> list[Entry]:
     # 4. the workload's chain is whole: from its first entry to the head that the epoch names, each in the signed log
-    if len(raw) != head.count or not raw:
-        raise _fail(f"the epoch counts {head.count} entries of the workload, the proof brings {len(raw)}")
+    if len(raw) != head.length or not raw:
+        raise _fail(f"the epoch counts {head.length} entries of the workload, the proof brings {len(raw)}")
     entries: list[Entry] = []
     previous, last_index = "", -1
     for number, item in enumerate(raw):

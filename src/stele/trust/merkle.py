@@ -41,13 +41,13 @@ def inclusion(index: int, size: int, subtree: Callable[[int, int], bytes]) -> li
     def walk(begin: int, end: int) -> None:
         if end - begin <= 1:
             return
-        split = begin + split(end - begin)
-        if index < split:
-            walk(begin, split)
-            path.append(subtree(split, end))
+        middle = begin + split(end - begin)
+        if index < middle:
+            walk(begin, middle)
+            path.append(subtree(middle, end))
         else:
-            walk(split, end)
-            path.append(subtree(begin, split))
+            walk(middle, end)
+            path.append(subtree(begin, middle))
 
     walk(0, size)
     return path
