@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -113,5 +113,8 @@ class PrivateKey:
         return self._key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
     def sign(self, data: bytes) -> bytes:
-        """DER ECDSA signature over SHA-256 of `data`."""
-        return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
+        """DER ECDSA signature over SHA-256 of `data`; the same each time where the library can (RFC 6979)."""
+        try:
+            return self._key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+        except UnsupportedAlgorithm:
+            return self._key.sign(data, ec.ECDSA(hashes.SHA256()))

@@ -1,0 +1,72 @@
+"""Ports: what a stage needs of another without knowing it. Adapters are joined to them in `flow`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stele.model.release import Publication, Stratum
+    from stele.model.tree import Node
+
+
+class Draft(Protocol):
+    """A file that is being written and has no name yet. Nothing is left of one that was never committed."""
+
+    @property
+    def fd(self) -> int:
+        """Open for reading and writing; write at any offset. Valid until `commit` or `discard`."""
+
+    def commit(self, digest: str) -> None:
+        """Make it durable under its digest (`sha256:<hex>` of all its bytes, which the caller vouches for).
+
+        Idempotent across drafts: committing what is there already is fine.
+        """
+
+    def discard(self) -> None:
+        """Give it up. Fine at any time, also after `commit`."""
+
+
+class BlobSink(Protocol):
+    """Where a seal puts what it makes. Nothing is visible before `publish`. Safe to use from several threads."""
+
+    def draft(self, kind: Literal["blob", "image"]) -> Draft:
+        """Begin a file: a blob of the layout, or an EROFS image.
+
+        Raises:
+            SteleError: `store.not-writable`, `store.full`.
+        """
+
+    def put(self, data: bytes) -> str:
+        """Store a small blob durably and return its digest. Idempotent. Raises like `draft`."""
+
+    def publish(self, publication: Publication) -> None:
+        """Make a release and what belongs to it visible, atomically and durably.
+
+        Everything that it names is committed. Idempotent; signatures and referrers are added to those that are there.
+        """
+
+
+class ContentReader(Protocol):
+    """The bytes of regular files by SHA-256 (64 hex digits). Safe to use from several threads."""
+
+    def chunks(self, digest: str, size: int = ...) -> Iterator[bytes]:
+        """The bytes of one content, in pieces of at most `size` bytes; raises if they are not what the digest says."""
+
+    def read(self, digest: str) -> bytes:
+        """One content whole; only for what is known to be small."""
+
+
+class Rebuilder(Protocol):
+    """Makes again from a layer what can be made from it. `layer`: its compressed bytes, seekable, already checked."""
+
+    def image(self, layer: BinaryIO, stratum: Stratum, fd: int) -> None:
+        """Write the stratum's EROFS image with its hash tree to the empty file `fd`.
+
+        Raises:
+            SteleError: `release.rebuild-differs` if it does not come out at the signed digest.
+        """
+
+    def nodes(self, layer: BinaryIO, stratum: Stratum) -> tuple[Node, ...]:
+        """The nodes of the stratum, sorted. Raises like `image`."""
