@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -62,7 +63,8 @@ def run(
     """
     booted = image.image(suite)
     site = dependencies.site(suite)
-    with tempfile.TemporaryDirectory(prefix="stele-guest-") as name:
+    # not /tmp, which may be in memory: all that the guest writes to its disk ends up here
+    with tempfile.TemporaryDirectory(prefix="stele-guest-", dir="/var/tmp") as name:
         work = Path(name)
         _write_share(work / "share.tar", command)
         for port in ("out", "results", "console"):
@@ -107,6 +109,7 @@ def console_tail(outcome: Outcome, lines: int = 40) -> str:
 def _qemu(booted: image.Image, site: Path, work: Path, cgroups: str) -> list[str]:
     append = f"console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on stele.cgroups={cgroups}"
     return [
+        *("setpriv", "--pdeathsig", "KILL"),  # a killed test run leaves no machine behind
         "qemu-system-x86_64",
         *("-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "Nehalem"),
         *("-smp", "1"),  # with 2, one boot of 6.12 in about 45 crashed
@@ -136,22 +139,20 @@ def _follow(process: subprocess.Popen[bytes], out: Path, deadline: float, echo: 
 def _write_share(path: Path, command: str) -> None:
     """A tar for the guest's second disk: boot script, command, and the working tree as it is, committed or not."""
 
-    def wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if Path(member.name).name in SKIPPED:
-            return None
-        member.uid = member.gid = 0
-        member.uname = member.gname = "root"
-        return member
+    def add(share: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) -> None:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = len(data), mode
+        share.addfile(member, io.BytesIO(data))
 
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as share:
-        share.add(CLONE / "tests/qemu/guest/boot", "boot", filter=wanted)
-        line = (command.rstrip() + "\n").encode()
-        member = tarfile.TarInfo("command")
-        member.size = len(line)
-        share.addfile(member, io.BytesIO(line))
+        add(share, "boot", (CLONE / "tests/qemu/guest/boot").read_bytes())
+        add(share, "command", command.encode() + b"\n")
         for name in SHARED:
-            if (CLONE / name).exists():
-                share.add(CLONE / name, f"clone/{name}", filter=wanted)
+            for found in (CLONE / name, *sorted((CLONE / name).rglob("*"))):
+                if SKIPPED.isdisjoint(found.parts) and found.is_file():
+                    # somebody may be editing: what goes away between listing and reading was not part of the tree
+                    with contextlib.suppress(FileNotFoundError):
+                        add(share, f"clone/{found.relative_to(CLONE)}", found.read_bytes(), found.stat().st_mode & 0o777)
 
 
 def _results(path: Path) -> dict[str, bytes]:
