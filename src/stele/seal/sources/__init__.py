@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from stele.model.spec import DEFAULT_TIME
+from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stele.seal.sources.source import Source
+    from stele.seal.sources.source import Limits, Source
 
 
 def load(
@@ -23,13 +24,68 @@ def load(
     kind: Literal["auto", "folder", "docker-archive", "oci-layout"] = "auto",
     reference: str = "",
     time: int = DEFAULT_TIME,
+    limits: Limits | None = None,
 ) -> Source:
-    """Read a source.
+    """Read a source. The result is a context manager, and must be closed.
+
+    Args:
+        source: a folder, an OCI layout (folder or archive), or a docker archive; archives may be gzip or zstd.
+        kind: what it is; `auto` looks (a folder with `oci-layout` and `index.json` is an OCI layout).
+        reference: which image, where it holds several: a tag or a digest.
+        time: modification time for all nodes, seconds since 1970 (the spec's `time`).
+        limits: on what archives may unfold to.
 
     Raises:
-        SteleError: `seal.*`, see docs/spec/sources.md.
+        SteleError: `seal.source-missing`, and those listed in docs/spec/sources.md.
     """
-    from stele.seal.sources import folder
+    if not source.exists():
+        raise SteleError(f"there is no {source}", remedy="give the path of a folder or an archive", code="seal.source-missing")
+    if source.is_dir():
+        is_layout = (source / "oci-layout").is_file() and (source / "index.json").is_file()
+        if kind == "folder" or (kind == "auto" and not is_layout):
+            from stele.seal.sources import folder
 
-    del kind, reference  # until the other kinds are here
-    return folder.load(source, time=time)
+            _no_reference(reference)
+            return folder.load(source, time=time)
+        if kind == "docker-archive":
+            raise _not(source, "is a folder, not an archive")
+        from stele.seal.sources import oci_layout
+        from stele.seal.sources.blobs import FolderBlobs
+        from stele.seal.sources.source import Limits
+
+        return oci_layout.load(FolderBlobs(source), reference=reference, time=time, limits=limits or Limits())
+    if kind == "folder":
+        raise _not(source, "is not a folder")
+    return _archive(source, kind, reference, time, limits)
+
+
+def _archive(source: Path, kind: str, reference: str, time: int, limits: Limits | None) -> Source:
+    from stele.seal.sources import docker_archive, oci_layout
+    from stele.seal.sources.blobs import ArchiveBlobs
+    from stele.seal.sources.source import Limits
+
+    limits = limits or Limits()
+    blobs = ArchiveBlobs(source, limits)
+    if kind in {"auto", "docker-archive"} and "manifest.json" in blobs:
+        return docker_archive.load(blobs, reference=reference, time=time, limits=limits)
+    if kind in {"auto", "oci-layout"} and "oci-layout" in blobs:
+        return oci_layout.load(blobs, reference=reference, time=time, limits=limits)
+    blobs.close()
+    raise _not(source, "holds neither the manifest.json of a docker archive nor an OCI layout")
+
+
+def _no_reference(reference: str) -> None:
+    if reference:
+        raise SteleError(
+            "a folder holds no images to choose from by --reference",
+            remedy="leave --reference out, or give an archive or a layout",
+            code="seal.source-missing",
+        )
+
+
+def _not(source: Path, reason: str) -> SteleError:
+    return SteleError(
+        f"{source} {reason}",
+        remedy="give a folder, an archive of `docker save` or `podman save`, or an OCI layout; a plain tar: unpack it and seal the folder",
+        code="seal.source-missing",
+    )
