@@ -79,7 +79,7 @@ def _attack(show: Show, attack: Attack, sealed_page: bytes) -> Outcome:
     _say_answer(show, attempt, was_frozen=was_frozen)
     _say_seen(show, events)
     result: Expected = "frozen" if was_frozen else "refused" if _seen(events) else "blocked" if not got else "unseen"
-    as_expected = result == attack.expected or result in attack.also
+    as_expected = result == attack.expected
     screen.say(f"→ {MEANING[result]}: {attack.why}" if as_expected else f"→ {MEANING[result]}")
     screen.expect(f"as expected ({MEANING[attack.expected]})", holds=as_expected and got == (attack.expected == "unseen"))
     if was_frozen:

@@ -26,7 +26,7 @@ class Attack(NamedTuple):
     """One attack.
 
     `line` is what the shell in the container is made to run; `shown` is the same for people, with long data cut.
-    `also`: outcomes beyond `expected` that are as good or better. `why`: what stops it, or why nothing does.
+    `why`: what stops it, or why nothing does.
     `privileged`: the control container needs CAP_SYS_ADMIN for it to succeed.
     """
 
@@ -37,7 +37,6 @@ class Attack(NamedTuple):
     prize: str
     expected: Expected
     why: str
-    also: tuple[Expected, ...] = ()
     privileged: bool = False
 
 
@@ -132,8 +131,7 @@ def catalogue(machine: str = "") -> tuple[Attack, ...]:
             loader,
             "cp /usr/bin/id /tmp/.id; /lib64/ld-linux-x86-64.so.2 /tmp/.id",
             "THE COPY RAN",
-            "blocked",
-            "the loader is sealed, but nothing on /tmp can be mapped executable (noexec)",
-            also=("frozen", "refused"),
+            "frozen",
+            "the loader is sealed, what it is told to load is not; and nothing on /tmp could be mapped executable (noexec)",
         ),
     )

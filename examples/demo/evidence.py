@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from examples.demo.show import WORKLOAD
 
@@ -39,7 +40,7 @@ def evidence(show: Show) -> None:
     _spoil_copy(show, incident, folder)
 
 
-def _telling(files: list[dict[str, object]]) -> list[dict[str, object]]:
+def _telling(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """At most a dozen, one or two of each kind (the same name with other numbers)."""
     kinds: Counter[str] = Counter()
     chosen = []
@@ -75,21 +76,14 @@ def _open_core(show: Show, folder: Path) -> None:
     if shutil.which("gdb") is None:
         show.screen.note("gdb is not installed; with it, the cores could be looked into here")
         return
-    core = cores[0]
-    show.screen.command(["gdb", "-batch", "-core", str(core.relative_to(folder)), "-ex", "info registers rip"])
-    register = "pc" if _is_arm() else "rip"
-    argv = ["gdb", "-nx", "-batch", "-core", str(core), "-ex", f"info registers {register}"]
+    register = "pc" if platform.machine() == "aarch64" else "rip"
+    argv = ["gdb", "-nx", "-batch", "-core", str(cores[0]), "-ex", f"info registers {register}"]
+    show.screen.command([*argv[:4], str(cores[0].relative_to(folder)), *argv[5:]])
     done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=60, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("Core was generated", register))]
     for line in lines:
         show.screen.quote(line)
     show.screen.expect("gdb reads it", holds=any(line.startswith(register) for line in lines))
-
-
-def _is_arm() -> bool:
-    import platform
-
-    return platform.machine() == "aarch64"
 
 
 def _spoil_copy(show: Show, incident: str, folder: Path) -> None:
