@@ -10,7 +10,7 @@ SHELL_SCRIPTS := .ci/run $(addprefix scripts/,bootstrap as-root as-caller) $(add
 
 run: ## seal, run, upgrade, attack, freeze, replace, roll back and prove a real nginx
 	@scripts/bootstrap run
-	@$(AS_ROOT) scripts/demo
+	@scripts/demo
 
 test: ## everything: lint, types, layers, unit, integration, attacks, stock kernels under QEMU
 	@scripts/bootstrap test

@@ -39,6 +39,7 @@ class Outcome:
     results: dict[str, bytes]  # the files that the command left in /results
     seconds: float
     kernel: str
+    timed_out: bool = False
 
 
 def run(
@@ -94,16 +95,15 @@ def run(
             results=_results(work / "results"),
             seconds=seconds,
             kernel=booted.release,
+            timed_out=seconds >= timeout,
         )
 
 
 def console_tail(outcome: Outcome, lines: int = 40) -> str:
     """What to show when the guest did not say how it ended: that is a failure of the machine, not of the command."""
     tail = "\n".join(outcome.console.rstrip().splitlines()[-lines:])
-    return (
-        f"the guest ({outcome.kernel}) ended after {outcome.seconds:.0f} s without an EXIT line: "
-        f"it crashed, hung or never booted. The end of its console:\n{tail}"
-    )
+    how = "was switched off, its time being up" if outcome.timed_out else "crashed or never booted"
+    return f"the guest ({outcome.kernel}) {how} after {outcome.seconds:.0f} s, without an EXIT line. The end of its console:\n{tail}"
 
 
 def _qemu(booted: image.Image, site: Path, work: Path, cgroups: str) -> list[str]:
