@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,17 +19,23 @@ LABEL_TREE = "dev.stele.tree"
 LABEL_STRATA = "dev.stele.strata"
 ANNOTATION_WORKLOAD = "dev.stele.workload"
 ANNOTATION_CODEC = "dev.stele.codec"
+ANNOTATION_STRATUM = "dev.stele.stratum"
 FORMAT = "0"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-TREE_TYPE = "application/vnd.stele.tree.v0"
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+EMPTY = b"{}"
+TREE_TYPE = "application/vnd.dev.stele.tree.v0"
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+SIMPLE_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
 LAYER_TYPES = {
     "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
     "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
     "none": "application/vnd.oci.image.layer.v1.tar",
 }
+MAX_STRATA = 40
+BLOCK = 4096
 
 
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +45,12 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     size: int
 
+    def plain(self) -> dict[str, Any]:
+        """As OCI spells it, plain data."""
+        return {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
 
-class Stratum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class Stratum(msgspec.Struct, frozen=True, kw_only=True):
     """One slice of the tree in its two forms.
 
     `diff_id`: SHA-256 of the uncompressed tar. `layer`: the compressed blob. `image`: SHA-256 of the EROFS image
@@ -68,63 +78,245 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     config_digest: str
     manifest_size: int
 
+    @property
+    def subject(self) -> Descriptor:
+        """The release as what refers to it names it."""
+        return Descriptor(media_type=MANIFEST_TYPE, digest=self.digest, size=self.manifest_size)
 
-def _bad(digest: str, reason: str) -> SteleError:
+
+class PreparedImage(msgspec.Struct, frozen=True, kw_only=True):
+    """A stratum's EROFS image, checked against the signed digest `stratum.image` and ready to be mounted.
+
+    `path`: absolute. `immutable`: whether the file was made immutable before it was hashed (chattr +i).
+    """
+
+    stratum: Stratum
+    path: str
+    immutable: bool
+
+
+class Referrer(msgspec.Struct, frozen=True, kw_only=True):
+    """A manifest that refers to a release (its `subject`): the tree, a signature. As a referrers index lists it."""
+
+    descriptor: Descriptor
+    artifact_type: str
+    annotations: dict[str, str] = {}
+
+
+class SimpleSignature(msgspec.Struct, frozen=True, kw_only=True):
+    """One signature in cosign's older form: its payload blob, and the base64 of the DER signature over it."""
+
+    payload: Descriptor
+    signature: str
+
+
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes visible in a store at once: a release, what refers to it, and its older-style signatures."""
+
+    release: Release
+    referrers: tuple[Referrer, ...] = ()
+    signatures: tuple[SimpleSignature, ...] = ()
+
+
+def reference_name(workload: str, digest: str) -> str:
+    """The tag of a release in a layout: `<workload>-<first 12 hex digits>`."""
+    return f"{workload}-{parse_digest(digest)[7:19]}"
+
+
+def rfc3339(seconds: int) -> str:
+    """A UTC time as OCI spells it, from seconds since 1970."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Frozen; unknown fields are refused."""
+
+
+class _Descriptor(_Strict, frozen=True, kw_only=True, rename="camel"):
+    media_type: str
+    digest: str
+    size: int
+    annotations: dict[str, str] = {}
+
+    def checked(self) -> Descriptor:
+        if not 0 <= self.size < 1 << 63:
+            raise ValueError("a size is out of range")
+        return Descriptor(media_type=self.media_type, digest=parse_digest(self.digest), size=self.size)
+
+
+class _Manifest(_Strict, frozen=True, kw_only=True, rename="camel"):
+    schema_version: Literal[2]
+    media_type: Literal["application/vnd.oci.image.manifest.v1+json"]
+    config: _Descriptor
+    layers: tuple[_Descriptor, ...]
+    annotations: dict[str, str]
+
+
+class _Inner(_Strict, frozen=True, kw_only=True, rename="pascal"):
+    cmd: tuple[str, ...]
+    env: tuple[str, ...]
+    user: str
+    working_dir: str
+    labels: dict[str, str]
+    stop_signal: str
+    exposed_ports: dict[str, dict[str, str]] = {}
+
+
+class _Rootfs(_Strict, frozen=True, kw_only=True):
+    type: Literal["layers"]
+    diff_ids: tuple[str, ...]
+
+
+class _Config(_Strict, frozen=True, kw_only=True):
+    architecture: str
+    os: str
+    created: str
+    config: _Inner
+    rootfs: _Rootfs
+
+
+class _Row(_Strict, frozen=True, kw_only=True):
+    """A line of the strata table."""
+
+    name: str
+    image: str
+    image_size: int
+    data_size: int
+    verity_root: str
+
+
+def encode_config(spec: Spec, tree_digest: str, strata: tuple[Stratum, ...], platform: str) -> bytes:
+    """The OCI image config of a release, canonical JSON: a function of content alone.
+
+    `platform`: as `linux/amd64`.
+    """
+    system, _, architecture = platform.partition("/")
+    table = [{key: getattr(stratum, key) for key in _Row.__struct_fields__} for stratum in strata]
+    inner: dict[str, Any] = {
+        "Cmd": list(spec.command),
+        "Env": [f"{key}={value}" for key, value in sorted(spec.env.items())],
+        "User": spec.user,
+        "WorkingDir": spec.workdir,
+        "StopSignal": f"SIG{spec.stop.signal}",
+        "Labels": {
+            LABEL_FORMAT: FORMAT,
+            LABEL_SPEC: canonical.encode(specs.sealed(spec)).decode("ascii"),
+            LABEL_TREE: tree_digest,
+            LABEL_STRATA: canonical.encode(table).decode("ascii"),
+        },
+    }
+    if spec.ports:
+        inner["ExposedPorts"] = {f"{port.container}/tcp": {} for port in spec.ports}
+    return canonical.encode(
+        {
+            "architecture": architecture,
+            "os": system,
+            "created": rfc3339(spec.time),
+            "config": inner,
+            "rootfs": {"type": "layers", "diff_ids": [stratum.diff_id for stratum in strata]},
+        }
+    )
+
+
+def encode_manifest(spec: Spec, strata: tuple[Stratum, ...], config: bytes, codec: str) -> bytes:
+    """The OCI image manifest of a release, canonical JSON. `codec`: library, version and level of the compression."""
+    return canonical.encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": {"mediaType": CONFIG_TYPE, "digest": sha256(config), "size": len(config)},
+            "layers": [{**stratum.layer.plain(), "annotations": {ANNOTATION_STRATUM: stratum.name}} for stratum in strata],
+            "annotations": {LABEL_FORMAT: FORMAT, ANNOTATION_WORKLOAD: spec.name, ANNOTATION_CODEC: codec},
+        }
+    )
+
+
+def _malformed(error: Exception) -> SteleError:
+    reason = error.reason if isinstance(error, SteleError) else str(error)
     return SteleError(
-        f"{digest[:19]} is not a Stele release: {reason}",
-        remedy="seal the application with `stele seal`; an ordinary image is a source, not a release",
+        f"this is not a release of a format that this version reads: {reason[:300]}",
+        remedy="name a release that `stele seal` made; an ordinary image can be sealed, a newer release needs a newer Stele",
         code="release.malformed",
     )
 
 
-def parse(digest: str, manifest: bytes, config: bytes) -> Release:
-    """Read a release from its manifest and config bytes, which must hash to `digest` and to what the manifest names.
+def _wrong_bytes(what: str, digest: str) -> SteleError:
+    return SteleError(
+        f"the {what} of {digest[:19]} has other bytes than its digest says",
+        remedy="it was altered or damaged; copy or seal the release again",
+        code="release.wrong-bytes",
+    )
+
+
+def config_digest(manifest: bytes) -> str:
+    """The digest of the config that a release's manifest names.
 
     Raises:
-        SteleError: `release.malformed`, `release.wrong-bytes`, `spec.*`.
+        SteleError: `release.malformed`.
+    """
+    try:
+        return msgspec.convert(canonical.decode(manifest), _Manifest).config.checked().digest
+    except (SteleError, msgspec.ValidationError, ValueError) as error:
+        raise _malformed(error) from error
+
+
+def parse(digest: str, manifest: bytes, config: bytes) -> Release:
+    """Read a release from its manifest, which must hash to `digest`, and the config that the manifest names.
+
+    Raises:
+        SteleError: `release.wrong-bytes`, `release.malformed`.
     """
     if sha256(manifest) != parse_digest(digest):
-        raise SteleError(
-            f"the manifest of {digest[:19]} has other bytes than its digest says",
-            remedy="it was altered or damaged; seal or copy it again",
-            code="release.wrong-bytes",
-        )
+        raise _wrong_bytes("manifest", digest)
     try:
-        raw, parsed = json.loads(manifest), json.loads(config)
-        if raw["config"]["digest"] != sha256(config):
-            raise SteleError(
-                f"the config of {digest[:19]} has other bytes than its manifest says",
-                remedy="it was altered or damaged; seal or copy it again",
-                code="release.wrong-bytes",
-            )
-        labels: dict[str, str] = parsed["config"]["Labels"]
-        if labels[LABEL_FORMAT] != FORMAT:
-            raise _bad(digest, f"its format is {labels[LABEL_FORMAT][:20]!r}, this version knows {FORMAT!r}")
-        rows = canonical.decode(labels[LABEL_STRATA].encode())
-        layers = [
-            Descriptor(media_type=item["mediaType"], digest=parse_digest(item["digest"]), size=item["size"]) for item in raw["layers"]
-        ]
-        strata = tuple(_stratum(row, layer) for row, layer in zip(rows, layers, strict=True))
-        if [stratum.diff_id for stratum in strata] != parsed["rootfs"]["diff_ids"] or not strata:
-            raise _bad(digest, "its strata are not its layers")
-        spec = specs.from_builtins(canonical.decode(labels[LABEL_SPEC].encode()))
-        return Release(
-            digest=digest,
-            workload=spec.name,
-            spec=spec,
-            tree_digest=parse_digest(labels[LABEL_TREE]),
-            strata=strata,
-            config_digest=raw["config"]["digest"],
-            manifest_size=len(manifest),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise _bad(digest, f"{type(error).__name__}: {error}"[:200]) from error
+        outer = msgspec.convert(canonical.decode(manifest), _Manifest)
+        named = outer.config.checked()
+    except (SteleError, msgspec.ValidationError, ValueError) as error:
+        raise _malformed(error) from error
+    if named != Descriptor(media_type=CONFIG_TYPE, digest=sha256(config), size=len(config)):
+        raise _wrong_bytes("config", digest)
+    try:
+        return _release(digest, len(manifest), outer, msgspec.convert(canonical.decode(config), _Config))
+    except (SteleError, msgspec.ValidationError, ValueError) as error:
+        raise _malformed(error) from error
 
 
-def _stratum(row: Any, layer: Descriptor) -> Stratum:
-    stratum = msgspec.convert({**row, "layer": msgspec.to_builtins(layer)}, Stratum)
-    for digest in (stratum.diff_id, stratum.image, "sha256:" + stratum.verity_root):
-        parse_digest(digest)
-    if stratum.data_size % 4096 or not 0 < stratum.data_size < stratum.image_size:
-        raise ValueError("a stratum's sizes do not fit")
-    return stratum
+def _release(digest: str, size: int, outer: _Manifest, config: _Config) -> Release:
+    labels = config.config.labels
+    if labels.get(LABEL_FORMAT) != FORMAT:
+        raise ValueError(f"its format is {labels.get(LABEL_FORMAT, 'not said')[:20]!r}, not {FORMAT!r}")
+    if missing := {LABEL_SPEC, LABEL_TREE, LABEL_STRATA} - labels.keys():
+        raise ValueError(f"the label {min(missing)} is missing")
+    spec = specs.from_builtins(canonical.decode(labels[LABEL_SPEC].encode("ascii")))
+    table = msgspec.convert(canonical.decode(labels[LABEL_STRATA].encode("ascii")), tuple[_Row, ...])
+    if not 1 <= len(table) <= MAX_STRATA or not len(table) == len(outer.layers) == len(config.rootfs.diff_ids):
+        raise ValueError("strata, layers and diff_ids differ in number, or are none or too many")
+    if outer.annotations.get(ANNOTATION_WORKLOAD) != spec.name:
+        raise ValueError("manifest and spec name different workloads")
+    rows = zip(table, outer.layers, config.rootfs.diff_ids, strict=True)
+    return Release(
+        digest=digest,
+        workload=spec.name,
+        spec=spec,
+        tree_digest=parse_digest(labels[LABEL_TREE]),
+        strata=tuple(_stratum(row, layer, diff_id) for row, layer, diff_id in rows),
+        config_digest=outer.config.digest,
+        manifest_size=size,
+    )
+
+
+def _stratum(row: _Row, layer: _Descriptor, diff_id: str) -> Stratum:
+    if layer.annotations != {ANNOTATION_STRATUM: row.name} or layer.media_type not in LAYER_TYPES.values():
+        raise ValueError("a layer is not the one of its stratum")
+    if not 0 < row.data_size < row.image_size < 1 << 63 or row.data_size % BLOCK or row.image_size % BLOCK:
+        raise ValueError("the sizes of a stratum are not possible")
+    parse_digest("sha256:" + row.verity_root)
+    return Stratum(
+        name=row.name,
+        diff_id=parse_digest(diff_id),
+        layer=layer.checked(),
+        image=parse_digest(row.image),
+        image_size=row.image_size,
+        data_size=row.data_size,
+        verity_root=row.verity_root,
+    )
