@@ -1,4 +1,4 @@
-"""Reports: what the watchers say they saw. Values only; what follows from them is decided in `respond`."""
+"""Reports: what the watchers say they saw (docs/spec/report.md). What follows from them is decided in `respond`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ ReportKind = Literal[
     "write-refused",  # the kernel refused a write to the sealed root
     "change",  # something changed on a declared writable path
     "mount-change",  # the instance's mount table changed
+    "foreign-process",  # a process that is not the instance's own tried to execute something in a frozen instance
     "watcher-lost",  # overflow, a dead watcher: what it would have seen is unknown
 ]
+
+MAX_TEXT = 4096
+
+
+def clean(text: str, limit: int = MAX_TEXT) -> str:
+    """Text from a hostile process, safe to print: undecodable bytes become escapes, the end is cut at `limit`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")[:limit]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
