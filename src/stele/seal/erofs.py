@@ -1,0 +1,178 @@
+"""EROFS images from a tree: uncompressed, deterministic, without privileges (docs/spec/erofs.md).
+
+The image is a function of the nodes and their contents alone. Contents may come in any order, so that a source is read
+in the order that suits it; nothing is staged, and memory does not grow with the size of files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from typing import TYPE_CHECKING
+
+from stele.model.tree import Tree
+from stele.seal.erofs_layout import BLOCK, DIRENT, FLAT_INLINE, FLAT_PLAIN, INODE, ROOT_NID, Inode, Layout, blocks_of_names
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from stele.model.ports import ContentReader
+    from stele.model.tree import Node
+    from stele.seal.erofs_layout import Piece
+
+MAGIC = 0xE0F5E1E2
+SUPER_OFFSET = 1024
+COMPAT_CHECKSUM = 1
+_SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23x")  # struct erofs_super_block, 128 bytes
+_INODE = struct.Struct("<HHHHQIIIIQII16x")  # struct erofs_inode_extended
+_DIRENT = struct.Struct("<QHBB")
+_TYPE_BITS = {"file": 0o100000, "dir": 0o040000, "symlink": 0o120000, "char": 0o020000, "block": 0o060000, "fifo": 0o010000}
+_BUFFER = 1 << 20
+SMALL = 1 << 20  # bytes; contents up to this size are read whole
+
+
+def image_uuid(nodes: Sequence[Node]) -> bytes:
+    """The 16 bytes of the image's UUID (RFC 9562 version 8), from the nodes."""
+    raw = bytearray(hashlib.sha256(b"stele-erofs v0\n" + Tree(tuple(nodes)).encode()).digest()[:16])
+    raw[6] = raw[6] & 0x0F | 0x80
+    raw[8] = raw[8] & 0x3F | 0x80
+    return bytes(raw)
+
+
+def _crc32c_table() -> tuple[int, ...]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)  # noqa: PLW2901
+        table.append(value)
+    return tuple(table)
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C as EROFS has it: starting from all ones, not inverted at the end."""
+    table, crc = _crc32c_table(), 0xFFFF_FFFF
+    for byte in data:
+        crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
+    return crc
+
+
+def super_block(layout: Layout, uuid: bytes) -> bytes:
+    """Block 0: 1024 zero bytes, the superblock, zeros; with the checksum over all behind the first 1024 bytes."""
+
+    def with_checksum(checksum: int) -> bytes:
+        fields = (
+            (MAGIC, checksum, COMPAT_CHECKSUM, 12, 0, ROOT_NID, len(layout.inodes), 0, 0, layout.data_size // BLOCK, 0, 0)
+            + (uuid, b"", 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        )  # fmt: skip
+        return _SUPER.pack(*fields).ljust(BLOCK - SUPER_OFFSET, b"\0")
+
+    return bytes(SUPER_OFFSET) + with_checksum(crc32c(with_checksum(0)))
+
+
+def directory_blocks(entries: Sequence[tuple[bytes, int, int]]) -> bytes:
+    """A directory's content: per block its entries, then their names; all blocks but the last are padded."""
+    out = bytearray()
+    start = 0
+    for count, _ in blocks_of_names([name for name, _, _ in entries]):
+        out += bytes(-len(out) % BLOCK)
+        batch = entries[start : start + count]
+        at = DIRENT * count
+        for name, nid, kind in batch:
+            out += _DIRENT.pack(nid, at, kind, 0)
+            at += len(name)
+        out += b"".join([name for name, _, _ in batch])
+        start += count
+    return bytes(out)
+
+
+def inode_record(inode: Inode, number: int) -> bytes:
+    """An inode and its xattrs. `number`: from 1, what 32-bit programs see as its inode number."""
+    node = inode.node
+    where = inode.block
+    if node.kind in {"char", "block"}:
+        major, minor = node.rdev
+        where = (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
+    elif node.kind == "fifo" or not inode.size:
+        where = 0
+    layout = FLAT_INLINE if inode.tail else FLAT_PLAIN
+    units = (len(inode.xattrs) - 12) // 4 + 1 if inode.xattrs else 0
+    fields = (1 | layout << 1, units, _TYPE_BITS[node.kind] | node.mode, 0, inode.size, where, number)
+    return _INODE.pack(*fields, node.uid, node.gid, node.mtime, 0, inode.nlink) + inode.xattrs
+
+
+def write_structure(fd: int, layout: Layout, uuid: bytes) -> None:
+    """Write everything but the contents of files to the empty file `fd`, which gets its full size."""
+    os.ftruncate(fd, layout.data_size)
+    _write_at(fd, super_block(layout, uuid), 0)
+    buffer, base = bytearray(), BLOCK
+    for number, inode in enumerate(layout.inodes, 1):
+        if len(buffer) >= _BUFFER:
+            _write_at(fd, buffer, base)
+            buffer, base = bytearray(), inode.offset
+        buffer += bytes(inode.offset - base - len(buffer))
+        buffer += inode_record(inode, number)
+        content = b""
+        if inode.node.kind == "dir":
+            content = directory_blocks(layout.entries(inode.node.path))
+        elif inode.node.kind == "symlink":
+            content = inode.node.target
+        if content:
+            whole = inode.size - inode.tail
+            buffer += content[whole:]
+            if whole:
+                _write_at(fd, content[:whole], inode.block * BLOCK)
+        elif inode.tail:
+            buffer += bytes(inode.tail)
+    _write_at(fd, buffer, base)
+
+
+def _write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view = view[count:]
+        offset += count
+
+
+def place(fd: int, pieces: Iterable[Piece], chunk: bytes, start: int) -> None:
+    """Write one chunk of a content, which begins `start` bytes into it, to all its places in the image."""
+    view = memoryview(chunk)
+    for piece in pieces:
+        low, high = max(start, piece.start), min(start + len(chunk), piece.start + piece.size)
+        if low < high:
+            _write_at(fd, view[low - start : high - start], piece.offset + low - piece.start)
+
+
+def write(fd: int, nodes: Sequence[Node], layout: Layout, contents: ContentReader) -> None:
+    """Write the image of `nodes` to the empty file `fd`.
+
+    Args:
+        fd: open for writing.
+        nodes: one stratum, as `erofs_layout.plan` took it.
+        layout: what it returned.
+        contents: the bytes of the files.
+
+    Raises:
+        SteleError: `seal.source-changed`, and what `contents` raises.
+        OSError: the file could not be written.
+    """
+    write_structure(fd, layout, image_uuid(nodes))
+    sizes = {inode.node.sha256: inode.size for inode in layout.inodes if inode.node.kind == "file"}
+    for digest, pieces in layout.pieces().items():
+        done = 0
+        for chunk in (contents.read(digest),) if sizes[digest] <= SMALL else contents.chunks(digest, SMALL):
+            place(fd, pieces, chunk, done)
+            done += len(chunk)
+        if done != sizes[digest]:
+            raise SteleError(
+                f"a file changed its size while it was sealed: {done} bytes instead of {sizes[digest]}",
+                remedy="stop what writes to the source, or seal a copy of it; then seal again",
+                code="seal.source-changed",
+                retryable=True,
+            )
+
+
+assert _SUPER.size == 128
+assert _INODE.size == INODE
