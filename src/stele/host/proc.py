@@ -89,8 +89,9 @@ def _await(child: subprocess.Popen[bytes], name: str, trace: str, timeout: float
 
     def drain(stream: IO[bytes], slot: int) -> None:
         buffer = bytearray()
-        while chunk := stream.read1(65536):  # type: ignore[attr-defined]  # a BufferedReader
-            buffer += chunk[: max(0, max_output - len(buffer))]
+        with stream:
+            while chunk := stream.read1(65536):  # type: ignore[attr-defined]  # a BufferedReader
+                buffer += chunk[: max(0, max_output - len(buffer))]
         kept[slot] = bytes(buffer)
 
     assert child.stdout is not None

@@ -147,6 +147,22 @@ def take(root: Path, tag: str, instance: str) -> Slot:
     )
 
 
+def taken(root: Path, tag: str) -> dict[int, str]:
+    """The slots that `tag` holds: number -> instance."""
+    out = {}
+    with contextlib.suppress(FileNotFoundError):
+        for path in (root / "slots").iterdir():
+            owner = path.read_text("utf-8").split() if path.name.isdecimal() else []
+            if len(owner) == 2 and owner[0] == tag:
+                out[int(path.name)] = owner[1]
+    return out
+
+
+def is_taken(root: Path, number: str) -> bool:
+    """Whether somebody holds the slot `number`."""
+    return (root / "slots" / number).exists()
+
+
 def give_back(root: Path, tag: str, instance: str, number: int) -> None:
     """Free a slot, if it is (still) this instance's."""
     path = root / "slots" / str(number)

@@ -39,7 +39,7 @@ def call(what: str, number: int, *arguments: Argument) -> int:
 
 
 def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
-    """Do what mount(8) does; empty strings for absent source, type or data."""
+    """Mount a file system; empty strings for absent source, type or data."""
     result = _libc.mount(
         os.fsencode(source) or None,
         os.fsencode(target),

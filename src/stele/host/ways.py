@@ -70,17 +70,15 @@ def erofs_by_file(folder: Path) -> bool:
     Raises:
         OSError: EPERM without privileges, ENODEV where the kernel has no EROFS.
     """
-    fd, name = tempfile.mkstemp(prefix=".stele-probe-", dir=folder)
-    try:
-        os.write(fd, tiny_image())
-        os.close(fd)
-        os.close(mounts.mount_erofs(name))
-    except OSError as error:
-        if error.errno == errno.ENOTBLK:
-            return False
-        raise
-    finally:
-        os.unlink(name)
+    with tempfile.TemporaryFile(dir=folder) as file:  # it has no name: a kill leaves nothing
+        file.write(tiny_image())
+        file.flush()
+        try:
+            os.close(mounts.mount_erofs(f"/proc/self/fd/{file.fileno()}"))
+        except OSError as error:
+            if error.errno == errno.ENOTBLK:
+                return False
+            raise
     return True
 
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stele.host import landscape, nft, sysctl
 from stele.trust.errors import SteleError
@@ -72,14 +72,50 @@ table inet {table} {{
 """
 
 
-def parse_ports(listing: dict[str, Any]) -> dict[int, Target]:
-    """The elements of `nft -j list map … ports`: host port -> (address, port)."""
-    out: dict[int, Target] = {}
+SETS = ("ports", "veths", "places", "closed", "severed")
+
+
+class _State(NamedTuple):
+    """What the table holds. `ports`: host port -> target. `places`: (veth, address). The others: veths."""
+
+    ports: dict[int, Target] = {}  # noqa: RUF012  never changed in place
+    places: frozenset[tuple[str, str]] = frozenset()
+    closed: frozenset[str] = frozenset()
+    severed: frozenset[str] = frozenset()
+
+    def elements(self) -> tuple[set[str], ...]:
+        """The elements of each of `SETS`, as nft spells them."""
+        return (
+            {f"{port} : {address} . {inner}" for port, (address, inner) in self.ports.items()},
+            {f'"{veth}"' for veth, _ in self.places},
+            {f'"{veth}" . {address}' for veth, address in self.places},
+            {f'"{veth}"' for veth in self.closed},
+            {f'"{veth}"' for veth in self.severed},
+        )
+
+    def without(self, veth: str, address: str) -> _State:
+        """The state without one instance."""
+        return _State(
+            ports={port: target for port, target in self.ports.items() if target[0] != address},
+            places=self.places - {(veth, address)},
+            closed=self.closed - {veth},
+            severed=self.severed - {veth},
+        )
+
+
+def parse_state(listing: dict[str, Any]) -> _State:
+    """The state of a table from `nft -j list table inet …`."""
+    found: dict[str, list[Any]] = {}
     for item in listing.get("nftables", []):
-        for key, value in item.get("map", {}).get("elem", []):
-            address, port = value["concat"]
-            out[int(key)] = (str(address), int(port))
-    return out
+        for kind in ("map", "set"):
+            if kind in item:
+                found[item[kind]["name"]] = item[kind].get("elem", [])
+    return _State(
+        ports={int(key): (str(value["concat"][0]), int(value["concat"][1])) for key, value in found.get("ports", [])},
+        places=frozenset((str(item["concat"][0]), str(item["concat"][1])) for item in found.get("places", [])),
+        closed=frozenset(map(str, found.get("closed", []))),
+        severed=frozenset(map(str, found.get("severed", []))),
+    )
 
 
 def established(table: str) -> int:
@@ -101,17 +137,49 @@ class Network:
         self._lock = threading.RLock()
         self._held: dict[int, socket.socket] = {}
         self._owner: dict[int, str] = {}
-        self._ports: dict[int, Target] | None = None  # as in the kernel; None: not read yet
+        self._state: _State | None = None  # as in the kernel; None: not read yet
 
-    def _ensure(self) -> dict[int, Target]:
-        """Make the table if it is not there; what is published now."""
-        if self._ports is None:
-            if nft.table_exists("inet", self._table):
-                self._ports = parse_ports(json.loads(nft.run(f"list map inet {self._table} ports", json=True)))
+    # ---- the kernel's side ----------------------------------------------------------------------
+
+    def _known(self) -> _State:
+        """What the kernel holds; the table is made if it is not there."""
+        if self._state is None:
+            self._state = self._read() or self._make(_State())
+        return self._state
+
+    def _read(self) -> _State | None:
+        if not nft.table_exists("inet", self._table):
+            return None
+        return parse_state(json.loads(nft.run(f"list table inet {self._table}", json=True)))
+
+    def _make(self, state: _State) -> _State:
+        nft.run(TABLE.format(table=self._table) + "\n".join(self._difference(_State(), state)))
+        return state
+
+    def _difference(self, old: _State, new: _State) -> list[str]:
+        """The commands that lead from one state to another: what is taken away first."""
+        commands = []
+        for name, before, after in zip(SETS, old.elements(), new.elements(), strict=True):
+            commands += [f"delete element inet {self._table} {name} {{ {element} }}" for element in sorted(before - after)]
+        for name, before, after in zip(SETS, old.elements(), new.elements(), strict=True):
+            commands += [f"add element inet {self._table} {name} {{ {element} }}" for element in sorted(after - before)]
+        return commands
+
+    def _go_to(self, wanted: _State) -> None:
+        """Reach `wanted` in one transaction. If somebody else has changed our table (a firewall that was reloaded), make it anew."""
+        commands = self._difference(self._known(), wanted)
+        try:
+            if commands:
+                nft.run("\n".join(commands) + "\n")
+        except SteleError:
+            found = self._read()
+            if found is None:
+                self._make(wanted)
             else:
-                nft.run(TABLE.format(table=self._table))
-                self._ports = {}
-        return self._ports
+                nft.run("\n".join(self._difference(found, wanted)) + "\n")
+        self._state = wanted
+
+    # ---- who takes part -------------------------------------------------------------------------
 
     def admit(self, veth: str, address: str, egress: str) -> None:
         """Let an instance in: its link is known, and unless `egress` is "any" it can only answer. Before it is started.
@@ -120,34 +188,39 @@ class Network:
             SteleError: `run.nft-refused`.
         """
         with self._lock:
-            self._ensure()
-            commands = [self._element("add", "veths", f'"{veth}"'), self._element("add", "places", f'"{veth}" . {address}')]
-            if egress != "any":
-                commands.append(self._element("add", "closed", f'"{veth}"'))
-            nft.run("\n".join(commands))
+            now = self._known()
+            closed = now.closed if egress == "any" else now.closed | {veth}
+            self._go_to(now._replace(places=now.places | {(veth, address)}, closed=closed, severed=now.severed - {veth}))
             # published ports are reached from other hosts by forwarding, and so is everything beyond this one
             sysctl.want(self._root, self._tag, sysctl.IP_FORWARD, "1")
 
     def withdraw(self, veth: str, address: str) -> None:
         """Forget an instance: nothing leads to it any more. Idempotent."""
         with self._lock:
-            if self._ports is None and not nft.table_exists("inet", self._table):
-                return
-            ports = self._ensure()
-            commands = [self._element("delete", "ports", str(port)) for port, target in ports.items() if target[0] == address]
-            for name, element in (
-                ("veths", f'"{veth}"'),
-                ("places", f'"{veth}" . {address}'),
-                ("closed", f'"{veth}"'),
-                ("severed", f'"{veth}"'),
-            ):
-                # add, then delete: a transaction that succeeds whether it was there or not
-                commands += [self._element("add", name, element), self._element("delete", name, element)]
-            nft.run("\n".join(commands))
-            self._ports = {port: target for port, target in ports.items() if target[0] != address}
+            if self._state is not None or nft.table_exists("inet", self._table):
+                self._go_to(self._known().without(veth, address))
 
-    def _element(self, verb: str, name: str, element: str) -> str:
-        return f"{verb} element inet {self._table} {name} {{ {element} }}"
+    def cut(self, workload: str, instance: Instance) -> int:
+        """Cut an instance off in one transaction: nothing reaches or leaves it, and its ports refuse new connections at once.
+
+        The ports stay reserved for `workload`. Connection tracking is not flushed: it is evidence.
+
+        Returns:
+            How many connections were established with it: those are lost.
+        """
+        with self._lock:
+            now = self._known()
+            left = {port: target for port, target in now.ports.items() if target[0] != instance.address}
+            self._go_to(now._replace(ports=left, severed=now.severed | {instance.veth}))
+            for port in set(now.ports) - set(left):
+                self._owner.setdefault(port, workload)
+        count = 0
+        for name in ("tcp", "tcp6"):
+            with contextlib.suppress(OSError):
+                count += established(Path(f"/proc/{instance.pid}/net/{name}").read_text(encoding="ascii"))
+        return count
+
+    # ---- published ports ------------------------------------------------------------------------
 
     def publish(self, workload: str, ports: Iterable[Port], instance: Instance) -> None:
         """Lead the published ports to `instance`, in one transaction: also the flip from one instance to the next.
@@ -160,13 +233,14 @@ class Network:
         """
         wanted = {port.host: (instance.address, port.container) for port in ports if port.host}
         with self._lock:
-            current = self._ensure()
             reserved: list[int] = []
             try:
                 for port in wanted:
                     self._reserve(port, workload, reserved)
                 dropped = {port for port, owner in self._owner.items() if owner == workload and port not in wanted}
-                self._change(current, wanted, dropped)
+                now = self._known()
+                kept = {port: target for port, target in now.ports.items() if port not in dropped}
+                self._go_to(now._replace(ports={**kept, **wanted}))
             except BaseException:
                 for port in reserved:
                     self._held.pop(port).close()
@@ -187,13 +261,6 @@ class Network:
             self._held[port] = landscape.reserve(port)
             reserved.append(port)
 
-    def _change(self, current: dict[int, Target], wanted: dict[int, Target], dropped: set[int]) -> None:
-        commands = [self._element("delete", "ports", str(port)) for port in sorted((dropped | set(wanted)) & set(current))]
-        commands += [self._element("add", "ports", f"{port} : {address} . {inner}") for port, (address, inner) in sorted(wanted.items())]
-        if commands:
-            nft.run("\n".join(commands))
-        self._ports = {**{port: target for port, target in current.items() if port not in dropped}, **wanted}
-
     def _let_go(self, ports: Iterable[int]) -> None:
         for port in list(ports):
             self._owner.pop(port, None)
@@ -206,30 +273,11 @@ class Network:
         with self._lock:
             ports = {port for port, owner in self._owner.items() if owner == workload}
             if ports:
-                self._change(self._ensure(), {}, ports)
+                now = self._known()
+                self._go_to(now._replace(ports={port: target for port, target in now.ports.items() if port not in ports}))
             self._let_go(ports)
 
-    def cut(self, workload: str, instance: Instance) -> int:
-        """Cut an instance off in one transaction: nothing reaches or leaves it, and its ports refuse new connections at once.
-
-        The ports stay reserved for `workload`. Connection tracking is not flushed: it is evidence.
-
-        Returns:
-            How many connections were established with it: those are lost.
-        """
-        with self._lock:
-            current = self._ensure()
-            gone = [port for port, target in current.items() if target[0] == instance.address]
-            commands = [self._element("delete", "ports", str(port)) for port in gone]
-            nft.run("\n".join([self._element("add", "severed", f'"{instance.veth}"'), *commands]))
-            self._ports = {port: target for port, target in current.items() if port not in gone}
-            for port in gone:
-                self._owner.setdefault(port, workload)
-        count = 0
-        for name in ("tcp", "tcp6"):
-            with contextlib.suppress(OSError):
-                count += established(Path(f"/proc/{instance.pid}/net/{name}").read_text(encoding="ascii"))
-        return count
+    # ---- after a kill, and at the end -------------------------------------------------------------
 
     def keep_only(self, present: dict[str, str]) -> None:
         """Withdraw every link that is not in `present` (veth -> address); with none left, remove everything."""
@@ -237,21 +285,19 @@ class Network:
             if not present:
                 self.remove()
                 return
-            if not nft.table_exists("inet", self._table):
-                return
-            self._ports = None
-            listing = json.loads(nft.run(f"list set inet {self._table} places", json=True))
-            for item in listing.get("nftables", []):
-                for element in item.get("set", {}).get("elem", []):
-                    veth, address = element["concat"]
+            self._state = self._read()
+            if self._state is not None:
+                wanted = self._state
+                for veth, address in self._state.places:
                     if present.get(veth) != address:
-                        self.withdraw(veth, address)
+                        wanted = wanted.without(veth, address)
+                self._go_to(wanted)
 
     def remove(self) -> None:
         """Remove the table, give back the ports and restore what was set on the host. Idempotent."""
         with self._lock:
             # add, then delete: succeeds whether it was there or not
-            nft.run(f"add table inet {self._table}\ndelete table inet {self._table}")
-            self._ports = None
+            nft.run(f"add table inet {self._table}\ndelete table inet {self._table}\n")
+            self._state = None
             self._let_go(set(self._held) | set(self._owner))
             sysctl.give_back(self._root, self._tag, sysctl.IP_FORWARD)

@@ -48,6 +48,9 @@ def take_apart(folder: Folder, cgroups: Cgroups, network: Network) -> None:
     """
     _end_processes(folder, cgroups)
     known = folder.read_record()
+    # from here on it is half made again: whoever finds it after a kill goes on with this
+    folder.mark.unlink(missing_ok=True)
+    folder.instance.unlink(missing_ok=True)
     if known is not None and known.veth:
         network.withdraw(known.veth, known.address)
         netns.remove(folder.netns, known.veth)
@@ -63,7 +66,7 @@ def take_apart(folder: Folder, cgroups: Cgroups, network: Network) -> None:
     for path in (folder.state, folder.kept_state):
         shutil.rmtree(path, ignore_errors=True)
     if known is not None and known.slot >= 0:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):
             (folder.run_dir / "l" / str(known.slot)).rmdir()
         slots.give_back(folder.run_dir.parent, folder.tag, folder.id, known.slot)
     # nothing is mounted below any more (checked above): this cannot reach into a volume
