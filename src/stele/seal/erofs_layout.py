@@ -164,7 +164,7 @@ def plan(nodes: Sequence[Node]) -> Layout:
     """Lay out the image of `nodes`: one stratum, sorted by path, the root first, every parent and first name present.
 
     Raises:
-        SteleError: `seal.xattr-not-supported`, `seal.too-large`.
+        SteleError: `seal.xattr-not-supported`, `seal.stratum-too-large`.
     """
     directories: dict[bytes, list[tuple[bytes, bytes]]] = {}
     links: dict[bytes, int] = {}
@@ -236,6 +236,6 @@ def _place_blocks(inodes: list[Inode], first: int) -> tuple[list[Inode], int]:
         raise SteleError(
             "a stratum is larger than 16 TiB, which is all that EROFS can hold",
             remedy="seal the data in several releases",
-            code="seal.too-large",
+            code="seal.stratum-too-large",
         )
     return placed, block
