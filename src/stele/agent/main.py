@@ -111,7 +111,7 @@ def _serve(places: Places) -> None:
     import uvicorn
 
     from stele.api.server import application
-    from stele.flow.opening import open_fleet
+    from stele.flow.supervision import open_fleet
 
     opened = open_fleet(places)
     stop_requested = threading.Event()

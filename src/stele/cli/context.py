@@ -41,7 +41,7 @@ def with_call(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option("--json", "sub_json", is_flag=True, help="Print JSON instead of tables.")
     @click.pass_context
-    def wrapped(ctx: click.Context, *args: Any, sub_json: bool, **kwargs: Any) -> Any:
+    def wrapped(ctx: click.Context, /, *args: Any, sub_json: bool, **kwargs: Any) -> Any:
         call = Call(ctx)
         call.json = call.json or sub_json
         return ctx.invoke(function, call, *args, **kwargs)

@@ -64,8 +64,12 @@ def list_files(call: Call, incident: str) -> None:
 def verify_bundle(call: Call, incident: str) -> None:
     """Check the evidence of INCIDENT against its signed manifest and the ledger. Exit code 1 if it was altered."""
     from stele.flow import evidence as flow
+    from stele.flow import reading
 
-    problems = flow.verify(call.places, incident)
+    recorded = {entry["incident"]: entry["evidence"] for entry in reading.incidents(call.places)}
+    problems = flow.verify(call.places, incident, recorded.get(incident, ""))
+    if not recorded.get(incident):
+        problems.append("the ledger does not know this evidence")
     _record_access(call, incident, "verify")
     if call.json:
         render.show_json({"incident": incident, "problems": problems})

@@ -7,9 +7,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from stele.flow import deploy, health, incident, launch
+from stele.flow import deploy, evidence, health, incident, launch
 from stele.flow.spares import keep_spares
 from stele.flow.world import Running
+from stele.run import sweep
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -161,9 +162,11 @@ class Fleet:
                 for incident_id in list(running.frozen):
                     running.wait_collected(incident_id)
                     self.release_incident(incident_id)
-            self._world.network.remove()
         self._world.record("", "agent.stopped", removed=remove)
         self._publish()
+        if remove:
+            self._world.gate.shutdown()
+            sweep.clear(self._world.places.run, self._world.runtime.ways.cgroups, self._world.network)
         return {"removed": remove}
 
     # ---- what happens by itself ---------------------------------------------------------------
@@ -171,8 +174,9 @@ class Fleet:
     def adopt(self, instances: list[Instance], frozen: dict[str, Instance]) -> None:
         """After a start: take over what runs, keep what is frozen, start what should run and does not."""
         known = {instance.id: instance for instance in instances}
-        for incident_id, instance in frozen.items():
-            self._running(instance.workload).frozen[incident_id] = (instance, instance.release)
+        for incident_id, instance in {**frozen, **self._unmarked(known)}.items():
+            known.pop(instance.id, None)
+            self._keep_frozen(incident_id, instance)
         names = {instance.workload for instance in instances} | {name for name in self._world.workloads() if name}
         for name in sorted(names):
             history = self._world.history(name)
@@ -201,6 +205,35 @@ class Fleet:
             # created or started, but never made active: whoever wanted it is gone
             launch.discard(self._world, orphan)
 
+    def _unmarked(self, known: dict[str, Instance]) -> dict[str, Instance]:
+        """Instances that a killed agent recorded as frozen but could not mark any more: evidence all the same."""
+        found = {}
+        for name in self._world.workloads():
+            for incident_id, live in self._world.history(name).frozen.items():
+                if live.instance in known:
+                    self._world.runtime.quarantine(known[live.instance], incident_id)
+                    found[incident_id] = known[live.instance]
+        return found
+
+    def _keep_frozen(self, incident_id: str, instance: Instance) -> None:
+        """Take a frozen instance over; evidence that a killed agent did not finish is collected again."""
+        running = self._running(instance.workload)
+        running.frozen[incident_id] = (instance, instance.release)
+        if (self._world.places.evidence / incident_id).exists():
+            return
+        try:
+            release = self._world.store.release(instance.release)
+        except SteleError as error:
+            log.warning("evidence of %s is not collected again: %s", incident_id, error.reason)
+            return
+        running.collecting[incident_id] = threading.Event()
+        threading.Thread(
+            target=evidence.gather,
+            args=(self._world, running, instance, release, incident_id, None),
+            name=f"evidence-{incident_id}",
+            daemon=True,
+        ).start()
+
     def on_report(self, report: Report) -> None:
         """A watcher saw something. Returns when it is committed."""
         for running in self._all():
@@ -215,7 +248,7 @@ class Fleet:
                 incident.handle(self._world, running, report)
                 return
         workload = report.instance.rpartition("-")[0]
-        self._world.record(workload, "violation", **incident.facts(report))
+        self._world.record(workload, incident.RECORD_ONLY.get(report.kind, "violation"), **incident.facts(report))
 
     def run(self) -> None:
         """Look after health, exits and confirm windows until `shut_down`. Runs in a thread of its own."""

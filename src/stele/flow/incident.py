@@ -105,6 +105,7 @@ def _quarantine(world: World, running: Running, instance: Instance, release: Rel
         if served:
             running.active = None
         running.candidates.pop(instance.id, None)
+        running.collecting[incident] = threading.Event()
         world.runtime.quarantine(instance, incident)
     world.record(running.name, "network.cut", incident=incident, instance=instance.id, in_flight=in_flight)
     if served and decision.replace:
@@ -114,7 +115,7 @@ def _quarantine(world: World, running: Running, instance: Instance, release: Rel
     if decision.quarantine_release:
         world.record(running.name, "release.quarantined", release=release.digest, reason=decision.reason)
     threading.Thread(
-        target=evidence.gather, args=(world, running.name, instance, release, incident, report), name=f"evidence-{incident}", daemon=True
+        target=evidence.gather, args=(world, running, instance, release, incident, report), name=f"evidence-{incident}", daemon=True
     ).start()
 
 

@@ -2,4 +2,59 @@
 
 from __future__ import annotations
 
-ORIGIN_SUFFIX = "ledger"
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stele.host import durable
+from stele.trust import note, trust_keys
+from stele.trust.release_key import PrivateKey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from stele.flow.places import Places
+
+
+def make_keys(places: Places) -> list[str]:
+    """Make the keys that are not there yet; returns the names of those made. Existing keys are never replaced.
+
+    `release.key` signs releases, `ledger.key` checkpoints, `host.key` evidence. `trust.keys` is for verifiers.
+    """
+    durable.make_dirs(places.data)
+    durable.make_dirs(places.keys, 0o700)
+    made = []
+    if not places.release_key.exists():
+        durable.write(places.release_key, PrivateKey.generate().pem(), mode=0o600)
+        made.append(places.release_key.name)
+    if not places.host_key.exists():
+        durable.write(places.host_key, PrivateKey.generate().pem(), mode=0o600)
+        made.append(places.host_key.name)
+    if not places.ledger_key.exists():
+        # a random origin: two ledgers never share a name, so nobody mistakes one for the other
+        signer = note.Signer(f"stele.invalid/{secrets.token_hex(8)}", Ed25519PrivateKey.generate())
+        durable.write(places.ledger_key, signer.pem(), mode=0o600)
+        made.append(places.ledger_key.name)
+    release = PrivateKey.from_pem(places.release_key.read_bytes()).public
+    ledger = note.Signer.from_pem(places.ledger_key.read_bytes()).verifier
+    durable.write(places.release_pub, release.pem())
+    durable.write(places.host_pub, PrivateKey.from_pem(places.host_key.read_bytes()).public.pem())
+    durable.write(places.trust, trust_keys.encode(trust_keys.Trust((ledger,), (release,))))
+    return made
+
+
+def write_new(folder: Path, texts: Mapping[str, str]) -> list[str]:
+    """Write files that are not there yet; returns the paths of those written."""
+    written = []
+    for name, text in texts.items():
+        try:
+            fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError:
+            continue
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        written.append(str(folder / name))
+    return written

@@ -24,9 +24,12 @@ class Places:
         self.agent = self.data / "agent"
         self.release_key = self.keys / "release.key"
         self.release_pub = self.keys / "release.pub"
+        self.host_key = self.keys / "host.key"
+        self.host_pub = self.keys / "host.pub"
         self.ledger_key = self.keys / "ledger.key"
         self.trust = self.keys / "trust.keys"
         self.agent_socket = self.run / "agent.sock"
+        self.logs = self.agent / "logs"
         self.agent_log = self.agent / "agent.log"
 
 

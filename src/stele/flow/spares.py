@@ -9,12 +9,14 @@ from stele.flow import launch
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from stele.flow.world import Running, World
 
 log = logging.getLogger(__name__)
 
 
-def wanted(serving: str, good: tuple[str, ...], quarantined: frozenset[str] | dict[str, str]) -> tuple[str, ...]:
+def wanted(serving: str, good: tuple[str, ...], quarantined: Container[str]) -> tuple[str, ...]:
     """Which releases deserve a spare: the serving one, and the latest other good one (for rollback). Pure."""
     earlier = [digest for digest in good if digest != serving and digest not in quarantined]
     return tuple(digest for digest in (serving, *earlier[-1:]) if digest)

@@ -36,6 +36,8 @@ KINDS = {
     "incident.resolved": "a clean instance serves in place of the frozen one",
     "incident.unresolved": "no clean instance could take over",
     "evidence.sealed": "an evidence bundle was completed and signed",
+    "evidence.failed": "evidence could not be collected; the instance stays frozen",
+    "evidence.evicted": "a bundle was dropped to keep the evidence budget; its root stays here",
     "evidence.accessed": "somebody read or exported evidence (custody)",
     "quarantine.released": "a frozen instance was released by an operator: its memory is gone",
     "watcher.lost": "a watcher died or overflowed; what it would have seen in between is unknown",

@@ -48,6 +48,7 @@ def wants_freeze(report: Report, watch: Watch) -> bool:
         "write-refused": watch.writes,
         "change": "report",
         "mount-change": watch.mounts,
+        "foreign-process": "report",  # the instance is evidence already
         # what a lost watcher would have seen is unknown: that is treated as the worst it could have been
         "watcher-lost": "freeze",
     }[report.kind]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 import tarfile
@@ -42,7 +43,7 @@ def collect(out: Writer, pid: int, paths: Sequence[str], limit: int) -> None:
                 out.add(f"files/{number}.missing", f"{path}: {error.strerror}\n".encode())
                 continue
             try:
-                out.add_with(f"files/{path.strip('/').replace('/', '_')}.tar", lambda fd, top=top: _tar(fd, top, budget))
+                out.add_with(f"files/{path.strip('/').replace('/', '_')}.tar", functools.partial(_tar, top=top, budget=budget))
             finally:
                 os.close(top)
     finally:
@@ -101,9 +102,9 @@ def _entry(tar: tarfile.TarFile, where: str, found: os.stat_result, fd: int, bud
     info = tarfile.TarInfo(where)
     info.mode, info.uid, info.gid, info.mtime = stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, int(found.st_mtime)
     if fd >= 0:
-        for key in evidence_proc.xattr_names(fd):
-            value = evidence_proc.xattr(fd, key)
-            info.pax_headers[f"SCHILY.xattr.{key}"] = value.decode("utf-8", "surrogateescape")
+        info.pax_headers = {
+            f"SCHILY.xattr.{key}": evidence_proc.xattr(fd, key).decode("utf-8", "surrogateescape") for key in evidence_proc.xattr_names(fd)
+        }
     if stat.S_ISDIR(found.st_mode):
         info.type = tarfile.DIRTYPE
     elif stat.S_ISLNK(found.st_mode):

@@ -1,0 +1,40 @@
+"""Opening a data folder's store and ledger, and who opens them."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import time
+from typing import TYPE_CHECKING
+
+from stele.ledger.sequencer import Ledger
+from stele.store.layout import Layout
+from stele.trust import note
+from stele.trust.release_key import PublicKey
+
+if TYPE_CHECKING:
+    from stele.flow.places import Places
+
+
+def actor() -> str:
+    """Who acts, for the record: the user, and through whom."""
+    name = os.environ.get("SUDO_USER") or ""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.geteuid())
+    return f"{name} as {user}" if name and name != user else user
+
+
+def open_ledger(places: Places) -> Ledger:
+    """Open the ledger for writing.
+
+    Raises:
+        SteleError: `ledger.locked`, `ledger.damaged`, `trust.bad-key`.
+    """
+    return Ledger.open(places.ledger, signer=note.Signer.from_pem(places.ledger_key.read_bytes()), clock=time.time_ns)
+
+
+def open_store(places: Places) -> Layout:
+    """Open the store; releases are believed only with a signature by this data folder's release key."""
+    return Layout(places.store, trusted=(PublicKey.from_pem(places.release_pub.read_bytes()),))

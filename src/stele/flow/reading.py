@@ -1,0 +1,123 @@
+"""Reading the ledger without the agent: events, incidents, checks, and rebuilding the projection."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stele.flow import opening
+from stele.flow.record import Recorder
+from stele.ledger import projection
+from stele.ledger.reader import LedgerReader
+from stele.trust import trust_keys
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from stele.flow.places import Places
+    from stele.model.event import Entry
+
+
+def _entries(places: Places) -> Iterator[tuple[int, Entry]]:
+    """Every published entry; none if nothing was published yet."""
+    try:
+        reader = LedgerReader(places.ledger)
+    except SteleError as error:
+        if error.code != "ledger.none":
+            raise
+        return
+    yield from reader.entries()
+
+
+def events(places: Places, *, workload: str, kind: str, last: int) -> list[dict[str, Any]]:
+    """The newest `last` published events, oldest first, as plain data; `kind` may be the beginning of a kind."""
+    found: deque[dict[str, Any]] = deque(maxlen=last)
+    for index, entry in _entries(places):
+        event = entry.event
+        if workload and event.workload != workload:
+            continue
+        if kind and event.kind != kind and not event.kind.startswith(kind.rstrip(".") + "."):
+            continue
+        found.append(
+            {
+                "index": index, "workload": event.workload, "seq": entry.seq, "kind": event.kind, "time_ns": event.time_ns,
+                "actor": event.actor, "data": event.data,
+            }
+        )  # fmt: skip
+    return list(found)
+
+
+def incidents(places: Places) -> list[dict[str, Any]]:
+    """One record per incident, oldest first."""
+    return fold_incidents(_entries(places))
+
+
+def check(places: Places, ledger: str | None, trust: str | None) -> dict[str, Any]:
+    """Check a whole ledger against trusted keys; `problems` is empty if everything fits."""
+    keys = trust_keys.parse(Path(trust).read_bytes() if trust else places.trust.read_bytes())
+    reader = LedgerReader(Path(ledger) if ledger else places.ledger)
+    return {"problems": reader.check(keys.ledgers), "size": reader.size, "origin": reader.checkpoint.origin}
+
+
+def rebuild(places: Places) -> int:
+    """Delete the projection and build it anew; returns how many entries it has.
+
+    Raises:
+        SteleError: `ledger.locked` while an agent runs (it keeps the projection up to date itself).
+    """
+    with contextlib.closing(opening.open_ledger(places)):
+        pass  # holds the lock for a moment: while somebody else writes, the projection is theirs
+    projection.remove(places.ledger / "projection.sqlite")
+    with contextlib.closing(opening.open_ledger(places)) as ledger:
+        return ledger.size
+
+
+def record_access(places: Places, incident: str, how: str) -> None:
+    """Record an access to evidence where no agent runs."""
+    with contextlib.closing(opening.open_ledger(places)) as ledger:
+        record = Recorder(ledger.append, actor=opening.actor(), clock=time.time_ns)
+        record(incident.rpartition("-")[0], "evidence.accessed", incident=incident, how=how[:200])
+
+
+def fold_incidents(entries: Iterable[tuple[int, Entry]]) -> list[dict[str, Any]]:
+    """One plain record per incident, oldest first, from a workload's or the whole ledger's entries. Pure."""
+    found: dict[str, dict[str, Any]] = {}
+    for _, entry in entries:
+        event, data = entry.event, entry.event.data
+        incident = data.get("incident")
+        if not isinstance(incident, str) or not incident:
+            continue
+        record = found.setdefault(
+            incident,
+            {
+                "incident": incident, "workload": event.workload, "time_ns": event.time_ns, "kind": "", "syscall": "", "path": "", "instance": "",
+                "release": "", "pid": 0, "comm": "", "argv": [], "freeze_ns": 0, "commit_ns": 0, "replace_ns": 0, "in_flight": 0,
+                "outcome": "", "state": "", "evidence": "", "accessed": 0,
+            },
+        )  # fmt: skip
+        if event.kind == "violation":
+            record.update(
+                {key: data.get(key, record[key]) for key in ("kind", "syscall", "path", "instance", "release", "pid", "comm", "argv")}
+            )
+            record["time_ns"] = event.time_ns
+        elif event.kind == "instance.frozen":
+            record["freeze_ns"], record["state"] = int(data.get("took_ns", 0)), "frozen, collecting"
+            record["frozen_at_ns"] = event.time_ns
+        elif event.kind == "network.cut":
+            record["in_flight"] = int(data.get("in_flight", 0))
+        elif event.kind == "incident.resolved":
+            record["replace_ns"] = event.time_ns - int(record["time_ns"])
+            record["outcome"] = f"replaced by {data.get('instance', '')}"
+        elif event.kind == "incident.unresolved":
+            record["outcome"] = f"not replaced: {data.get('reason', '')}"
+        elif event.kind == "evidence.sealed":
+            record["evidence"], record["state"] = str(data.get("root", "")), "frozen, evidence sealed"
+        elif event.kind == "evidence.accessed":
+            record["accessed"] += 1
+        elif event.kind == "quarantine.released":
+            record["state"] = "released, evidence kept"
+    return [record for record in found.values() if record["instance"]]

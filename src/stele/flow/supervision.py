@@ -1,0 +1,159 @@
+"""Opening everything of a host for the agent: clean up, take over, supervise. Closed in reverse order."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from stele.flow import opening
+from stele.flow.fleet import Fleet
+from stele.flow.record import Recorder
+from stele.flow.world import World
+from stele.host import ways as host_ways
+from stele.ledger.reader import LedgerReader
+from stele.model import history
+from stele.respond import collect
+from stele.run import sweep
+from stele.run.container import Runtime
+from stele.run.network import Network
+from stele.watch import client as gate_client
+from stele.watch.sensor import Sensor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stele.flow.places import Places
+    from stele.ledger.sequencer import Ledger
+    from stele.model.event import Event
+    from stele.model.report import Report
+
+log = logging.getLogger(__name__)
+HEARTBEAT_S = 60.0
+
+
+class Histories:
+    """The state of every workload, kept up with each committed event. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._states: dict[str, history.WorkloadState] = {}
+
+    def observe(self, event: Event) -> None:
+        """Take in one committed event."""
+        with self._lock:
+            state = self._states.get(event.workload) or history.start(event.workload)
+            self._states[event.workload] = history.advance(state, event)
+
+    def of(self, workload: str) -> history.WorkloadState:
+        """The state of one workload."""
+        with self._lock:
+            return self._states.get(workload) or history.start(workload)
+
+    def names(self) -> tuple[str, ...]:
+        """Every workload that the ledger knows."""
+        with self._lock:
+            return tuple(sorted(name for name in self._states if name))
+
+
+class Opened:
+    """An agent's fleet and the threads that feed it."""
+
+    def __init__(self, fleet: Fleet, world: World, ledger: Ledger) -> None:
+        self.fleet = fleet
+        self._world = world
+        self._ledger = ledger
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def begin(self) -> None:
+        """Start supervision."""
+        for name, work in (
+            ("gate-reports", self._hear_gate),
+            ("sensor-reports", self._hear_sensor),
+            ("fleet", self.fleet.run),
+            ("heartbeat", self._beat),
+        ):
+            thread = threading.Thread(target=work, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _hear_gate(self) -> None:
+        for number, report in self._world.gate.reports():
+            self._take(report)
+            # acknowledged only now: what is not committed comes again
+            self._world.gate.ack(number)
+
+    def _hear_sensor(self) -> None:
+        for report in self._world.sensor.reports():
+            self._take(report)
+
+    def _take(self, report: Report) -> None:
+        try:
+            self.fleet.on_report(report)
+        except Exception:
+            log.exception("a report could not be handled: %s", report)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            self._world.record("", "heartbeat")
+
+    def close(self) -> None:
+        """Stop the threads and close everything; instances and the gate go on."""
+        self._stop.set()
+        with contextlib.suppress(Exception):
+            self._world.sensor.close()
+        self._world.gate.close()
+        self._ledger.close()
+
+
+def open_fleet(places: Places) -> Opened:
+    """Open everything of the agent, clean up after a killed one, and take over what runs.
+
+    Raises:
+        SteleError: `run.*`, `watch.*`, `ledger.*`: the agent cannot run here, with what to do about it.
+    """
+    ways = host_ways.find(_existing(places))
+    ledger = opening.open_ledger(places)
+    try:
+        histories = Histories()
+        if ledger.publish():
+            for _, entry in LedgerReader(places.ledger).entries():
+                histories.observe(entry.event)
+        record = Recorder(ledger.append, actor="agent", clock=time.time_ns, observe=histories.observe)
+        network = Network(places.run)
+        swept = sweep.sweep(places.run, ways.cgroups, network)
+        unfinished = collect.sweep(places.evidence) if places.evidence.exists() else []
+        gate_client.launch(places.run)
+        runtime = Runtime(run_dir=places.run, logs=places.logs, ways=ways, network=network, listener=places.run / "seccomp.sock")
+        world = World(
+            places=places,
+            store=opening.open_store(places),
+            record=record,
+            runtime=runtime,
+            network=network,
+            gate=gate_client.GateClient(places.run),
+            sensor=Sensor(),
+            history=histories.of,
+            workloads=histories.names,
+            now_ns=time.time_ns,
+            fresh_id=lambda: secrets.token_hex(3),
+        )
+        record(
+            "", "agent.started", swept=swept[:50], unfinished_evidence=unfinished[:50], ways={"erofs": ways.erofs, "freezer": ways.freezer}
+        )
+        fleet = Fleet(world, ledger.publish)
+        fleet.adopt(runtime.adopt(), runtime.quarantined())
+        return Opened(fleet, world, ledger)
+    except BaseException:
+        ledger.close()
+        raise
+
+
+def _existing(places: Places) -> Path:
+    images = places.store / "erofs"
+    images.mkdir(parents=True, exist_ok=True)
+    return images
