@@ -62,11 +62,8 @@ def super_block(layout: Layout, uuid: bytes) -> bytes:
     """Block 0: 1024 zero bytes, the superblock, zeros; with the checksum over all behind the first 1024 bytes."""
 
     def with_checksum(checksum: int) -> bytes:
-        fields = (
-            (MAGIC, checksum, COMPAT_CHECKSUM, 12, 0, ROOT_NID, len(layout.inodes), 0, 0, layout.data_size // BLOCK, 0, 0)
-            + (uuid, b"", 0, 0, 0, 0, 0, 0, 0, 0, 0)
-        )  # fmt: skip
-        return _SUPER.pack(*fields).ljust(BLOCK - SUPER_OFFSET, b"\0")
+        head = (MAGIC, checksum, COMPAT_CHECKSUM, 12, 0, ROOT_NID, len(layout.inodes), 0, 0, layout.data_size // BLOCK, 0, 0)
+        return _SUPER.pack(*head, uuid, b"", 0, 0, 0, 0, 0, 0, 0, 0, 0).ljust(BLOCK - SUPER_OFFSET, b"\0")
 
     return bytes(SUPER_OFFSET) + with_checksum(crc32c(with_checksum(0)))
 
@@ -136,7 +133,7 @@ def _write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
         offset += count
 
 
-def place(fd: int, pieces: Iterable[Piece], chunk: bytes, start: int) -> None:
+def place(fd: int, pieces: Iterable[Piece], chunk: bytes | memoryview, start: int) -> None:
     """Write one chunk of a content, which begins `start` bytes into it, to all its places in the image."""
     view = memoryview(chunk)
     for piece in pieces:

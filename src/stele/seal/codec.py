@@ -1,0 +1,54 @@
+"""Compression of layers (docs/spec/release.md, Layers). The output is a function of the input and the named codec.
+
+zstd runs with at least one worker: its output is then the same for any number of workers (without, it differs), and for
+any division of the input. The gzip header carries no time and no name.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import Literal, Protocol
+
+import zstandard
+
+Compression = Literal["zstd", "gzip", "none"]
+ZSTD_LEVEL = 3
+GZIP_LEVEL = 6
+
+
+class Encoder(Protocol):
+    """Compresses a stream."""
+
+    def compress(self, data: bytes, /) -> bytes:
+        """Take some bytes; gives back what is ready."""
+
+    def flush(self) -> bytes:
+        """The rest."""
+
+
+class _Plain:
+    def compress(self, data: bytes, /) -> bytes:
+        return data
+
+    def flush(self) -> bytes:
+        return b""
+
+
+def codec_name(compression: Compression) -> str:
+    """What a release records: library, version, parameters."""
+    if compression == "zstd":
+        return f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))} level {ZSTD_LEVEL} mt"
+    if compression == "gzip":
+        return f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {GZIP_LEVEL}"
+    return "none"
+
+
+def encoder(compression: Compression) -> Encoder:
+    """A fresh encoder."""
+    if compression == "zstd":
+        workers = max(1, min(8, os.cpu_count() or 1))
+        return zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=workers).compressobj()
+    if compression == "gzip":
+        return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
+    return _Plain()

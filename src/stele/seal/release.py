@@ -1,0 +1,187 @@
+"""Assembling a release: every stratum in both forms, the tree, image config and manifest (docs/spec/release.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from stele.model import release as releases
+from stele.model.release import LAYER_TYPES, MANIFEST_TYPE, TREE_TYPE, Descriptor, Referrer, Release, Stratum
+from stele.seal import codec, erofs, erofs_layout, strata, tar, verity
+from stele.trust import canonical
+
+if TYPE_CHECKING:
+    from stele.model.ports import BlobSink, ContentReader
+    from stele.model.spec import Spec
+    from stele.model.tree import Node, Tree
+    from stele.seal.codec import Compression
+
+PIECE = 1 << 20  # bytes handed to hash and compression at a time
+_MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64", 258: "loong64"}
+_WORKERS = max(2, min(4, os.cpu_count() or 1))
+
+
+class Sealed(NamedTuple):
+    """A release that was made and is not published yet. `referrers`: its tree. `manifest`, `config`: its bytes."""
+
+    release: Release
+    manifest: bytes
+    config: bytes
+    referrers: tuple[Referrer, ...]
+
+
+class Image(NamedTuple):
+    """A finished EROFS image with its hash tree; the fields are those of a Stratum."""
+
+    digest: str
+    size: int
+    data_size: int
+    verity_root: str
+
+
+def seal(
+    tree: Tree, contents: ContentReader, spec: Spec, sink: BlobSink, *, compression: Compression = "zstd", platform: str = ""
+) -> Sealed:
+    """Make a release of a tree; its blobs and images go to `sink`, which then lacks only `publish`.
+
+    Args:
+        tree: the whole tree, settings and mount points included.
+        contents: the bytes of its files.
+        spec: what it is to be run by.
+        sink: takes blobs and images.
+        compression: of the layers; of all digests only the manifest's depends on it.
+        platform: as `linux/amd64`; "" to take it from the programs in the tree.
+
+    Raises:
+        SteleError: `seal.*`, and those of `sink`.
+    """
+    tree_bytes = tree.encode()
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        slices = strata.cut(tree, spec)
+        images = [pool.submit(_image, sink, piece.nodes, contents) for piece in slices]
+        layers = [pool.submit(_layer, sink, piece.nodes, contents, compression) for piece in slices]
+        tree_digest = sink.put(tree_bytes)
+        made = zip(slices, (future.result() for future in layers), (future.result() for future in images), strict=True)
+        table = tuple(_stratum(piece.name, diff_id, layer, image) for piece, (diff_id, layer), image in made)
+    config = releases.encode_config(spec, tree_digest, table, platform or platform_of(tree, contents))
+    manifest = releases.encode_manifest(spec, table, config, codec.codec_name(compression))
+    sink.put(config)
+    digest = sink.put(manifest)
+    release = releases.parse(digest, manifest, config)
+    tree_descriptor = Descriptor(media_type=TREE_TYPE, digest=tree_digest, size=len(tree_bytes))
+    referrer = attach(sink, release, TREE_TYPE, tree_descriptor, {"org.opencontainers.image.created": releases.rfc3339(spec.time)})
+    return Sealed(release, manifest, config, (referrer,))
+
+
+def attach(sink: BlobSink, release: Release, artifact_type: str, blob: Descriptor, annotations: dict[str, str]) -> Referrer:
+    """Put an OCI artifact of one blob, with the release as its subject, into `sink` (OCI image-spec 1.1, manifest.md)."""
+    empty = sink.put(releases.EMPTY)
+    manifest = canonical.encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "artifactType": artifact_type,
+            "config": {"mediaType": releases.EMPTY_TYPE, "digest": empty, "size": len(releases.EMPTY)},
+            "layers": [blob.plain()],
+            "subject": release.subject.plain(),
+            "annotations": annotations,
+        }
+    )
+    descriptor = Descriptor(media_type=MANIFEST_TYPE, digest=sink.put(manifest), size=len(manifest))
+    return Referrer(descriptor=descriptor, artifact_type=artifact_type, annotations=annotations)
+
+
+def _stratum(name: str, diff_id: str, layer: Descriptor, image: Image) -> Stratum:
+    return Stratum(
+        name=name,
+        diff_id=diff_id,
+        layer=layer,
+        image=image.digest,
+        image_size=image.size,
+        data_size=image.data_size,
+        verity_root=image.verity_root,
+    )
+
+
+def _layer(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader, compression: Compression) -> tuple[str, Descriptor]:
+    """Write one stratum's tar, compressed; returns its diff_id and the blob."""
+    draft = sink.draft("blob")
+    try:
+        encoder = codec.encoder(compression)
+        plain, packed = hashlib.sha256(), hashlib.sha256()
+        size = 0
+
+        def put(data: bytes) -> None:
+            nonlocal size
+            packed.update(data)
+            size += len(data)
+            write_all(draft.fd, data)
+
+        buffer: list[bytes] = []
+        held = 0
+        for part in tar.stream(nodes, contents):
+            buffer.append(part)
+            held += len(part)
+            if held >= PIECE:
+                data = b"".join(buffer)
+                plain.update(data)
+                put(encoder.compress(data))
+                buffer, held = [], 0
+        data = b"".join(buffer)
+        plain.update(data)
+        put(encoder.compress(data) + encoder.flush())
+        digest = "sha256:" + packed.hexdigest()
+        draft.commit(digest)
+    finally:
+        draft.discard()
+    return "sha256:" + plain.hexdigest(), Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
+
+
+def _image(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader) -> Image:
+    draft = sink.draft("image")
+    try:
+        layout = erofs_layout.plan(nodes)
+        erofs.write(draft.fd, nodes, layout, contents)
+        image = finish_image(draft.fd, layout.data_size, erofs.image_uuid(nodes))
+        draft.commit(image.digest)
+    finally:
+        draft.discard()
+    return image
+
+
+def finish_image(fd: int, data_size: int, uuid: bytes) -> Image:
+    """Append the hash area to the image in `fd`, and hash the whole."""
+    root = verity.append(fd, data_size, uuid)
+    state = hashlib.sha256()
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as whole:
+        size = len(whole)
+        view = memoryview(whole)
+        try:
+            for at in range(0, size, 16 * PIECE):  # in steps, so that an interrupt is heard
+                state.update(view[at : at + 16 * PIECE])
+        finally:
+            view.release()
+    return Image("sha256:" + state.hexdigest(), size, data_size, root)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data` at the current position."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def platform_of(tree: Tree, contents: ContentReader) -> str:
+    """The platform of the first ELF program in the tree, in path order; `linux/amd64` if there is none."""
+    for node in tree.files():
+        if not node.mode & 0o111 or node.size < 20:
+            continue
+        head = next(iter(contents.chunks(node.sha256, 4096)), b"")[:20]
+        if head[:4] == b"\x7fELF" and head[5] in {1, 2}:
+            machine = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
+            if machine in _MACHINES:
+                return f"linux/{_MACHINES[machine]}"
+    return "linux/amd64"

@@ -1,0 +1,137 @@
+"""The tar form of a stratum: pax, byte-exact, a function of its nodes and contents alone (docs/spec/strata.md, Tar)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stele.model.tree import quote
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from stele.model.ports import ContentReader
+    from stele.model.tree import Node
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+SMALL = 1 << 20  # bytes; contents up to this size are read whole
+_TYPE = {"file": b"0", "symlink": b"2", "char": b"3", "block": b"4", "dir": b"5", "fifo": b"6"}
+_LINK = b"1"
+_MAX_NAME = 100  # bytes that fit a header
+_MAX_ID = 0o7777777
+_MAX_SIZE = 0o77777777777
+_XATTR = b"SCHILY.xattr."
+
+
+def _octal(value: int, digits: int) -> bytes:
+    return b"%0*o\0" % (digits, value)
+
+
+def _header(name: bytes, kind: bytes, numbers: tuple[int, int, int, int, int], target: bytes, rdev: tuple[int, int]) -> bytes:
+    """A ustar header; `numbers`: mode, uid, gid, size, mtime."""
+    mode, uid, gid, size, mtime = numbers
+    parts = (
+        name.ljust(_MAX_NAME, b"\0"), _octal(mode, 7), _octal(uid, 7), _octal(gid, 7), _octal(size, 11), _octal(mtime, 11),
+        b"        ", kind, target.ljust(_MAX_NAME, b"\0"), b"ustar\x0000", bytes(64), _octal(rdev[0], 7), _octal(rdev[1], 7), bytes(167),
+    )  # fmt: skip
+    raw = b"".join(parts)
+    return raw[:148] + b"%06o\0 " % sum(raw) + raw[156:]
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """A pax record: its own length in decimal, a space, key=value, a newline."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    while rest + len(str(length)) != length:
+        length = rest + len(str(length))
+    return b"%d %s=%s\n" % (length, key, value)
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _pax(node: Node, name: bytes, target: bytes, size: int) -> dict[bytes, bytes]:
+    """What of a member does not fit a ustar header."""
+    records: dict[bytes, bytes] = {}
+    if len(name) > _MAX_NAME:
+        records[b"path"] = name
+    if len(target) > _MAX_NAME:
+        records[b"linkpath"] = target
+    if not all(map(_is_utf8, records.values())):
+        records[b"hdrcharset"] = b"BINARY"
+    if size > _MAX_SIZE:
+        records[b"size"] = b"%d" % size
+    if node.uid > _MAX_ID:
+        records[b"uid"] = b"%d" % node.uid
+    if node.gid > _MAX_ID:
+        records[b"gid"] = b"%d" % node.gid
+    if node.link is None:
+        for key, value in node.xattrs:
+            if b"=" in key:
+                raise SteleError(
+                    f"/{quote(node.path)[:300]} cannot be sealed: tar cannot express '=' in the attribute name {quote(key)[:100]}",
+                    remedy="remove the extended attribute from the source (setfattr -x)",
+                    code="seal.xattr-not-supported",
+                )
+            records[_XATTR + key] = value
+    return records
+
+
+def member(node: Node) -> bytes:
+    """The header blocks of one node.
+
+    Raises:
+        SteleError: `seal.xattr-not-supported`.
+    """
+    name = node.path + b"/" if node.kind == "dir" else node.path
+    if not node.path:
+        name = b"./"
+    linked = node.link is not None
+    target = node.target if node.link is None else node.link
+    size = 0 if linked else node.size
+    records = _pax(node, name, target, size)
+    out = b""
+    if records:
+        body = b"".join(_record(key, value) for key, value in sorted(records.items()))
+        out = _header(b"PaxHeaders/entry", b"x", (0o644, 0, 0, len(body), 0), b"", (0, 0)) + body + bytes(-len(body) % BLOCK)
+    uid = node.uid if node.uid <= _MAX_ID else 0
+    gid = node.gid if node.gid <= _MAX_ID else 0
+    numbers = (node.mode, uid, gid, size if size <= _MAX_SIZE else 0, node.mtime)
+    kind = _LINK if linked else _TYPE[node.kind]
+    return out + _header(name[:_MAX_NAME], kind, numbers, target[:_MAX_NAME], node.rdev)
+
+
+def stream(nodes: Sequence[Node], contents: ContentReader) -> Iterator[bytes]:
+    """The tar of a stratum in pieces, in the order of its nodes, ended by two zero blocks.
+
+    Args:
+        nodes: one stratum, sorted; the first name of a hard link precedes the others.
+        contents: the bytes of the files.
+
+    Raises:
+        SteleError: `seal.source-changed`, `seal.xattr-not-supported`, and what `contents` raises.
+    """
+    for node in nodes:
+        yield member(node)
+        if node.kind != "file" or node.link is not None or not node.size:
+            continue
+        done = 0
+        for chunk in (contents.read(node.sha256),) if node.size <= SMALL else contents.chunks(node.sha256, SMALL):
+            done += len(chunk)
+            yield chunk
+        if done != node.size:
+            raise SteleError(
+                f"/{quote(node.path)[:300]} changed its size while it was sealed",
+                remedy="stop what writes to the source, or seal a copy of it; then seal again",
+                code="seal.source-changed",
+                retryable=True,
+            )
+        if padding := -done % BLOCK:
+            yield bytes(padding)
+    yield END
