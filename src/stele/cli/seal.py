@@ -57,7 +57,7 @@ def seal(call: Call, source: Path, spec_file: Path, kind: str, reference: str, c
             reference=reference,
             compression=compression,
             say=say,
-            recorder=sealing.via(call.places, call.agent),
+            record=sealing.recorder(call.places, lambda body: call.agent.call("POST", "/v1/record", body)),
         )
     if call.json:
         render.show_json(sealed)
