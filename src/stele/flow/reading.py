@@ -94,8 +94,8 @@ def fold_incidents(entries: Iterable[tuple[int, Entry]]) -> list[dict[str, Any]]
         record = found.setdefault(
             incident,
             {
-                "incident": incident, "workload": event.workload, "time_ns": event.time_ns, "kind": "", "syscall": "", "path": "", "instance": "",
-                "release": "", "pid": 0, "comm": "", "argv": [], "freeze_ns": 0, "commit_ns": 0, "replace_ns": 0, "in_flight": 0,
+                "incident": incident, "workload": event.workload, "time_ns": event.time_ns, "kind": "", "syscall": "", "path": "",
+                "instance": "", "release": "", "pid": 0, "comm": "", "argv": [], "freeze_ns": 0, "replace_ns": 0, "in_flight": 0,
                 "outcome": "", "state": "", "evidence": "", "accessed": 0,
             },
         )  # fmt: skip
