@@ -148,11 +148,14 @@ def _content(setting: Setting, base: int) -> bytes:
             f"its source {setting.source!r} cannot be opened below the spec's folder without following a symlink: {error.strerror}",
             "put a regular file there",
         ) from error
-    with os.fdopen(fd, "rb") as file:
+    try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_SETTING:
             raise _bad(setting.path, f"its source {setting.source!r} is not a regular file of at most 16 MiB", "give such a file")
-        data = file.read(MAX_SETTING + 1)
-        if len(data) > MAX_SETTING:
-            raise _bad(setting.path, f"its source {setting.source!r} grows beyond 16 MiB", "give a file that nothing writes to")
-        return data
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            data = file.read(MAX_SETTING + 1)
+    finally:
+        os.close(fd)
+    if len(data) > MAX_SETTING:
+        raise _bad(setting.path, f"its source {setting.source!r} grows beyond 16 MiB", "give a file that nothing writes to")
+    return data

@@ -109,10 +109,10 @@ def _same_directory(one: Entry, other: Entry, inodes: dict[int, Inode]) -> bool:
 def _delete(root: Inode, mark: Entry, additions: dict[bytes, Entry]) -> None:
     """Apply one whiteout or opaque mark to the layers below."""
     above, _, name = mark.path.rpartition(b"/")
-    if mark.kind not in {"file", "link"}:
-        raise _refused("seal.reserved-name", f"the deletion mark /{quote(mark.path)[:300]} is a {mark.kind}")
     if name.startswith(META) and name != OPAQUE:
         return
+    if mark.kind not in {"file", "link"}:
+        raise _refused("seal.reserved-name", f"the deletion mark /{quote(mark.path)[:300]} is a {mark.kind}")
     victim = name[len(WHITEOUT) :]
     if name != OPAQUE and victim in {b"", b".", b".."}:
         raise _refused("seal.path-escapes", f"the deletion mark /{quote(mark.path)[:300]} names no file of its folder")

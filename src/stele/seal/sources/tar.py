@@ -141,7 +141,9 @@ class TarReader:
             self._left = entry.size
             self._padding = -entry.size % BLOCK
             yield entry
-            self._reader.skip(self._left + self._padding)
+            self._reader.skip(self._left)
+            if len(self._reader.upto(self._padding)) != self._padding and self._need_end:
+                raise self._bad("it ends within a member's padding")  # where umoci's layers do end
 
     def data(self) -> Iterator[memoryview]:
         """The pieces of the current member's content.
