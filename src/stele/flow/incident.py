@@ -100,6 +100,7 @@ def _quarantine(world: World, running: Running, instance: Instance, release: Rel
                 )
             )
         world.record.commit(*events)
+        committed_ns = time.monotonic_ns()
         in_flight = world.network.cut(running.name, instance)
         running.frozen[incident] = (instance, release.digest)
         if served:
@@ -107,7 +108,10 @@ def _quarantine(world: World, running: Running, instance: Instance, release: Rel
         running.candidates.pop(instance.id, None)
         running.collecting[incident] = threading.Event()
         world.runtime.quarantine(instance, incident)
-    world.record(running.name, "network.cut", incident=incident, instance=instance.id, in_flight=in_flight)
+    cut_ns = time.monotonic_ns()
+    # the moments before this one, on the clock of the report, so that the chain from the offence to the cut can be measured
+    moments = {"committed_ns": committed_ns, "cut_ns": cut_ns}
+    world.record(running.name, "network.cut", incident=incident, instance=instance.id, in_flight=in_flight, **moments)
     if served and decision.replace:
         threading.Thread(
             target=replace, args=(world, running, release, incident, spare, decision.delay_ms), name=f"replace-{incident}", daemon=True
