@@ -255,6 +255,12 @@ def test_more_entries_than_allowed_are_refused() -> None:
         read(pax([(b"comment", b"")], b"g") * 11 + END, limits=Limits(max_entries=10))
 
 
+def test_attributes_that_would_fill_the_memory_are_refused() -> None:
+    one = pax([(b"SCHILY.xattr.user.a", bytes(60_000))]) + file(b"a")
+    with pytest.raises(SteleError, match=r"seal\.too-large"):
+        read(one * 20 + END, limits=Limits(max_extensions=1 << 20))
+
+
 # --- arbitrary bytes
 
 

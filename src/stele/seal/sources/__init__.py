@@ -7,6 +7,7 @@ releases or the store. Called by `flow`; the rules that they share are in `seal.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Literal
 
 from stele.model.spec import DEFAULT_TIME
@@ -38,7 +39,7 @@ def load(
     Raises:
         SteleError: `seal.source-missing`, and those listed in docs/spec/sources.md.
     """
-    if not source.exists():
+    if not os.path.exists(source):  # unlike Path.exists, False also where a folder on the way may not be searched
         raise SteleError(f"there is no {source}", remedy="give the path of a folder or an archive", code="seal.source-missing")
     if source.is_dir():
         is_layout = (source / "oci-layout").is_file() and (source / "index.json").is_file()

@@ -97,7 +97,7 @@ class _Walk:
 
     def _skip(self, path: bytes) -> None:
         """A mount point's content is not sealed; only say so if there is some."""
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(OSError):
             fd = open_below(self.root, path, _DIRECTORY)
             try:
                 with os.scandir(fd) as entries:
@@ -207,7 +207,10 @@ class _Walk:
                 undo.pop_all()
                 hashing.append((inode, path, self.pool.submit(self._hash, fd, path, before)))
                 return
-            data = _read_all(fd, inode.size)
+            try:
+                data = _read_all(fd, inode.size)
+            except OSError as error:
+                raise unreadable(path, error) from error
             if len(data) != inode.size or _state(os.fstat(fd)) != before:
                 raise changed(path)
         self._check_pyc(inode, data)

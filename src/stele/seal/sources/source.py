@@ -16,12 +16,14 @@ Kind = Literal["folder", "docker-archive", "oci-layout"]
 class Limits:
     """Bounds on what an archive may unfold to.
 
-    `max_bytes`: of all files of all layers together. `max_entries`: of all layers together. `max_ratio`: unfolded
-    bytes per compressed byte of a layer, checked beyond `free_bytes` unfolded bytes.
+    `max_bytes`: of all files of all layers together. `max_entries`: of all layers together. `max_extensions`:
+    bytes of all long names and xattrs together (they are kept in memory). `max_ratio`: unfolded bytes per compressed byte
+    of a layer, checked beyond `free_bytes` unfolded bytes.
     """
 
     max_bytes: int = 64 << 30
-    max_entries: int = 2_000_000
+    max_entries: int = 1_000_000
+    max_extensions: int = 256 << 20
     max_ratio: int = 200
     free_bytes: int = 256 << 20
 

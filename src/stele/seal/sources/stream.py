@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import queue
 import threading
@@ -46,9 +47,10 @@ class Budget:
         self.limits = limits
         self.bytes = 0
         self.entries = 0
+        self.extensions = 0
 
-    def entry(self) -> None:
-        """Count one tar header.
+    def entry(self, extension: int = 0) -> None:
+        """Count one tar header and the bytes of its extension, which stay in memory.
 
         Raises:
             SteleError: `seal.too-large`.
@@ -56,6 +58,9 @@ class Budget:
         self.entries += 1
         if self.entries > self.limits.max_entries:
             raise self._too_large(f"it holds more than {self.limits.max_entries:,} entries")
+        self.extensions += extension
+        if self.extensions > self.limits.max_extensions:
+            raise self._too_large(f"its long names and attributes take more than {self.limits.max_extensions:,} bytes")
 
     def unfolded(self, count: int, folded: int, unfolded: int) -> None:
         """Count `count` bytes, of a stream that so far unfolded `folded` bytes to `unfolded`.
@@ -183,12 +188,10 @@ class Ahead:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        while self._thread.is_alive():  # a maker that waits for room finds it
-            try:
-                self._queue.get(timeout=0.05)
-            except queue.Empty:
-                continue
-        self._thread.join()
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                self._queue.get_nowait()  # a maker that waits for room finds it
+            self._thread.join(0.005)
 
     def _make(self) -> None:
         try:

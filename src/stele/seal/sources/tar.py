@@ -129,11 +129,11 @@ class TarReader:
         """
         extensions = _Extensions()
         while (header := self._header(extensions)) is not None:
-            self._budget.entry()
             flag = header[156:157]
             if flag in {b"x", b"g", b"L", b"K"}:
                 self._extend(extensions, flag, self._extension(header))
                 continue
+            self._budget.entry()
             entry = self._entry(header, flag, extensions)
             extensions = _Extensions()
             entry.at = self._count
@@ -189,6 +189,7 @@ class TarReader:
         size = self._number(header[124:136], "size")
         if size > MAX_EXTENSION:
             raise self._bad("an extension header is larger than 1 MiB")
+        self._budget.entry(size)
         data = self._reader.exactly(size)
         self._reader.skip(-size % BLOCK)
         return data
