@@ -61,11 +61,13 @@ def make(name: str, *, veth: str, address: str, gateway: str) -> None:
         in_thread(inside)
     finally:
         os.close(outside)
-    _outside(veth, gateway)
+    _outside(veth, gateway, name)
     _default_route(path, gateway)
 
 
-def _outside(veth: str, gateway: str) -> None:
+def _outside(veth: str, gateway: str, name: str) -> None:
+    with contextlib.suppress(OSError):  # only so that `ip link` says whose it is
+        Path(f"/sys/class/net/{veth}/ifalias").write_text(name, encoding="ascii")
     with contextlib.suppress(OSError):
         # no link-local address, no router solicitations: the link is IPv4 only
         Path(f"/proc/sys/net/ipv6/conf/{veth}/disable_ipv6").write_text("1", encoding="ascii")

@@ -83,10 +83,16 @@ def erofs_by_file(folder: Path) -> bool:
 
 
 def overlay_way() -> mounts.OverlayWay:
-    """Whether overlay layers can be given one by one, or only as one option string."""
+    """Try whether overlay layers can be given one by one, or only as one option string.
+
+    Older kernels take the option and refuse the whole, so a whole overlay is made (and never attached).
+    """
     try:
         with mounts.Context("overlay") as context:
-            context.string("lowerdir+", "/")
+            for lower in ("/usr", "/etc"):
+                context.string("lowerdir+", lower)
+            context.flag("ro")
+            context.create()
     except OSError as error:
         if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
             raise

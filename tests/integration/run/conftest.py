@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from stele.host import cgroup, mounts, nft, ways
+from stele.host import cgroup, mounts, nft, slots, ways
 from stele.run import sweep
 from stele.run.container import Runtime
 from stele.run.network import Network
@@ -32,16 +32,16 @@ FREEZERS = cgroup.find().kinds()
 
 
 def host_state(tag: str) -> dict[str, Any]:
-    """Everything that Stele may change on a host, as far as it carries our names or is host-wide."""
+    """Everything that carries the tag: others may use Stele on this host at the same time."""
     links = Path("/sys/class/net")
     return {
         "mounts": sorted(item.target for item in mounts.parse_mountinfo(Path("/proc/self/mountinfo").read_text()) if tag in item.target),
-        "netns": sorted(os.listdir("/run/netns")) if Path("/run/netns").is_dir() else [],
-        "links": sorted(path.name for path in links.iterdir()),
+        "netns": sorted(path.name for path in Path("/run/netns").glob(f"*{tag}*")),
+        "links": sorted(path.name for path in links.iterdir() if tag in (path / "ifalias").read_text()),
         "tables": [line for line in nft.run("list tables").splitlines() if tag in line],
         "cgroups": sorted(str(path) for root in cgroup.find().roots() for path in root.glob(f"*{tag}*")),
-        "slots": sorted(path.name for path in Path("/run/stele/slots").glob("*")) if Path("/run/stele/slots").is_dir() else [],
-        "ip_forward": Path("/proc/sys/net/ipv4/ip_forward").read_text(),
+        "slots": slots.taken(Path("/run/stele"), tag),
+        "sysctl": [path.name for path in Path("/run/stele/sysctl").glob("net*") if tag in path.read_text()],
         "loops": [path.parent.parent.name for path in Path("/sys/block").glob("loop*/loop/backing_file") if tag in path.read_text()],
         "verity": [path.name for path in Path("/dev/mapper").glob(f"*{tag}*")],
         "processes": subprocess.run(["pgrep", "-f", tag], capture_output=True, text=True, check=False).stdout.split(),
@@ -84,13 +84,13 @@ class Bench:
     @staticmethod
     def output(instance: Instance) -> list[str]:
         """Its lines: "time stream F text"; a piece of a line has P for F and is followed by the rest (k8s-file format)."""
-        lines, begun = [], ""
+        lines, begun = [], {"stdout": "", "stderr": ""}
         for line in Path(instance.log).read_text().splitlines():
-            _, _, whole, text = line.split(" ", 3)
-            begun += text
+            _, stream, whole, text = line.split(" ", 3)
+            begun[stream] += text
             if whole == "F":
-                lines.append(begun)
-                begun = ""
+                lines.append(begun[stream])
+                begun[stream] = ""
         return lines
 
     @staticmethod
