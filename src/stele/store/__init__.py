@@ -1,5 +1,6 @@
-"""Store: the local OCI layout that keeps releases, their signatures and their EROFS images.
+"""Store: releases at rest, in one OCI layout with the strata's EROFS images beside it (docs/spec/store.md).
 
-Durable before it returns; digest-checked on every read that is believed. Does not know how a
-release is made or run.
+Gives out bytes only after it has checked them against their digest, and releases only after it has checked their
+signature. Durable before it returns. Knows nothing of how releases are made or run; what must be made again from a layer
+is made through the port `Rebuilder`. Called by `flow`.
 """

@@ -1,0 +1,146 @@
+"""Files that are being written: they have a name below `tmp/` and a lock until they get their real one.
+
+A draft whose writer died is known by its lock, which died with it, and is swept when the store is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from stele.host import durable, immutable
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """Turn what a file system says into errors with a remedy.
+
+    Raises:
+        SteleError: `store.full`, `store.not-writable`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise SteleError(
+                f"there is no room left for the store {root}",
+                remedy="free space on its file system and seal again; nothing was changed",
+                code="store.full",
+                retryable=True,
+            ) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise SteleError(
+                f"the store {root} cannot be written: {error.strerror}",
+                remedy="run as the user who owns the data folder (sudo), or name another with --data",
+                code="store.not-writable",
+            ) from error
+        raise
+
+
+class Draft:
+    """One file below `tmp/`; adapter of the port `Draft`."""
+
+    def __init__(self, root: Path, target: Callable[[str], Path]) -> None:
+        """Begin a file that becomes `target(digest)`."""
+        self._root = root
+        self._target = target
+        self._fd = -1
+        with writing(root):
+            self._path = self._create(root / "tmp")
+
+    def _create(self, folder: Path) -> Path:
+        while True:
+            path = folder / secrets.token_hex(8)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:  # else a sweeper came between
+                self._fd = fd
+                return path
+            os.close(fd)
+
+    @property
+    def fd(self) -> int:
+        """Open for reading and writing."""
+        return self._fd
+
+    def commit(self, digest: str) -> None:
+        """Make the content durable and give it its name; the name is durable when `publish` returns.
+
+        What has the name already is replaced, which repairs it; but an immutable file stays: it was checked, and is
+        mounted perhaps.
+
+        Raises:
+            SteleError: `store.full`, `store.not-writable`.
+        """
+        target = self._target(digest)
+        with writing(self._root):
+            if _is_immutable(target, os.fstat(self._fd).st_size):
+                self.discard()
+                return
+            os.fchmod(self._fd, 0o444)
+            os.fsync(self._fd)
+            immutable.make_mutable(target)
+            os.rename(self._path, target)
+            self._close()
+
+    def discard(self) -> None:
+        """Remove it, unless it was committed."""
+        if self._fd >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                self._path.unlink()
+            self._close()
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _is_immutable(path: Path, size: int) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        return immutable.is_immutable(fd) and os.fstat(fd).st_size == size
+    finally:
+        os.close(fd)
+
+
+def sweep(root: Path) -> int:
+    """Remove what dead writers left behind; returns how many files. Live writers' are left alone."""
+    count = 0
+    for path in _listed(root / "tmp"):
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                immutable.change(fd, immutable=False)
+                path.unlink()
+                count += 1
+            finally:
+                os.close(fd)
+    return count
+
+
+def sweep_index(root: Path) -> None:
+    """Remove half-written indexes. Only under the store's lock: no live writer has one then."""
+    for path in _listed(root):
+        if path.name.startswith(".index.json.") and path.name.endswith(".tmp"):
+            durable.remove(path)
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, PermissionError):
+        return []

@@ -1,0 +1,132 @@
+"""EROFS images beside the layout: `erofs/<hex>.erofs`, made immutable before they are checked for a mount."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, BinaryIO
+
+from stele.host import durable, immutable
+from stele.model.release import PreparedImage, Stratum
+from stele.store.index import damaged
+from stele.trust.digest import digest_hex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+CheckedFile = BinaryIO
+_PIECE = 1 << 20
+_COARSE_NS = 20_000_000  # file times advance with the timer tick, 1 to 10 ms
+_WORKERS = max(2, min(8, os.cpu_count() or 1))
+
+
+def hash_fd(fd: int) -> tuple[str, int]:
+    """Digest and size in bytes of an open file, read from its beginning."""
+    state = hashlib.sha256()
+    buffer = bytearray(_PIECE)
+    view = memoryview(buffer)
+    at = 0
+    while count := os.preadv(fd, [buffer], at):
+        state.update(view[:count])
+        at += count
+    return "sha256:" + state.hexdigest(), at
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise damaged(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _check(fd: int, path: Path, digest: str) -> int:
+    try:
+        found, size = hash_fd(fd)
+    except OSError as error:
+        raise damaged(f"{path} cannot be read: {error.strerror}") from error
+    if found != digest:
+        raise damaged(f"{path} has the digest {found}, not {digest}")
+    return size
+
+
+@contextlib.contextmanager
+def opened(path: Path, digest: str) -> Iterator[CheckedFile]:
+    """A file, open for reading, whose content was just checked against its digest.
+
+    Raises:
+        SteleError: `store.damaged`.
+    """
+    with os.fdopen(_open(path), "rb") as file:
+        _check(file.fileno(), path, digest)
+        yield file
+
+
+def check_all(parts: Sequence[tuple[Path, str]]) -> list[int]:
+    """Check files against their digests, several at a time; returns their sizes in bytes.
+
+    Raises:
+        SteleError: `store.damaged` for the first that is not what it should be.
+    """
+
+    def one(part: tuple[Path, str]) -> int:
+        fd = _open(part[0])
+        try:
+            return _check(fd, *part)
+        finally:
+            os.close(fd)
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        return list(pool.map(one, parts))
+
+
+class Images:
+    """The folder of images.
+
+    An image that was checked once by this process, is immutable, and has the same inode, size, mtime and ctime still, is
+    not hashed again: clearing the flag, which writing needs, changes the ctime. A ctime as young as the clock is coarse
+    says nothing, and is not relied on.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "erofs"
+        self._known: dict[str, tuple[int, ...]] = {}
+        self._lock = threading.Lock()
+
+    def path(self, digest: str) -> Path:
+        """Where the image with a digest lies."""
+        return self.folder / f"{digest_hex(digest)}.erofs"
+
+    def prepare(self, path: Path, stratum: Stratum) -> PreparedImage:
+        """Make an image immutable where the file system can, then check it.
+
+        Raises:
+            SteleError: `store.damaged`.
+        """
+        fd = _open(path)
+        try:
+            fixed = immutable.change(fd, immutable=True)
+            info = os.fstat(fd)
+            state = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+            with self._lock:
+                known = fixed and self._known.get(stratum.image) == state
+            if not known:
+                if info.st_size != stratum.image_size:
+                    raise damaged(f"{path} has {info.st_size} bytes, not {stratum.image_size}")
+                _check(fd, path, stratum.image)
+                if fixed and time.time_ns() - info.st_ctime_ns > _COARSE_NS:
+                    with self._lock:
+                        self._known[stratum.image] = state
+        finally:
+            os.close(fd)
+        return PreparedImage(stratum=stratum, path=str(path.absolute()), immutable=fixed)
+
+    def remove(self, stratum: Stratum) -> None:
+        """Remove an image, immutable or not; one that is not there is fine."""
+        path = self.path(stratum.image)
+        immutable.make_mutable(path)
+        durable.remove(path)

@@ -1,0 +1,161 @@
+"""The layout's index.json, and the indexes and manifests by which signatures are found. Pure: plain data in and out.
+
+Releases are tagged `<workload>-<12 hex>`; what refers to one is listed in the index tagged `sha256-<hex>` (OCI
+distribution-spec, referrers tag schema), its older signatures in the manifest tagged `sha256-<hex>.sig` (cosign).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from stele.model.release import (
+    ANNOTATION_WORKLOAD,
+    CONFIG_TYPE,
+    INDEX_TYPE,
+    MANIFEST_TYPE,
+    Descriptor,
+    Publication,
+    Referrer,
+    SimpleSignature,
+    reference_name,
+)
+from stele.trust import canonical
+from stele.trust.cosign import ANNOTATION_SIGNATURE
+from stele.trust.digest import digest_hex, parse_digest, sha256
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+REF_NAME = "org.opencontainers.image.ref.name"
+IMAGE_KIND = {"kind": "dev.cosignproject.cosign/image"}  # by which cosign finds an image in a layout
+MAX_BYTES = 64 << 20
+
+Plain = dict[str, Any]
+
+
+def referrers_tag(digest: str) -> str:
+    """The tag of the index of what refers to a manifest."""
+    return f"sha256-{digest_hex(digest)}"
+
+
+def signatures_tag(digest: str) -> str:
+    """The tag of a manifest's older signatures."""
+    return f"sha256-{digest_hex(digest)}.sig"
+
+
+def decode(data: bytes, what: str) -> Plain:
+    """A JSON object as OCI has it; other tools write here too, so only what is used is checked.
+
+    Raises:
+        SteleError: `store.damaged`.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise damaged(f"{what} is not JSON") from error
+    if not isinstance(value, dict) or not all(isinstance(value.get(key, []), list) for key in ("manifests", "layers")):
+        raise damaged(f"{what} is not what it should be")
+    return value
+
+
+def damaged(what: str) -> SteleError:
+    """The error for a store whose bytes are not what they should be."""
+    return SteleError(
+        f"the store is damaged: {what}",
+        remedy="copy the release into the store again from where it is whole, or seal it again",
+        code="store.damaged",
+    )
+
+
+def descriptor(raw: Any) -> Descriptor:
+    """A descriptor from plain data.
+
+    Raises:
+        SteleError: `store.damaged`.
+    """
+    try:
+        digest, size = parse_digest(raw["digest"]), raw["size"]
+        media_type = raw.get("mediaType", "")
+        if not isinstance(media_type, str) or not isinstance(size, int) or size < 0:
+            raise TypeError("a field has the wrong type")
+        return Descriptor(media_type=media_type, digest=digest, size=size)
+    except (KeyError, TypeError, AttributeError, SteleError) as error:
+        raise damaged(f"a descriptor in an index is not valid: {error}"[:200]) from error
+
+
+def annotations_of(raw: Any) -> dict[str, str]:
+    """The annotations of a descriptor."""
+    found = raw.get("annotations") if isinstance(raw, dict) else None
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def tagged(index: Plain, tag: str) -> Plain | None:
+    """The last entry with a tag."""
+    found = [item for item in index.get("manifests", []) if annotations_of(item).get(REF_NAME) == tag]
+    return found[-1] if found else None
+
+
+def image_entries(index: Plain) -> list[Plain]:
+    """Entries that may be releases: image manifests that are neither artifacts nor signatures, in order."""
+    found = []
+    for item in index.get("manifests", []):
+        tag = annotations_of(item).get(REF_NAME, "")
+        if item.get("mediaType") == MANIFEST_TYPE and not item.get("artifactType") and not tag.startswith("sha256-"):
+            found.append(item)
+    return found
+
+
+def referrer_entry(item: Referrer) -> Plain:
+    """A referrer as an index lists it."""
+    return {**item.descriptor.plain(), "artifactType": item.artifact_type, "annotations": item.annotations}
+
+
+def merged_referrers(present: Plain | None, new: Iterable[Referrer]) -> bytes:
+    """The index of referrers with `new` added to those that are there."""
+    entries = {item["digest"]: item for item in (present or {}).get("manifests", [])}
+    entries.update({item.descriptor.digest: referrer_entry(item) for item in new})
+    return canonical.encode({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": list(entries.values())})
+
+
+def merged_signatures(present: Plain | None, new: Iterable[SimpleSignature]) -> tuple[bytes, bytes]:
+    """Config and manifest of the older signatures with `new` added to those that are there."""
+    layers = {(item["digest"], annotations_of(item).get(ANNOTATION_SIGNATURE)): item for item in (present or {}).get("layers", [])}
+    for item in new:
+        layers[item.payload.digest, item.signature] = {**item.payload.plain(), "annotations": {ANNOTATION_SIGNATURE: item.signature}}
+    config = canonical.encode(
+        {
+            "architecture": "",
+            "os": "",
+            "created": "0001-01-01T00:00:00Z",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers.values()]},
+        }
+    )
+    return config, canonical.encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": {"mediaType": CONFIG_TYPE, "digest": sha256(config), "size": len(config)},
+            "layers": list(layers.values()),
+        }
+    )
+
+
+def with_publication(index: Plain, item: Publication, referrers: Descriptor, signatures: Descriptor) -> bytes:
+    """index.json with a release and what belongs to it; the release becomes the newest."""
+    release = item.release
+    name = reference_name(release.workload, release.digest)
+    own = {name, referrers_tag(release.digest), signatures_tag(release.digest)}
+    gone = {referrer.descriptor.digest for referrer in item.referrers}
+    kept = [
+        entry
+        for entry in index.get("manifests", [])
+        if annotations_of(entry).get(REF_NAME) not in own and not (entry.get("digest") in gone and REF_NAME not in annotations_of(entry))
+    ]
+    kept += [referrer_entry(referrer) for referrer in item.referrers]
+    kept.append({**referrers.plain(), "annotations": {REF_NAME: referrers_tag(release.digest)}})
+    kept.append({**signatures.plain(), "annotations": {REF_NAME: signatures_tag(release.digest)}})
+    kept.append({**release.subject.plain(), "annotations": {REF_NAME: name, ANNOTATION_WORKLOAD: release.workload, **IMAGE_KIND}})
+    return json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": kept}, indent=1, sort_keys=True).encode("ascii") + b"\n"

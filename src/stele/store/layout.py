@@ -1,0 +1,344 @@
+"""The store as one OCI layout folder (docs/spec/store.md): blobs, index.json, EROFS images, and what is being written."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from stele.host import durable
+from stele.model import release as releases
+from stele.model import tree as trees
+from stele.model.release import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Publication, Release, Stratum, reference_name
+from stele.store import drafts, images, signatures
+from stele.store import index as indexes
+from stele.trust.digest import digest_hex, sha256
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from stele.model.ports import Rebuilder
+    from stele.model.release import PreparedImage
+    from stele.model.tree import Tree
+    from stele.store.index import Plain
+    from stele.store.signatures import Signed
+    from stele.trust.release_key import PublicKey
+
+log = logging.getLogger(__name__)
+LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+MANIFEST_LIMIT = 4 << 20  # bytes; as registries have it
+TREE_LIMIT = 4 << 30  # bytes
+_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})\Z", re.ASCII)
+
+
+class Evidence(NamedTuple):
+    """What shows that a release is what was signed: its manifest, config, signed statement, and the signature over it."""
+
+    manifest: bytes
+    config: bytes
+    payload: bytes
+    signature: bytes
+
+
+class Layout:
+    """A store. Adapter of the port `BlobSink`. Safe to use from several threads and processes."""
+
+    def __init__(self, root: Path, *, trusted: Sequence[PublicKey] = (), rebuild: Rebuilder | None = None) -> None:
+        """Open a store, which need not exist yet; what dead writers left behind is swept.
+
+        Args:
+            root: its folder.
+            trusted: the keys of those who may sign releases.
+            rebuild: makes trees and images again from layers; without it, missing ones stay missing.
+        """
+        self.root = root
+        self._trusted = tuple(trusted)
+        self._rebuild = rebuild
+        self._blobs = root / "blobs" / "sha256"
+        self._images = images.Images(root)
+        drafts.sweep(root)
+
+    # --- BlobSink
+
+    def draft(self, kind: Literal["blob", "image"]) -> drafts.Draft:
+        """Begin a blob or an image (see the port).
+
+        Raises:
+            SteleError: `store.full`, `store.not-writable`.
+        """
+        self._make()
+        return drafts.Draft(self.root, self._blob_path if kind == "blob" else self._images.path)
+
+    def put(self, data: bytes) -> str:
+        """Store a small blob; returns its digest. Raises like `draft`."""
+        digest = sha256(data)
+        with contextlib.suppress(SteleError):
+            if self.blob(digest, len(data)) == data:
+                return digest
+        draft = self.draft("blob")
+        try:
+            with drafts.writing(self.root):
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(draft.fd, view) :]
+            draft.commit(digest)
+        finally:
+            draft.discard()
+        return digest
+
+    def publish(self, publication: Publication) -> None:
+        """Make a release and what belongs to it visible at once; it becomes the newest of its workload.
+
+        Raises:
+            SteleError: `store.full`, `store.not-writable`, `store.damaged`.
+        """
+        digest = publication.release.digest
+        with self._locked(), drafts.writing(self.root):
+            index = self._index()
+            referrers = indexes.merged_referrers(self._tagged(index, indexes.referrers_tag(digest)), publication.referrers)
+            config, legacy = indexes.merged_signatures(self._tagged(index, indexes.signatures_tag(digest)), publication.signatures)
+            self.put(config)
+            new = indexes.with_publication(
+                index,
+                publication,
+                Descriptor(media_type=INDEX_TYPE, digest=self.put(referrers), size=len(referrers)),
+                Descriptor(media_type=MANIFEST_TYPE, digest=self.put(legacy), size=len(legacy)),
+            )
+            durable.sync_dir(self._blobs)
+            durable.sync_dir(self._images.folder)
+            durable.write(self.root / "index.json", new)
+
+    # --- reading
+
+    def blob(self, digest: str, limit: int = MANIFEST_LIMIT) -> bytes:
+        """One blob whole, checked against its digest.
+
+        Raises:
+            SteleError: `store.damaged` (also: it is not there, or larger than `limit` bytes).
+        """
+        try:
+            with self._blob_path(digest).open("rb") as file:
+                data = file.read(limit + 1)
+        except FileNotFoundError as error:
+            raise indexes.damaged(f"the blob {digest} is missing") from error
+        except OSError as error:
+            raise indexes.damaged(f"the blob {digest} cannot be read: {error.strerror}") from error
+        if len(data) > limit or sha256(data) != digest:
+            raise indexes.damaged(f"the blob {digest} has other bytes than its digest says")
+        return data
+
+    def releases(self) -> list[Release]:
+        """All releases, the newest last. Damaged ones are named in the log and left out; signatures are not looked at."""
+        found = []
+        for digest in self._digests():
+            try:
+                found.append(self.find(digest))
+            except SteleError as error:
+                if error.code != "release.malformed":  # an image that another tool put here
+                    log.warning("release %s cannot be read: %s", digest, error.reason)
+        return found
+
+    def find(self, name: str) -> Release:
+        """The release with this digest, unique beginning of a digest (4 digits or more), or tag; or the newest of a workload.
+
+        Its parts are checked against the digest; its signature is not (`release` does).
+
+        Raises:
+            SteleError: `store.unknown-release`, `store.ambiguous`, `store.damaged`, `release.malformed`.
+        """
+        digest = self._resolve(name)
+        manifest = self.blob(digest)
+        return releases.parse(digest, manifest, self.blob(releases.config_digest(manifest)))
+
+    def release(self, name: str) -> Release:
+        """Like `find`, and its signature holds by a trusted key. Raises also like `check_signature`."""
+        found = self.find(name)
+        self.check_signature(found.digest)
+        return found
+
+    def check_signature(self, digest: str, trusted: Sequence[PublicKey] | None = None) -> Signed:
+        """A signature over `digest` that holds by one of the `trusted` keys (None: those of the store).
+
+        Raises:
+            SteleError: `store.unsigned`, `store.unknown-signer`, `store.bad-signature`, `store.damaged`.
+        """
+        return signatures.check(self, self._index(), digest, self._trusted if trusted is None else trusted)
+
+    def evidence(self, digest: str) -> Evidence:
+        """What a proof says of a release. Raises like `release`."""
+        found = self.find(digest)
+        index = self._index()
+        for bundle in signatures.bundles(self, index, found.digest):
+            held = None if isinstance(bundle, SteleError) else signatures.statement(bundle, found.digest, self._trusted)
+            if held is not None:
+                return Evidence(self.blob(found.digest), self.blob(found.config_digest), *held)
+        self.check_signature(found.digest)  # says why there is none
+        raise SteleError(
+            f"release {found.digest[:19]} has a signature only in the older form, which a proof does not carry",
+            remedy="seal it again, or copy its signature bundle (the tag sha256-<hex>) into the store",
+            code="store.no-bundle",
+        )
+
+    def tree(self, digest: str) -> Tree:
+        """The tree of a release; made again from the layers where its blob is missing or damaged.
+
+        Raises:
+            SteleError: like `find`, and `release.rebuild-differs`.
+        """
+        release = self.find(digest)
+        try:
+            return trees.decode(self.blob(release.tree_digest, TREE_LIMIT))
+        except SteleError as error:
+            if self._rebuild is None or error.code != "store.damaged":
+                raise
+        nodes: dict[bytes, trees.Node] = {}
+        for stratum in release.strata:
+            with self.layer(stratum) as layer:
+                nodes.update({node.path: node for node in self._rebuild.nodes(layer, stratum)})
+        tree = trees.Tree.build(nodes.values())
+        if tree.digest() != release.tree_digest:
+            raise indexes.damaged(f"the layers of {release.digest} do not make its tree")
+        with contextlib.suppress(SteleError):
+            self.put(tree.encode())
+        return tree
+
+    @contextlib.contextmanager
+    def layer(self, stratum: Stratum) -> Iterator[images.CheckedFile]:
+        """A stratum's layer as a readable, seekable file, checked against its digest.
+
+        Raises:
+            SteleError: `store.damaged`.
+        """
+        with images.opened(self._blob_path(stratum.layer.digest), stratum.layer.digest) as file:
+            yield file
+
+    # --- images
+
+    def image(self, stratum: Stratum) -> Path:
+        """The path of a stratum's EROFS image; it is made again from the layer where it is missing. Not checked.
+
+        Raises:
+            SteleError: `store.damaged`, `store.image-missing`, `release.rebuild-differs`, `store.full`, `store.not-writable`.
+        """
+        path = self._images.path(stratum.image)
+        if path.exists():
+            return path
+        if self._rebuild is None:
+            raise SteleError(
+                f"the image of the stratum {stratum.name} is missing, and nothing here can make it again",
+                remedy="seal the release again",
+                code="store.image-missing",
+            )
+        draft = self.draft("image")
+        try:
+            with self.layer(stratum) as layer, drafts.writing(self.root):
+                self._rebuild.image(layer, stratum, draft.fd)
+            draft.commit(stratum.image)
+        finally:
+            draft.discard()
+        durable.sync_dir(self._images.folder)
+        return path
+
+    def prepare_image(self, stratum: Stratum) -> PreparedImage:
+        """A stratum's image, made immutable and then checked against the signed digest: ready to be mounted.
+
+        Raises:
+            SteleError: `store.damaged` if it is not what was sealed (the file stays as it is), and those of `image`.
+        """
+        return self._images.prepare(self.image(stratum), stratum)
+
+    def remove_image(self, stratum: Stratum) -> None:
+        """Remove a stratum's image; it is made again when it is needed. What is mounted stays mounted.
+
+        Raises:
+            SteleError: `store.not-writable`.
+        """
+        with drafts.writing(self.root):
+            self._images.remove(stratum)
+
+    def verify(self, release: Release) -> dict[str, int]:
+        """Check everything of a release: its signature, every blob, every image that is there, every layer's digest.
+
+        Returns the number of `blobs` and `images` that were checked, and their `bytes`.
+
+        Raises:
+            SteleError: `store.*`, `release.*`: the first that does not hold.
+        """
+        signed = self.check_signature(release.digest)
+        found = self.find(signed.digest)
+        parts = [(self._blob_path(stratum.layer.digest), stratum.layer.digest) for stratum in found.strata]
+        parts.append((self._blob_path(found.tree_digest), found.tree_digest))
+        whole = [(self._images.path(s.image), s.image) for s in found.strata if self._images.path(s.image).exists()]
+        total = sum(images.check_all([*whole, *parts])) + found.manifest_size
+        return {"blobs": len(parts) + 2, "images": len(whole), "bytes": total}
+
+    # --- inside
+
+    def _blob_path(self, digest: str) -> Path:
+        return self._blobs / digest_hex(digest)
+
+    def _make(self) -> None:
+        with drafts.writing(self.root):
+            for folder in (self._blobs, self._images.folder, self.root / "tmp"):
+                durable.make_dirs(folder)
+            if not (self.root / "oci-layout").exists():
+                durable.write(self.root / "oci-layout", LAYOUT)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The store's one lock, which serialises changes of index.json."""
+        self._make()
+        with drafts.writing(self.root):
+            fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            drafts.sweep_index(self.root)
+            yield
+        finally:
+            os.close(fd)
+
+    def _index(self) -> Plain:
+        try:
+            data = (self.root / "index.json").read_bytes()
+        except FileNotFoundError:
+            return {"manifests": []}
+        return indexes.decode(data, "index.json")
+
+    def _tagged(self, index: Plain, tag: str) -> Plain | None:
+        """What a tag names, decoded; None where it is missing or damaged (it is then written anew)."""
+        entry = indexes.tagged(index, tag)
+        if entry is None:
+            return None
+        with contextlib.suppress(SteleError):
+            return indexes.decode(self.blob(indexes.descriptor(entry).digest), tag)
+        return None
+
+    def _digests(self) -> list[str]:
+        """Digests of all that may be releases, each once, in order."""
+        return list(dict.fromkeys(indexes.descriptor(item).digest for item in indexes.image_entries(self._index())))
+
+    def _resolve(self, name: str) -> str:
+        known = self._digests()
+        prefix = _PREFIX.match(name)
+        found = [digest for digest in known if prefix and digest.startswith("sha256:" + prefix[1])]
+        if len(found) > 1:
+            raise SteleError(
+                f"{name!r} is the beginning of {len(found)} releases", remedy="give more of the digest", code="store.ambiguous"
+            )
+        if not found:
+            releases_here = [
+                release for release in self.releases() if name in {release.workload, reference_name(release.workload, release.digest)}
+            ]
+            found = [release.digest for release in releases_here[-1:]]
+        if not found:
+            raise SteleError(
+                f"the store has no release {name[:100]!r}",
+                remedy="`stele releases` lists what is there; name a digest, the beginning of one, or a workload",
+                code="store.unknown-release",
+            )
+        return found[0]
