@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from stele.ledger.sequencer import Ledger
+from stele.seal.rebuild import LayerRebuilder
 from stele.store.layout import Layout
 from stele.trust import note
 from stele.trust.release_key import PublicKey
@@ -37,4 +38,4 @@ def open_ledger(places: Places) -> Ledger:
 
 def open_store(places: Places) -> Layout:
     """Open the store; releases are believed only with a signature by this data folder's release key."""
-    return Layout(places.store, trusted=(PublicKey.from_pem(places.release_pub.read_bytes()),))
+    return Layout(places.store, trusted=(PublicKey.from_pem(places.release_pub.read_bytes()),), rebuild=LayerRebuilder())
