@@ -15,6 +15,8 @@ FSCONFIG = 431
 FSMOUNT = 432
 MOUNT_SETATTR = 442
 
+_BPF = {"x86_64": 321, "aarch64": 280}
+
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUSER = 0x1000_0000
 CLONE_NEWNET = 0x4000_0000
@@ -36,6 +38,12 @@ def call(what: str, number: int, *arguments: Argument) -> int:
     if result < 0:
         _raise(what)
     return result
+
+
+def bpf(what: str, command: int, attributes: bytes) -> int:
+    """Give the BPF subsystem a command; returns what it returns, mostly a descriptor."""
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    return call(what, _BPF[os.uname().machine], command, buffer, len(attributes))
 
 
 def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
