@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stele.flow import deploy, evidence, health, incident, launch
 from stele.flow.spares import keep_spares
 from stele.flow.world import Running
+from stele.model.report import Report
 from stele.run import sweep
 from stele.trust.errors import SteleError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from stele.flow.world import World
     from stele.model.instance import Instance
-    from stele.model.report import Report
 
 log = logging.getLogger(__name__)
 TICK_S = 0.25
@@ -213,6 +213,20 @@ class Fleet:
                 if live.instance in known:
                     self._world.runtime.quarantine(known[live.instance], incident_id)
                     found[incident_id] = known[live.instance]
+        for instance in known.values():
+            if instance not in found.values() and self._world.runtime.is_frozen(instance):
+                # frozen by the gate, and whoever should have recorded it was killed first
+                incident_id = f"{instance.workload}-{self._world.fresh_id()}"
+                report = Report(
+                    instance=instance.id, kind="watcher-lost", is_frozen=True, detail={"found": "frozen when the agent started"}
+                )
+                self._world.record(instance.workload, "violation", incident=incident_id, release=instance.release, **incident.facts(report))
+                self._world.record(
+                    instance.workload, "instance.frozen", incident=incident_id, instance=instance.id, release=instance.release, took_ns=0
+                )
+                self._world.network.cut(instance.workload, instance)
+                self._world.runtime.quarantine(instance, incident_id)
+                found[incident_id] = instance
         return found
 
     def _keep_frozen(self, incident_id: str, instance: Instance) -> None:
@@ -286,6 +300,10 @@ class Fleet:
     def _failed(self, running: Running, instance: Instance, why: str) -> None:
         """The active instance failed by itself: inside the confirm window go back, else put a clean one in its place."""
         world = self._world
+        if world.runtime.is_frozen(instance):
+            # a watcher froze it and its report is on the way, or was lost with a killed agent: evidence, not a failure
+            incident.handle(world, running, Report(instance=instance.id, kind="watcher-lost", is_frozen=True, detail={"found": why[:300]}))
+            return
         with running.lock:
             if running.active is not instance or running.release is None:
                 return  # an incident or a deploy was faster

@@ -31,7 +31,7 @@ def handle(world: World, running: Running, report: Report) -> None:
     found = _find(running, report.instance)
     if found is None or any(frozen.id == report.instance for frozen, _ in running.frozen.values()):
         # of an instance that is already gone or already evidence: recorded, nothing to do
-        world.record(running.name, "violation", **facts(report))
+        world.record(running.name, RECORD_ONLY.get(report.kind, "violation"), **facts(report))
         return
     instance, release = found
     now_ns = world.now_ns()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stele.model.units import parse_duration_ms
@@ -25,7 +26,7 @@ def prepare(world: World, release: Release) -> Instance:
     Raises:
         SteleError: whatever store, run or watch refuse with; nothing is left behind.
     """
-    images = tuple(world.store.prepare_image(stratum) for stratum in release.strata)
+    images = tuple(Path(world.store.prepare_image(stratum).path) for stratum in release.strata)
     instance = world.runtime.create(release, images, world.places.volumes)
     try:
         world.gate.register(instance, release.spec)

@@ -26,7 +26,7 @@ class Recorder:
         self._clock = clock
         self._observe = observe
 
-    def event(self, workload: str, kind: str, **data: Any) -> Event:
+    def event(self, workload: str, kind: str, /, **data: Any) -> Event:
         """Make an event of now; it is not recorded yet."""
         assert kind in KINDS, kind
         return Event(workload=workload, kind=kind, time_ns=self._clock(), actor=self._actor, data=data)
@@ -38,6 +38,6 @@ class Recorder:
             for event in events:
                 self._observe(event)
 
-    def __call__(self, workload: str, kind: str, **data: Any) -> None:
+    def __call__(self, workload: str, kind: str, /, **data: Any) -> None:
         """Make and commit one event."""
         self.commit(self.event(workload, kind, **data))

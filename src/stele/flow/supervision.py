@@ -73,7 +73,6 @@ class Opened:
         """Start supervision."""
         for name, work in (
             ("gate-reports", self._hear_gate),
-            ("sensor-reports", self._hear_sensor),
             ("fleet", self.fleet.run),
             ("heartbeat", self._beat),
         ):
@@ -83,19 +82,18 @@ class Opened:
 
     def _hear_gate(self) -> None:
         for number, report in self._world.gate.reports():
-            self._take(report)
-            # acknowledged only now: what is not committed comes again
-            self._world.gate.ack(number)
+            if self._take(report):
+                # acknowledged only now: what is not committed comes again
+                self._world.gate.ack(number)
 
-    def _hear_sensor(self) -> None:
-        for report in self._world.sensor.reports():
-            self._take(report)
-
-    def _take(self, report: Report) -> None:
+    def _take(self, report: Report) -> bool:
+        """Handle a report; whether it is in the ledger."""
         try:
             self.fleet.on_report(report)
         except Exception:
             log.exception("a report could not be handled: %s", report)
+            return False
+        return True
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
@@ -124,6 +122,12 @@ def open_fleet(places: Places) -> Opened:
             for _, entry in LedgerReader(places.ledger).entries():
                 histories.observe(entry.event)
         record = Recorder(ledger.append, actor="agent", clock=time.time_ns, observe=histories.observe)
+        made = threading.Event()
+
+        def hear(report: Report) -> None:
+            made.wait()
+            fleet.on_report(report)
+
         network = Network(places.run)
         swept = sweep.sweep(places.run, ways.cgroups, network)
         unfinished = collect.sweep(places.evidence) if places.evidence.exists() else []
@@ -136,7 +140,7 @@ def open_fleet(places: Places) -> Opened:
             runtime=runtime,
             network=network,
             gate=gate_client.GateClient(places.run),
-            sensor=Sensor(),
+            sensor=Sensor(hear),
             history=histories.of,
             workloads=histories.names,
             now_ns=time.time_ns,
@@ -146,6 +150,7 @@ def open_fleet(places: Places) -> Opened:
             "", "agent.started", swept=swept[:50], unfinished_evidence=unfinished[:50], ways={"erofs": ways.erofs, "freezer": ways.freezer}
         )
         fleet = Fleet(world, ledger.publish)
+        made.set()
         fleet.adopt(runtime.adopt(), runtime.quarantined())
         return Opened(fleet, world, ledger)
     except BaseException:

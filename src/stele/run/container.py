@@ -276,6 +276,12 @@ class Runtime:
         """The instance's freezer."""
         return Freezer(instance.freezer, Path(instance.freezer_dir))
 
+    def is_frozen(self, instance: Instance) -> bool:
+        """Whether it is frozen now; False if it is gone."""
+        with contextlib.suppress(OSError):
+            return self.freezer(instance).is_frozen()
+        return False
+
     def freeze(self, instance: Instance) -> int:
         """Freeze an instance as it is; CLOCK_MONOTONIC nanoseconds of when it was.
 
