@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MARKER = "THE PAYLOAD RAN"  # what an attack's program writes, if it ever runs
 LIMIT_S = 120.0  # a guest without hardware virtualisation is slow; nothing waits this long unless it failed
-APPLETS = (*tiny_release.APPLETS, *"ln mv rm nsenter seq awk base64".split())
+APPLETS = (*tiny_release.APPLETS, "ln", "mv", "rm", "seq", "awk")
 
 
 def _with_libraries(program: str, root: Path) -> None:
@@ -141,6 +141,10 @@ class Cage:
             return Path(instance.log).read_text("utf-8", "replace")
         return ""
 
+    def let_go(self) -> None:
+        """Make /data/go appear in the instances, for scripts that wait for it."""
+        (self.data / "volumes" / "caged" / "data" / "go").touch()
+
     def report(self, kind: str = "") -> Report:
         """The next report (of a kind), waiting for it."""
         deadline = time.monotonic() + LIMIT_S
@@ -171,3 +175,24 @@ def await_true(condition: Callable[[], bool], why: Callable[[], str] = lambda: "
 
 
 DROP = "cat /opt/evil.bytes > /tmp/evil; chmod 755 /tmp/evil; "
+NEXT = "THE NEXT INSTRUCTION RAN"
+# open the dropped file and execute its descriptor: there is no name to look at
+EXECVEAT = (
+    'open F, "</tmp/evil"; $e=""; $a="x"; $v=pack("P Q", $a, 0); $n=pack("Q", 0); '
+    f"syscall({322 if os.uname().machine == 'x86_64' else 281}, fileno(F), $e, $v, $n, 4096)"
+)
+
+
+def frozen_by(cage: Cage, script: str, kind: str, **watch: str) -> Report:
+    """Run an attack that must end frozen, and return its report; nothing it wanted may have happened."""
+    instance = cage.shell(f"{script}; echo {NEXT}; sleep 1000", **watch)
+    report = cage.report()
+    assert report.instance == instance.id
+    assert report.kind == kind, report
+    assert report.is_frozen, report
+    assert 0 < report.seen <= report.decided <= report.frozen
+    assert cage.is_quarantined(instance)
+    said = cage.output(instance)
+    assert MARKER not in said
+    assert NEXT not in said
+    return report

@@ -53,9 +53,9 @@ class Calls:
         self._held: dict[tuple[int, int], _Held] = {}
 
     @property
-    def is_holding(self) -> bool:
-        """Whether calls of unregistered instances wait."""
-        return bool(self._held)
+    def count(self) -> int:
+        """How many execs of unregistered instances wait."""
+        return len(self._held)
 
     def receive(self, listener: Listener) -> None:
         """Take one notification from a listener that poll says has one, and answer it."""

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 START_LIMIT_S = 60.0
 ANSWER_LIMIT_S = 15.0
 BEAT_S = 2.0
+ATTEMPTS = 4
 _SOURCES = str(Path(stele.__file__).resolve().parents[1])
 
 
@@ -54,10 +55,21 @@ def launch(run_dir: Path) -> None:
 
 
 def _answers(path: Path) -> bool:
+    """Whether somebody serves there: connecting is not enough, a dying process still takes connections."""
     try:
-        wire.connect(path, ANSWER_LIMIT_S).close()
+        sock = wire.connect(path, ANSWER_LIMIT_S)
     except OSError:
         return False
+    try:
+        if path.name == "gate.sock":  # the parker speaks first
+            wire.send(sock, {"op": "ping"})
+        _, fds = wire.receive(sock)
+    except (OSError, EOFError):
+        return False
+    finally:
+        sock.close()
+    for fd in fds:
+        os.close(fd)
     return True
 
 
@@ -143,7 +155,7 @@ class GateClient:
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
-            for is_last in (False, True):
+            for attempt in range(ATTEMPTS):
                 try:
                     if self._sock is None:
                         self._sock = wire.connect(self._run_dir / "gate.sock", ANSWER_LIMIT_S)
@@ -154,7 +166,7 @@ class GateClient:
                     if self._sock is not None:
                         self._sock.close()
                         self._sock = None
-                    if is_last or isinstance(error, TimeoutError):
+                    if attempt == ATTEMPTS - 1 or isinstance(error, TimeoutError):
                         raise _not_running(error) from error
                     if not self._closed.is_set():
                         launch(self._run_dir)  # it died; every request may be made twice

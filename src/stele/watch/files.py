@@ -44,6 +44,11 @@ class Files:
                     while True:  # several predecessors may have used the same number
                         fanotify.answer(group, number, verdict)
 
+    def ask_again(self) -> None:
+        """Forget which files are ignored: whoever executes in an instance that is frozen now is a stranger."""
+        with contextlib.suppress(OSError):
+            fanotify.mark(self._groups.sealed, fanotify.MARK_FLUSH, 0)
+
     def receive(self, group: int) -> None:
         """Take one event from a group that poll says has one, and answer it."""
         try:

@@ -97,6 +97,9 @@ class Gate:
                 self.ward.poll()
                 if self.ward.pending and not events:
                     time.sleep(PAUSE_S)
+            if self.ward.forget_allowed:
+                self.ward.forget_allowed = False
+                self._files.ask_again()
             if self.ward.has_news:
                 self._control.flush()
             now = time.monotonic_ns()
@@ -107,7 +110,7 @@ class Gate:
     def _patience(self) -> float | None:
         if self.ward.pending:
             return 0
-        if self._parker is None or self.calls.is_holding or self._control.is_waiting or self.ward.outbox.is_counting:
+        if self._parker is None or self.calls.count or self._control.is_waiting or self.ward.pace.is_counting:
             return TICK_S
         return 5.0
 
@@ -289,6 +292,7 @@ class Gate:
             "instances": sorted(self.ward.guarded),
             "quarantined": sorted(key for key, item in self.ward.guarded.items() if item.is_quarantined),
             "listeners": len(self._listeners),
+            "holding": self.calls.count,
         }
 
     def end(self) -> bool:

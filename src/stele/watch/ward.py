@@ -15,6 +15,7 @@ from stele.watch import detect
 from stele.watch.guarded import Guarded
 from stele.watch.journal import Journal
 from stele.watch.outbox import Outbox
+from stele.watch.pace import Pace
 
 FREEZE_LIMIT_NS = 5_000_000_000
 ROOM = 10_000
@@ -47,7 +48,9 @@ class Ward:
         self.others: dict[int, Guarded] = {}
         self.pending: list[Pending] = []
         self.outbox = Outbox(time.monotonic_ns(), ROOM)
+        self.pace = Pace()
         self.has_news = False
+        self.forget_allowed = False  # an instance was frozen: what was allowed in it must be asked about again
 
     def add(self, guarded: Guarded) -> None:
         """Take an instance under guard."""
@@ -64,6 +67,7 @@ class Ward:
         for device in guarded.devices:
             self.others.pop(device, None)
         self.pending = [item for item in self.pending if item.guarded is not guarded]
+        self.pace.forget(instance_id)
         guarded.close()
         self.journal.leave(guarded.slot)
 
@@ -75,8 +79,14 @@ class Ward:
     # ---- violations --------------------------------------------------------------------------
 
     def tell(self, report: Report) -> None:
-        """Put a report into the outbox."""
-        self.has_news |= self.outbox.put(report, time.monotonic_ns())
+        """Put a report into the outbox, or count it to one of the last second."""
+        told = self.pace.take(report, time.monotonic_ns())
+        if told is not None:
+            self._post(told)
+
+    def _post(self, report: Report) -> None:
+        self.outbox.put(report)
+        self.has_news = True
 
     def freeze(self, guarded: Guarded, tid: int, seen: int, kind: ReportKind, what: What) -> None:
         """Mark as quarantined, order the freeze, then gather what the report says. Confirmed by `poll`."""
@@ -117,7 +127,8 @@ class Ward:
             else:
                 continue
             self.pending.remove(item)
-            self.has_news |= self.outbox.put(report, now, at_once=True)
+            self.forget_allowed = True
+            self._post(report)
             self.journal.owe(item.guarded.slot, encode(report))
 
     def lost(self, guarded: Guarded, what: str) -> None:
@@ -133,7 +144,8 @@ class Ward:
 
     def settle(self) -> None:
         """What time alone brings: counts become reports, and lost reports an incident."""
-        self.has_news |= self.outbox.settle(time.monotonic_ns())
+        for report in self.pace.settle(time.monotonic_ns()):
+            self._post(report)
         count = self.outbox.take_lost()
         if count:
             for guarded in list(self.guarded.values()):
