@@ -48,10 +48,15 @@ def apply(world: World, running: Running, release: Release, *, reason: str, say:
         world.record(running.name, "deploy.started", deploy=deploy, release=release.digest, previous=was, reason=reason)
         try:
             candidate = _candidate(world, running, release, say)
+            try:
+                _cut_over(world, running, release, candidate, reason)
+            except BaseException:
+                if running.active is not candidate:  # it never got the ports: busy, or the firewall refused
+                    _drop(world, running, candidate, release, "could not take the ports")
+                raise
         except SteleError as error:
             world.record(running.name, "deploy.failed", deploy=deploy, release=release.digest, reason=error.reason[:500])
             raise
-        _cut_over(world, running, release, candidate, reason)
         say(f"serving: {candidate.id}")
         running.deploy_id = deploy
         running.confirm_at = time.monotonic() + parse_duration_ms(release.spec.respond.confirm) / 1000
