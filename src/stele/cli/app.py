@@ -13,7 +13,7 @@ import click
 
 from stele import __version__
 from stele.cli.exits import BROKEN, INTERNAL, USAGE, exit_code
-from stele.cli.main import COMMANDS
+from stele.cli.table import COMMANDS
 from stele.trust.errors import SteleError
 
 EPILOG = """\b

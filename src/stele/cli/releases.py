@@ -44,7 +44,7 @@ def inspect(call: Call, release: str, files: bool) -> None:
     found = store.release(release)
     if files:
         tree = store.tree(found.digest)
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (f"{node.mode:04o}", f"{node.uid}:{node.gid}", node.kind, str(node.size), "/" + node.path.decode("utf-8", "backslashreplace"))
             for node in tree.nodes
         ]

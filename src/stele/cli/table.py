@@ -1,0 +1,24 @@
+"""The table of commands: known without importing any of them, so that help stays quick."""
+
+from __future__ import annotations
+
+# command -> (module in stele.cli, attribute, one line of help). Kept here so that help needs no imports.
+COMMANDS = {
+    "init": ("init", "init", "Make keys and a commented stele.yaml"),
+    "doctor": ("doctor", "doctor", "What Stele needs, what this host has, what to do"),
+    "seal": ("seal", "seal", "Seal a folder or image into a signed release"),
+    "releases": ("releases", "releases", "List the releases in the store"),
+    "inspect": ("releases", "inspect", "Show one release: spec, strata, digests"),
+    "verify": ("prove", "verify", "Check a proof file, or a release in the store"),
+    "apply": ("deploy", "apply", "Run a release; replaces the old one when healthy"),
+    "status": ("deploy", "status", "What is running, by which digest, enforced by what"),
+    "rollback": ("deploy", "rollback", "Return to the previous good release"),
+    "pardon": ("deploy", "pardon", "Lift the quarantine of a release"),
+    "remove": ("deploy", "remove", "Stop a workload"),
+    "logs": ("deploy", "logs", "What an instance printed"),
+    "incidents": ("incidents", "incidents", "Violations, their frozen instances and evidence"),
+    "evidence": ("incidents", "evidence", "List, check and release evidence"),
+    "log": ("log", "log", "Read, check and rebuild the ledger"),
+    "prove": ("prove", "prove", "Write a proof of what ran at an instant"),
+    "agent": ("agent", "agent", "Start, stop and look at this host's agent"),
+}
