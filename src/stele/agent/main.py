@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -77,6 +78,11 @@ def stop(places: Places, *, remove: bool, say: Callable[[str], None]) -> bool:
     client.call("POST", "/v1/shutdown", {"remove": remove}, say=say)
     with _lock_file(places) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # held by the agent as long as it lives
+        if remove:
+            # the gate has ended with its last instance; nothing is ever mounted in its folder
+            shutil.rmtree(places.run / "gate", ignore_errors=True)
+            with contextlib.suppress(OSError):  # something else is still there, and stays
+                places.run.rmdir()
     return was_running
 
 
