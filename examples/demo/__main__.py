@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,9 @@ def _perform(screen: Screen, where: Ground, *, sealed_only: bool) -> int:
     except StepFailedError as error:
         screen.expect(str(error), holds=False)
         screen.warn(f"the agent's log: {where.data / 'agent' / 'agent.log'}")
+    except Exception as error:  # noqa: BLE001  a fault of the demo: the host is cleaned all the same, and it is said
+        traceback.print_exc()
+        screen.expect(f"the demo itself: {type(error).__name__}: {error}", holds=False)
     finally:
         summary.leave(show, before)
     summary.table(show, time.monotonic() - begun)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from examples.demo import elf
 
 Expected = Literal["frozen", "refused", "blocked", "unseen"]
+IN_SHORT = {"frozen": "frozen, replaced", "refused": "blocked, recorded", "blocked": "blocked", "unseen": "neither blocked nor detected"}
 MEANING = {
     "frozen": "detected: frozen before it ran one instruction, and replaced",
     "refused": "blocked by the kernel, and recorded; the shop went on serving",
@@ -41,8 +42,8 @@ class Attack(NamedTuple):
 
 
 def target(line: str) -> str:
-    """The request target that makes the shop run `line`."""
-    return "/cgi-bin/lookup?name=" + quote(f"x /dev/null; {line} #", safe="")
+    """The request target that makes the shop run `line` and answer with all that it prints."""
+    return "/cgi-bin/lookup?name=" + quote(f"x /dev/null; {{ {line}; }} 2>&1 #", safe="")
 
 
 def catalogue(machine: str = "") -> tuple[Attack, ...]:

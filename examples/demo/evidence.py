@@ -41,15 +41,18 @@ def evidence(show: Show) -> None:
 
 
 def _telling(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most a dozen, one or two of each kind (the same name with other numbers)."""
-    kinds: Counter[str] = Counter()
+    """At most four of each folder, and one of each kind (the same name with other numbers)."""
+    kinds: set[str] = set()
+    folders: Counter[str] = Counter()
     chosen = []
-    for file in files:
-        kind = re.sub(r"\d+", "N", str(file["name"]).rpartition("/")[2])
-        kinds[kind] += 1
-        if kinds[kind] == 1:
+    for file in sorted(files, key=lambda file: (file["name"].partition("/")[0], -file["size"])):
+        kind = re.sub(r"\d+", "N", file["name"])
+        folder = kind.partition("/")[0] if "/" in kind else ""
+        if kind not in kinds and folders[folder] < 4:
             chosen.append(file)
-    return chosen[:14]
+            folders[folder] += 1
+        kinds.add(kind)
+    return chosen
 
 
 def _states(instance: str) -> Counter[str]:
@@ -70,7 +73,7 @@ def _states(instance: str) -> Counter[str]:
 
 
 def _open_core(show: Show, folder: Path) -> None:
-    cores = sorted((path for path in folder.rglob("*core*") if path.is_file()), key=lambda path: path.stat().st_size)
+    cores = sorted(folder.rglob("*.core"), key=lambda path: path.stat().st_size)
     if not show.screen.expect("the memory of its processes is there, as core files", holds=bool(cores)):
         return
     if shutil.which("gdb") is None:

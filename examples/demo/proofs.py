@@ -37,8 +37,7 @@ def prove(show: Show) -> None:
         begun = time.monotonic()
         status, verdict = _verify(show, path.read_bytes(), show.where.data / "keys" / "trust.keys")
         show.measured("verify a proof, elsewhere", time.monotonic() - begun)
-        for line in verdict.get("says", []):
-            show.screen.quote(line)
+        _say_verdict(show, verdict)
         right = status == 0 and show.releases[version] in json.dumps(verdict)
         show.screen.expect(
             f"{name}: it proves that {version} ({short(show.releases[version])}) ran ({path.stat().st_size / 1024:.0f} KiB)", holds=right
@@ -46,6 +45,16 @@ def prove(show: Show) -> None:
         if name == "during":
             show.screen.note("not covered: " + "; ".join(verdict.get("not_covered", [])))
     _refused(show, proofs / "during.proof")
+
+
+def _say_verdict(show: Show, verdict: dict[str, Any]) -> None:
+    says = verdict.get("says", [])
+    frozen = [line for line in says if line.strip().startswith("Frozen")]
+    for line in says:
+        if line not in frozen[1:]:
+            show.screen.quote(line)
+    if len(frozen) > 1:
+        show.screen.quote(f"  … and {len(frozen) - 1} more that were frozen")
 
 
 def _verify(show: Show, proof: bytes, trust: Path) -> tuple[int, dict[str, Any]]:

@@ -39,9 +39,9 @@ class Show:
         """Add one measured time to a row of the last table."""
         self.times.setdefault(row, []).append(seconds)
 
-    def clients(self, threads: int = 4) -> Clients:
+    def clients(self, threads: int = 4, pause: float = 0.002) -> Clients:
         """Visitors of the shop; use as a context manager."""
-        return Clients(self.where.port, threads=threads)
+        return Clients(self.where.port, threads=threads, pause=pause)
 
     def newest(self) -> int:
         """Index of the workload's newest ledger entry, -1 if there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from typing import TYPE_CHECKING
 
 from examples.demo import host_state
@@ -12,6 +13,7 @@ from examples.demo.stele import StepFailedError
 if TYPE_CHECKING:
     from examples.demo.show import Show
 
+ENDING_LIMIT_S = 5.0
 ROWS = (
     "seal a release",
     "start an instance, until healthy",
@@ -35,8 +37,13 @@ def leave(show: Show, before: host_state.Snapshot) -> None:
         show.stele.call("agent", "stop", "--remove")
     except StepFailedError as error:
         show.screen.expect(str(error), holds=False)
-    after = host_state.take(show.where.tag, show.where.data)
-    changes = host_state.compare(before, after, show.where.tag, show.where.data)
+    limit = time.monotonic() + ENDING_LIMIT_S
+    while True:
+        after = host_state.take(show.where.tag, show.where.data)
+        changes = host_state.compare(before, after, show.where.tag, show.where.data)
+        if not any(change.owner == "ours" for change in changes) or time.monotonic() > limit:
+            break  # a process that has answered its last request may still be ending
+        time.sleep(0.1)
     for change in changes:
         if change.owner == "ours":
             show.screen.warn(f"left behind: {change}")
