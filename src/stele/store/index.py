@@ -82,7 +82,7 @@ def descriptor(raw: Any) -> Descriptor:
             raise TypeError("a field has the wrong type")
         return Descriptor(media_type=media_type, digest=digest, size=size)
     except (KeyError, TypeError, AttributeError, SteleError) as error:
-        raise damaged(f"a descriptor in an index is not valid: {error}"[:200]) from error
+        raise damaged("a descriptor in an index is not valid") from error
 
 
 def annotations_of(raw: Any) -> dict[str, str]:
