@@ -103,14 +103,16 @@ def run(places: Places) -> None:
         SteleError: `agent.already-running`, and whatever opening the host's resources refuses with.
     """
     logging.getLogger().setLevel(logging.INFO)
-    with _lock_file(places) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SteleError(
-                "an agent runs already for this data folder", remedy="talk to it: `stele status`", code="agent.already-running"
-            ) from error
-        _serve(places)
+    places.agent.mkdir(parents=True, exist_ok=True)
+    # never closed: the kernel lets go of it when this process is really gone, and that is what `stop` waits for
+    lock = os.open(places.agent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SteleError(
+            "an agent runs already for this data folder", remedy="talk to it: `stele status`", code="agent.already-running"
+        ) from error
+    _serve(places)
 
 
 def _serve(places: Places) -> None:

@@ -19,6 +19,10 @@ BROKEN = 141
 _ANSWERS = (
     "prove.",
     "verify.",
+    "trust.unknown-signer",
+    "trust.bad-signature",
+    "trust.bad-note",
+    "trust.not-canonical",
     "deploy.unhealthy",
     "ledger.damaged",
     "ledger.tampered",
