@@ -62,7 +62,7 @@ def _attack(show: Show, attack: Attack, sealed_page: bytes) -> Outcome:
     screen.sub(attack.title)
     screen.note(f"the attacker makes the shop run: {attack.shown}")
     serving, newest = show.await_serving()["instance"], show.newest()
-    with show.clients(threads=8, pause=0.02) as clients:
+    with load.Arrivals(show.where.port) as clients:
         clients.await_answers(10, timeout=20)
         attempt = Attempt(show.where.port, attack)
         attempt.start()
@@ -136,7 +136,7 @@ def _gist(kind: str, data: dict[str, Any]) -> str:
         decided = took((data["decided_ns"] - data["seen_ns"]) / 1e9) if data["seen_ns"] else "?"
         return f"{data['kind']}: {data['syscall']} {data['path']} by {data['comm']}, decided {decided} after the call".replace("  ", " ")
     if kind in {"write.refused", "change.observed"}:
-        return f"{data['syscall']} {data['path']} by {data['comm']}".strip()
+        return f"{data['syscall']} {data['path']} by {data['comm'] or 'a process that has ended'}".strip()
     if kind == "instance.frozen":
         return f"{data['instance']}, {took(data['took_ns'] / 1e9)} after the call"
     if kind == "network.cut":

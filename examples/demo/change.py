@@ -94,7 +94,7 @@ def rollback(show: Show) -> None:
 
 def under_load(show: Show, row: str, change: Callable[[], object], version: str) -> None:
     """Do `change` while visitors ask; none of their requests may be lost, and the last answers must be of `version`."""
-    with show.clients() as clients, load.KeepAlive(show.where.port) as kept:
+    with load.Clients(show.where.port) as clients, load.KeepAlive(show.where.port) as kept:
         show.screen.expect("visitors are answered", holds=clients.await_answers(WARM_UP, timeout=20))
         begun = time.monotonic()
         change()

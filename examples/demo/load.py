@@ -142,13 +142,16 @@ class Clients:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            begun = time.monotonic_ns()
-            outcome, body = ask(self._port, timeout=self._timeout)
-            match = _VERSION.search(body)
-            request = Request(begun, time.monotonic_ns(), outcome, int(match[1]) if match else 0)
-            with self._lock:
-                self._done.append(request)
+            self._visit()
             self._stop.wait(self._pause)
+
+    def _visit(self) -> None:
+        begun = time.monotonic_ns()
+        outcome, body = ask(self._port, timeout=self._timeout)
+        match = _VERSION.search(body)
+        request = Request(begun, time.monotonic_ns(), outcome, int(match[1]) if match else 0)
+        with self._lock:
+            self._done.append(request)
 
     def __enter__(self) -> Clients:
         for thread in self._threads:
@@ -175,6 +178,38 @@ class Clients:
                 return True
             time.sleep(0.002)
         return False
+
+
+class Arrivals(Clients):
+    """Visitors who arrive at fixed intervals, each on their own, whatever became of those before them.
+
+    So the longest gap between two answers is the shop's, not an effect of clients that wait for an answer that never comes.
+
+    Args:
+        port: on 127.0.0.1.
+        every: seconds between two arrivals.
+        timeout: seconds after which a visitor gives up.
+    """
+
+    def __init__(self, port: int, *, every: float = 0.01, timeout: float = 1.0) -> None:
+        super().__init__(port, threads=0, timeout=timeout)
+        self._every = every
+        self._visits: list[threading.Thread] = []
+        self._threads = [threading.Thread(target=self._arrive, name="arrivals", daemon=True)]
+
+    def _arrive(self) -> None:
+        due = time.monotonic()
+        while not self._stop.is_set():
+            visit = threading.Thread(target=self._visit, name="visitor", daemon=True)
+            visit.start()
+            self._visits.append(visit)
+            due += self._every
+            self._stop.wait(max(0.0, due - time.monotonic()))
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        for visit in self._visits:
+            visit.join(self._timeout + 5)
 
 
 class KeepAlive:

@@ -93,6 +93,7 @@ def clear(where: Ground, stele: Stele, screen: Screen) -> None:
     if Path(f"/run/stele/{where.tag}").exists():
         screen.say("an earlier run was interrupted; cleaning up after it")
         with screen.working("stopping what it left"):
+            stele.call("init", "--keys-only", show=False)  # somebody may have deleted the folder under a running agent
             stele.call("agent", "stop", "--remove")
     for folder in (where.data, where.work):
         if folder.exists():

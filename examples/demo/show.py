@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from examples.demo.load import Clients
-
 if TYPE_CHECKING:
     from examples.demo.prepare import Ground
     from examples.demo.screen import Screen
@@ -38,10 +36,6 @@ class Show:
     def measured(self, row: str, seconds: float) -> None:
         """Add one measured time to a row of the last table."""
         self.times.setdefault(row, []).append(seconds)
-
-    def clients(self, threads: int = 4, pause: float = 0.002) -> Clients:
-        """Visitors of the shop; use as a context manager."""
-        return Clients(self.where.port, threads=threads, pause=pause)
 
     def newest(self) -> int:
         """Index of the workload's newest ledger entry, -1 if there is none."""

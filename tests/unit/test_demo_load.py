@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from examples.demo import load
 
 PAGE = b"<p>shop version 7</p>"
@@ -120,6 +121,23 @@ def test_clients_count_losses_and_see_the_version() -> None:
     assert found.by_outcome["reset"] == 1
     assert found.versions == (7,)
     assert f"{found.total} requests, 1 lost (1 reset)" == str(found)
+
+
+def test_arrivals_do_not_wait_for_those_before_them() -> None:
+    hung = threading.Event()
+
+    def answer(conn: socket.socket, over: threading.Event) -> None:
+        if not hung.is_set():
+            hung.set()
+            over.wait(10)
+        else:
+            _says(WHOLE)(conn, over)
+
+    with server(answer) as port, load.Arrivals(port, every=0.005, timeout=0.5) as visitors:
+        assert visitors.await_answers(20, timeout=30)
+    found = load.account(visitors.requests())
+    assert found.by_outcome["timed out"] == 1
+    assert found.by_outcome["ok"] >= 20
 
 
 def test_await_answers_gives_up_when_nothing_answers() -> None:
