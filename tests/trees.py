@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stele.model.release import Publication
 
 TIME = 315_532_800
+NET_BIND = (0x0200_0001).to_bytes(4, "little") + (1 << 10).to_bytes(4, "little") + bytes(12)  # cap_net_bind_service+ep
 
 
 class Held:
@@ -103,7 +104,7 @@ def varied() -> tuple[Tree, Held]:
     nodes = [folder(b""), folder(b"sizes"), folder(b"links"), folder(b"many", mode=0o1777), folder(b"deep", uid=70_000, gid=4_000_000_000)]
     nodes += [file(b"sizes/%d" % size, hashlib.shake_128(b"%d" % size).digest(size), held) for size in sizes]
     twin = file(
-        b"links/a", b"one inode, three names", held, mode=0o4755, xattrs=((b"security.capability", bytes(20)), (b"user.note", b"\0\xff=\n"))
+        b"links/a", b"one inode, three names", held, mode=0o4755, xattrs=((b"security.capability", NET_BIND), (b"user.note", b"\0\xff=\n"))
     )
     nodes += [twin, link(b"links/b", twin), link(b"links/c", twin)]
     nodes += [file(b"links/same-%d" % number, b"x" * 9000, held) for number in range(3)]
