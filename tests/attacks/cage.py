@@ -51,7 +51,8 @@ def build(folder: Path) -> tuple[Any, Path]:
     shutil.copy("/bin/busybox", root / "bin" / "busybox")
     for applet in set(APPLETS):
         (root / "bin" / applet).symlink_to("busybox")
-    _with_libraries("/usr/bin/perl", root)
+    for program in ("/usr/bin/perl", "/usr/bin/true"):
+        _with_libraries(program, root)
     (root / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
     (root / "etc" / "group").write_text("root:x:0:\n")
     script = root / "opt" / "script"

@@ -91,11 +91,10 @@ def test_what_the_kernel_refuses_anyway_is_reported_and_nobody_is_frozen(one_cag
 
 def test_ordinary_life_causes_no_report(one_cage: Cage):
     said = one_cage.run(
-        "PATH=/tmp:/data:/nowhere:/bin; cd /tmp; true; ls / > /tmp/list; cat < /tmp/list | sort; "
-        "/opt/script; sh /opt/script; sh -c 'echo inline'; perl -e 'print \"perl\\n\"'; echo 'echo piped' | sh; /proc/self/exe true; (cd /opt && ./script); "
-        "/bin/awk '{ print }' /tmp/list; perl -ne 'print' /tmp/list; /tmp; ls /no/such; /no/such; "
-        "/lib64/ld-linux-x86-64.so.2 /usr/bin/perl -e 1; "
-        "echo THE END"
+        "PATH=/tmp:/data:/nowhere:/bin; cd /tmp; true; ls / > /tmp/list; cat < /tmp/list | sort; /opt/script; sh /opt/script; "
+        "(cd /opt && ./script); sh -c 'echo inline'; echo 'echo piped' | sh; perl -e 'print \"perl\n\"'; perl -ne 'print' /tmp/list; "
+        "/bin/awk '{ print }' /tmp/list; /proc/self/exe true; /tmp; ls /no/such; /no/such; "
+        "/lib64/ld-linux-x86-64.so.2 /usr/bin/perl -e 1; echo THE END"
     )
     assert "THE END" in said
     assert said.count("sealed script ran") == 3

@@ -18,7 +18,8 @@ STORM = 60 if os.cpu_count() == 1 else 400
 
 def flipper(evil: str, times: int) -> str:
     """A name that leads to a sealed program and to the dropped one in turns, while it is executed again and again."""
-    flip = f'while (1) {{ symlink("/bin/true", "/tmp/a"); rename("/tmp/a", "/tmp/x"); symlink("{evil}", "/tmp/b"); rename("/tmp/b", "/tmp/x") }}'
+    turn = 'symlink("{0}", "/tmp/a"); rename("/tmp/a", "/tmp/x");'
+    flip = f"while (1) {{ {turn.format('/bin/true')} {turn.format(evil)} }}"
     ask = f'for $i (1..{times}) {{ $p = fork; if (!$p) {{ exec "/tmp/x"; exit 1 }} waitpid $p, 0 }}'
     return f"perl -e '{flip}' & perl -e '{ask}'; kill $!"
 
@@ -68,7 +69,8 @@ def kill_gate(cage: Cage) -> int:
 
 def test_a_gate_killed_again_and_again_loses_no_exec_and_lets_nothing_through(one_cage: Cage):
     """Every exec of the storm gets its answer, from one gate or its successor; the dropped file is refused by all of them."""
-    attack = 'perl -e \'$n = 0; while (!-e "/tmp/over") { $p = fork; if (!$p) { exec "/tmp/evil"; exit 1 } waitpid $p, 0; $n++ } print "tried $n\\n"\''
+    again = 'if (!($p = fork)) { exec "/tmp/evil"; exit 1 } waitpid $p, 0;'
+    attack = f"perl -e 'while (!-e \"/tmp/over\") {{ {again} }}'"
     instance = one_cage.shell(DROP + f"{attack} & {storm(STORM)}; touch /tmp/over; wait; echo THE END; sleep 1000", exec="report")
     killed = set()
     deadline = time.monotonic() + LIMIT_S * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -144,11 +145,11 @@ def _instead(old: int, new: int) -> int:
 # ---- memory ----------------------------------------------------------------------------------
 
 
-def read_text(memory: int, address: int, limit: int) -> bytes:
-    """A NUL-terminated text from an open /proc/PID/mem, at most `limit` bytes.
+def read_text(memory: int, address: int, limit: int, *, cut: bool = False) -> bytes:
+    """A NUL-terminated text from an open /proc/PID/mem, of fewer than `limit` bytes; with `cut`, a longer one's beginning.
 
     Raises:
-        OSError: not mapped (EIO), or longer than `limit` (ENAMETOOLONG).
+        OSError: not mapped (EIO), or too long (ENAMETOOLONG).
     """
     out = b""
     while len(out) < limit:
@@ -158,30 +159,25 @@ def read_text(memory: int, address: int, limit: int) -> bytes:
         head, end, _ = chunk.partition(b"\0")
         out += head
         if end:
-            return out
+            break
         address += len(chunk)
-    raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    if len(out) >= limit and not cut:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    return out[:limit]
 
 
 def read_argv(memory: int, address: int, *, most: int, size: int) -> tuple[str, ...]:
     """The argument vector at `address`: at most `most` arguments and `size` bytes in all; what cannot be read ends it."""
     out: list[str] = []
-    try:
+    with contextlib.suppress(OSError, struct.error):
         while address and len(out) < most and size > 0:
             (at,) = struct.unpack("<Q", os.pread(memory, 8, address))
             if not at:
                 break
             address += 8
-            try:
-                text = read_text(memory, at, size)
-            except OSError as error:
-                if error.errno != errno.ENAMETOOLONG:
-                    raise
-                text = os.pread(memory, min(size, _PAGE - at % _PAGE), at)
+            text = read_text(memory, at, size, cut=True)
             size -= len(text) + 1
             out.append(os.fsdecode(text))
-    except (OSError, struct.error):
-        pass
     return tuple(out)
 
 

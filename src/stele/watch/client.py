@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-import stele
 from stele.host import proc
 from stele.model.report import Report
 from stele.trust.errors import SteleError
@@ -33,7 +32,6 @@ START_LIMIT_S = 60.0
 ANSWER_LIMIT_S = 15.0
 BEAT_S = 2.0
 ATTEMPTS = 4
-_SOURCES = str(Path(stele.__file__).resolve().parents[1])
 
 
 def launch(run_dir: Path) -> None:
@@ -74,7 +72,8 @@ def _answers(path: Path) -> bool:
 
 
 def _start(name: str, run_dir: Path) -> None:
-    env = {**proc.CLEAN_ENV, "PYTHONPATH": _SOURCES}
+    # the same modules as ours, wherever they were found
+    env = {**proc.CLEAN_ENV, "PYTHONPATH": os.pathsep.join(path for path in sys.path if os.path.isabs(path))}
     done = proc.run([sys.executable, "-m", f"stele.watch.{name}", str(run_dir)], timeout=START_LIMIT_S, env=env, check=False)
     if done.returncode != 0 or not _answers(run_dir / f"{name}.sock"):
         said = done.stderr.decode("utf-8", "replace").strip()[-2000:]
