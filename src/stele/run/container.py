@@ -8,6 +8,8 @@ import logging
 import os
 import secrets
 import signal
+import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from stele.host import erofs_mount, mounts, netns, pidfd, slots, userns
+from stele.host import durable, erofs_mount, mounts, netns, pidfd, slots, userns
 from stele.host.freezer import Freezer
 from stele.model.instance import Instance
 from stele.model.spec import parse_mode, parse_owner
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from stele.host.slots import Slot
     from stele.host.ways import Ways
     from stele.model.release import Release
+    from stele.model.spec import Writable
     from stele.run.network import Network
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,26 @@ FREEZE_LIMIT_S = 5.0
 KILL_LIMIT_S = 10.0
 EXIT_FILE_LIMIT_S = 2.0
 KILLED = 128 + signal.SIGKILL
+FRESH = ".new-"
+_one_volume = threading.Lock()
+
+
+def _make_volume(folder: Path, item: Writable) -> None:
+    """Make an empty volume with its declared owner and mode; one that is there already is left as it is.
+
+    It appears under its name only when it is ready: whoever is killed half-way leaves a temporary name.
+    """
+    with _one_volume:  # a rename would replace an empty folder that another instance has just made
+        if folder.exists():
+            return
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in folder.parent.glob(f"{FRESH}*"):
+            left.rmdir()
+        fresh = Path(tempfile.mkdtemp(prefix=FRESH, dir=folder.parent))
+        os.chown(fresh, *parse_owner(item.owner))
+        fresh.chmod(parse_mode(item.mode))
+        fresh.rename(folder)
+        durable.sync_dir(folder.parent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +94,8 @@ class Runtime:
         """
         self._prepare_run_dir()
         folder = Folder(self.run_dir, f"{release.workload}-{secrets.token_hex(3)}")
-        folder.path.mkdir(mode=0o711)
+        folder.path.mkdir()
+        folder.path.chmod(0o711)
         try:
             return self._create(folder, release, images, volumes)
         except BaseException:
@@ -91,6 +115,7 @@ class Runtime:
             (self.logs, 0o700),
         ):
             path.mkdir(mode=mode, parents=True, exist_ok=True)
+            path.chmod(mode)  # whatever the umask, and whoever made it
 
     def _create(self, folder: Folder, release: Release, images: Sequence[Path], volumes: Path) -> Instance:
         strata = [
@@ -154,15 +179,14 @@ class Runtime:
         return all(stratum.kernel_verified for stratum in attached)
 
     def _make_skeleton(self, folder: Folder, slot: Slot, release: Release) -> None:
-        folder.skeleton.mkdir(mode=0o755)
-        os.chown(folder.skeleton, slot.uid_base, slot.uid_base)
+        wanted = {folder.skeleton}
         for path in plan.mount_points(release.spec):
-            here = folder.skeleton
-            for part in path.strip("/").split("/"):
-                here = here / part
-                if not here.exists():
-                    here.mkdir(mode=0o755)
-                    os.chown(here, slot.uid_base, slot.uid_base)
+            inside = folder.skeleton / path.lstrip("/")
+            wanted |= {inside, *(parent for parent in inside.parents if parent.is_relative_to(folder.skeleton))}
+        for here in sorted(wanted):
+            here.mkdir()
+            here.chmod(0o755)  # whatever the umask
+            os.chown(here, slot.uid_base, slot.uid_base)
 
     def _make_volumes(self, folder: Folder, slot: Slot, release: Release, volumes: Path) -> dict[str, str]:
         """Id-mapped clones of the volumes; path inside -> folder outside."""
@@ -170,15 +194,13 @@ class Runtime:
         named = [item for item in release.spec.writable if item.kind == "volume"]
         if not named:
             return bound
-        folder.volumes.mkdir(mode=0o711)
+        folder.volumes.mkdir()
+        folder.volumes.chmod(0o711)
         volumes.mkdir(mode=0o700, parents=True, exist_ok=True)
         with userns.mapped(slot.uid_base) as mapping:
             for number, item in enumerate(named):
                 source = volumes / release.workload / item.volume
-                if not source.exists():
-                    source.mkdir(mode=0o700, parents=True)
-                    os.chown(source, *parse_owner(item.owner))
-                    source.chmod(parse_mode(item.mode))
+                _make_volume(source, item)
                 target = folder.volumes / str(number)
                 target.mkdir(mode=0o700)
                 mounts.attach_mapped(source, target, mapping, mounts.NOSUID | mounts.NODEV | mounts.NOEXEC)

@@ -74,7 +74,7 @@ class Bench:
 
     def script(self, text: str, **declared: Any) -> tuple[int, list[str]]:
         """Run a shell script as an instance's command, to its end; its exit status and output lines."""
-        instance = self.create(command=["/bin/sh", "-c", text], **declared)
+        instance = self.create(command=["/bin/sh", "-c", f"exec 2>&1; {text}"], **declared)
         self.runtime.start(instance)
         self.await_true(lambda: bool(self.runtime.ended(instance)))
         status = self.runtime.stop(instance, "TERM", 0)
