@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from stele.host import bpf, fanotify, seccomp_notify
 from stele.model.report import Report, clean
-from stele.watch import wire
+from stele.watch import ward, wire
 from stele.watch.journal import HELD, Journal
 from stele.watch.outbox import Outbox
 from stele.watch.pace import PATHS, WINDOW_NS, Pace
@@ -125,6 +126,19 @@ def test_a_quarantine_survives_with_its_report_until_it_is_acknowledged():
     journal.leave(slot)
     assert journal.slots() == []
     assert not journal.is_quarantined(journal.enter("web-2") or 0)
+
+
+def test_the_published_report_is_read_and_written_as_it_stands():
+    data = (Path(__file__).parents[1] / "vectors" / "gate" / "report.json").read_bytes().rstrip()
+    report = ward.decode(data)
+    assert report is not None
+    assert report.kind == "exec-unsealed"
+    assert ward.encode(report) == data
+
+
+@given(st.binary(max_size=100))
+def test_no_bytes_break_the_report_reader(data: bytes):
+    ward.decode(data)
 
 
 def test_a_foreign_descriptor_is_not_a_journal():
