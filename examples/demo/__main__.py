@@ -67,7 +67,8 @@ def _perform(screen: Screen, where: Ground, *, sealed_only: bool) -> int:
     screen.title("Stele: a real web server, sealed, run, upgraded, attacked, frozen, replaced, rolled back and proved")
     cannot = prepare.what_is_missing(stele)
     prepare.clear(where, stele, screen)
-    prepare.need_port(where.port)
+    if not cannot and not sealed_only:
+        prepare.need_port(where.port)
     screen.note(f"`stele` below is {Path(sys.executable).parent / 'stele'} --data {where.data}")
     with screen.working("building the application"):
         layout = build.build(say=screen.note)
@@ -108,6 +109,8 @@ def _sealed_only(show: Show, cannot: list[str]) -> int:
     except StepFailedError as error:
         show.screen.expect(str(error), holds=False)
     code = summary.verdict(show)
+    if cannot and not code:
+        show.screen.warn(f"but nothing was run: this host cannot. Exit code {HOST_CANNOT}.")
     return code or (HOST_CANNOT if cannot else 0)
 
 

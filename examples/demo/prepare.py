@@ -146,4 +146,8 @@ def what_is_missing(stele: Stele) -> list[str]:
     if not isinstance(found, dict) or "findings" not in found:
         return [f"stele doctor gave no answer: {found}"]
     bad = [entry for entry in found["findings"] if entry["state"] == "missing" and entry["stage"] in {"run", "watch"}]
+    rights = [entry for entry in bad if entry["need"] == "privileges"]
+    if rights and len(bad) > 1:  # the rest follows from it, and their remedies would mislead
+        follows = ", ".join(entry["need"] for entry in bad if entry not in rights)
+        return [f"{rights[0]['way']}: {rights[0]['remedy']}", f"without it there is also no: {follows}"]
     return [f"{entry['need']}: missing ({entry['way']}); {entry['remedy']}" for entry in bad]
