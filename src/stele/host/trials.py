@@ -47,12 +47,14 @@ def in_private_mounts(work: Callable[[Path], None]) -> None:
 
 def id_mapped_stack(folder: Path) -> None:
     """Mount a stratum, clone and id-map it, stack it with xino, and see the mapped owner."""
+    held_folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    reached = Path(f"/proc/self/fd/{held_folder}")  # also if the private tmpfs covers it
 
     def work(place: Path) -> None:
         for name in ("stratum", "mapped", "root", "bottom"):
             (place / name).mkdir()
-        if ways.erofs_by_file(folder):
-            with tempfile.TemporaryFile(dir=folder) as file:
+        if ways.erofs_by_file(reached):
+            with tempfile.TemporaryFile(dir=reached) as file:
                 file.write(ways.tiny_image())
                 file.flush()
                 mounts.attach(mounts.mount_erofs(f"/proc/self/fd/{file.fileno()}"), place / "stratum")
@@ -67,7 +69,10 @@ def id_mapped_stack(folder: Path) -> None:
         if (place / "root").stat().st_uid != slots.UID_FLOOR:
             raise OSError("the mapped owner does not show through the overlay")
 
-    in_private_mounts(work)
+    try:
+        in_private_mounts(work)
+    finally:
+        os.close(held_folder)
 
 
 def immutable_file(folder: Path) -> tuple[Literal["ok", "degraded"], str]:

@@ -18,7 +18,7 @@ from stele.run.network import Network
 from tests import tiny_release
 
 ROOMS = (f"{os.sep}stele{os.sep}run{os.sep}", f"{os.sep}stele{os.sep}host{os.sep}")
-count = 0
+calls = [0]
 guard = threading.Lock()
 
 
@@ -29,11 +29,10 @@ def main() -> None:
     runtime = Runtime(run_dir=run_dir, logs=data / "logs", ways=ways.find(data), network=network, listener=run_dir / "seccomp.sock")
 
     def profile(frame, event, argument):
-        global count
         if event == "call" and any(room in frame.f_code.co_filename for room in ROOMS):
             with guard:
-                count += 1
-                if count == last:
+                calls[0] += 1
+                if calls[0] == last:
                     os.kill(os.getpid(), signal.SIGKILL)
 
     threading.setprofile(profile)
@@ -44,7 +43,7 @@ def main() -> None:
     runtime.stop(instance, "KILL", 1000)
     runtime.remove(instance)
     sys.setprofile(None)
-    print("total", count)
+    print("total", calls[0])
 
 
 main()
