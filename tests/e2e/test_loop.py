@@ -28,7 +28,7 @@ def test_a_release_is_sealed_run_replaced_rolled_back_and_proved(host: Host) -> 
     assert host.stele("rollback", "tiny")["release"] == one
     assert host.get() == "version 1"
 
-    active = [event for event in host.events("instance.active")]
+    active = host.events("instance.active")
     assert [event["data"]["release"] for event in active] == [one, two, one]
     starting = [event["data"]["instance"] for event in host.events("instance.starting")]
     assert all(event["data"]["instance"] in starting for event in active)

@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stele.api.client import AgentClient
@@ -38,7 +39,8 @@ def start_in_background(places: Places) -> bool:
     begin = places.agent_log.stat().st_size if places.agent_log.exists() else 0
     ready_read, ready_write = os.pipe()
     try:
-        env = {**proc.CLEAN_ENV, "STELE_READY_FD": str(ready_write)}
+        # the same sources as ours, also where they are not installed
+        env = {**proc.CLEAN_ENV, "PYTHONPATH": str(Path(__file__).parents[2]), "STELE_READY_FD": str(ready_write)}
         child = proc.spawn(
             [sys.executable, "-m", "stele", "--data", str(places.data), "agent", "run"],
             env=env,
