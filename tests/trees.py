@@ -58,6 +58,12 @@ class _MemoryDraft:
     def discard(self) -> None:
         self._file.close()
 
+    def __enter__(self) -> _MemoryDraft:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
 
 class MemorySink:
     """A BlobSink in memory."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class Draft(Protocol):
-    """A file that is being written and has no name yet. Nothing is left of one that was never committed."""
+    """A file that is being written and has no name yet; a context manager.
+
+    Leaving it discards what was not committed, and turns an OSError of writing it into the errors of `BlobSink.draft`.
+    """
 
     @property
     def fd(self) -> int:
@@ -21,11 +24,15 @@ class Draft(Protocol):
     def commit(self, digest: str) -> None:
         """Make it durable under its digest (`sha256:<hex>` of all its bytes, which the caller vouches for).
 
-        Idempotent across drafts: committing what is there already is fine.
+        Idempotent across drafts: committing what is there already is fine. Its name is durable when `publish` returns.
         """
 
     def discard(self) -> None:
         """Give it up. Fine at any time, also after `commit`."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class BlobSink(Protocol):

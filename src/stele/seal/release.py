@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
@@ -108,8 +107,7 @@ def _stratum(name: str, diff_id: str, layer: Descriptor, image: Image) -> Stratu
 
 def _layer(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader, compression: Compression) -> tuple[str, Descriptor]:
     """Write one stratum's tar, compressed; returns its diff_id and the blob."""
-    draft = sink.draft("blob")
-    try:
+    with sink.draft("blob") as draft:
         encoder = codec.encoder(compression)
         plain, packed = hashlib.sha256(), hashlib.sha256()
         size = 0
@@ -135,20 +133,15 @@ def _layer(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader, com
         put(encoder.compress(data) + encoder.flush())
         digest = "sha256:" + packed.hexdigest()
         draft.commit(digest)
-    finally:
-        draft.discard()
     return "sha256:" + plain.hexdigest(), Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
 
 
 def _image(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader) -> Image:
-    draft = sink.draft("image")
-    try:
+    with sink.draft("image") as draft:
         layout = erofs_layout.plan(nodes)
         erofs.write(draft.fd, nodes, layout, contents)
         image = finish_image(draft.fd, layout.data_size, erofs.image_uuid(nodes))
         draft.commit(image.digest)
-    finally:
-        draft.discard()
     return image
 
 
@@ -156,15 +149,13 @@ def finish_image(fd: int, data_size: int, uuid: bytes) -> Image:
     """Append the hash area to the image in `fd`, and hash the whole."""
     root = verity.append(fd, data_size, uuid)
     state = hashlib.sha256()
-    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as whole:
-        size = len(whole)
-        view = memoryview(whole)
-        try:
-            for at in range(0, size, 16 * PIECE):  # in steps, so that an interrupt is heard
-                state.update(view[at : at + 16 * PIECE])
-        finally:
-            view.release()
-    return Image("sha256:" + state.hexdigest(), size, data_size, root)
+    buffer = bytearray(PIECE)
+    view = memoryview(buffer)
+    at = 0
+    while count := os.preadv(fd, [buffer], at):
+        state.update(view[:count])
+        at += count
+    return Image("sha256:" + state.hexdigest(), at, data_size, root)
 
 
 def write_all(fd: int, data: bytes) -> None:

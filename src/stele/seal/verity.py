@@ -6,7 +6,6 @@ Format 1, SHA-256, data and hash blocks of 4096 bytes, no salt, with the superbl
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import struct
 from typing import NamedTuple
@@ -51,26 +50,45 @@ def super_block(data_size: int, uuid: bytes) -> bytes:
 
 
 def append(fd: int, data_size: int, uuid: bytes) -> str:
-    """Append the hash area to the file `fd` of `data_size` bytes (a multiple of 4096, not 0); returns the root, hex."""
+    """Append the hash area to the file `fd` of `data_size` bytes (a multiple of 4096, not 0); returns the root, hex.
+
+    Raises:
+        OSError: it could not be read or written. (A mapping would be faster and die of a full disk.)
+    """
     os.ftruncate(fd, file_size(data_size))
-    with mmap.mmap(fd, file_size(data_size)) as area:
-        view = memoryview(area)
-        try:
-            view[data_size : data_size + BLOCK] = super_block(data_size, uuid)
-            start, blocks = 0, data_size // BLOCK
-            for level in levels(data_size):
-                _hash_level(view, start, blocks, level.offset)
-                start, blocks = level.offset, level.blocks
-            return hashlib.sha256(view[start : start + BLOCK]).hexdigest()
-        finally:
-            view.release()
+    _write_at(fd, super_block(data_size, uuid), data_size)
+    start, blocks = 0, data_size // BLOCK
+    for level in levels(data_size):
+        _hash_level(fd, start, blocks, level.offset)
+        start, blocks = level.offset, level.blocks
+    return hashlib.sha256(os.pread(fd, BLOCK, start)).hexdigest()
 
 
-def _hash_level(view: memoryview, start: int, blocks: int, target: int) -> None:
+def _hash_level(fd: int, start: int, blocks: int, target: int) -> None:
     sha256 = hashlib.sha256
+    buffer = bytearray(_BATCH)
+    view = memoryview(buffer)
     end = start + blocks * BLOCK
     for base in range(start, end, _BATCH):
-        stop = min(base + _BATCH, end)
-        hashes = b"".join([sha256(view[at : at + BLOCK]).digest() for at in range(base, stop, BLOCK)])
-        view[target : target + len(hashes)] = hashes
+        size = min(_BATCH, end - base)
+        _read_at(fd, view[:size], base)
+        hashes = b"".join([sha256(view[at : at + BLOCK]).digest() for at in range(0, size, BLOCK)])
+        _write_at(fd, hashes, target)
         target += len(hashes)
+
+
+def _read_at(fd: int, view: memoryview, offset: int) -> None:
+    while view:
+        count = os.preadv(fd, [view], offset)
+        if not count:
+            raise OSError(f"the file ends at {offset}")
+        view = view[count:]
+        offset += count
+
+
+def _write_at(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view = view[count:]
+        offset += count

@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from stele.host import durable, immutable
 from stele.trust.errors import SteleError
@@ -98,6 +98,15 @@ class Draft:
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
             self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        self.discard()
+        if isinstance(error, OSError):
+            with writing(self._root):
+                raise error
 
     def _close(self) -> None:
         if self._fd >= 0:

@@ -80,15 +80,11 @@ class Layout:
         with contextlib.suppress(SteleError):
             if self.blob(digest, len(data)) == data:
                 return digest
-        draft = self.draft("blob")
-        try:
-            with drafts.writing(self.root):
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(draft.fd, view) :]
+        with self.draft("blob") as draft:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(draft.fd, view) :]
             draft.commit(digest)
-        finally:
-            draft.discard()
         return digest
 
     def publish(self, publication: Publication) -> None:
@@ -234,13 +230,9 @@ class Layout:
                 remedy="seal the release again",
                 code="store.image-missing",
             )
-        draft = self.draft("image")
-        try:
-            with self.layer(stratum) as layer, drafts.writing(self.root):
-                self._rebuild.image(layer, stratum, draft.fd)
+        with self.layer(stratum) as layer, self.draft("image") as draft:
+            self._rebuild.image(layer, stratum, draft.fd)
             draft.commit(stratum.image)
-        finally:
-            draft.discard()
         durable.sync_dir(self._images.folder)
         return path
 

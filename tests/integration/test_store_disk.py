@@ -1,0 +1,114 @@
+"""The store on file systems with limits: full, without the immutable flag."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stele.host import immutable
+from stele.model import spec as specs
+from stele.model.tree import Tree
+from stele.seal import release as sealing
+from stele.seal.rebuild import LayerRebuilder
+from stele.seal.sign import sign
+from stele.store.layout import Layout
+from stele.trust.errors import SteleError
+from stele.trust.release_key import PrivateKey
+from tests.trees import Held, file, folder
+
+pytestmark = pytest.mark.root
+KEY = PrivateKey.generate()
+
+
+def opened(root: Path) -> Layout:
+    return Layout(root, trusted=(KEY.public,), rebuild=LayerRebuilder())
+
+
+def put(store: Layout, size: int):
+    held = Held()
+    tree = Tree.build([folder(b""), file(b"app", os.urandom(size), held)])
+    sealed = sealing.seal(tree, held, specs.from_builtins({"stele": 0, "name": "shop", "command": ["/app"]}), store)
+    store.publish(sign(sealed, KEY, store))
+    return sealed.release
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A tmpfs of 2 MiB."""
+    (tmp_path / "small").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", tmp_path / "small"], check=True)
+    yield tmp_path / "small"
+    for path in (tmp_path / "small").rglob("*.erofs"):
+        immutable.make_mutable(path)
+    subprocess.run(["umount", tmp_path / "small"], check=True)
+
+
+@pytest.mark.parametrize("size", [600_000, 1_000_000, 4_000_000])
+def test_a_full_disk_is_named_and_leaves_everything_as_it_was(small, size):
+    store = opened(small / "store")
+    release = put(store, 100_000)
+    before = os.statvfs(small).f_bavail
+    error = None
+    while error is None:
+        try:
+            release = put(store, size)
+            before = os.statvfs(small).f_bavail
+        except SteleError as raised:
+            error = raised
+    assert error.code == "store.full"
+    assert list((small / "store" / "tmp").iterdir()) == []
+    assert opened(small / "store").release("shop") == release
+    store.verify(release)
+    # blobs of the seal that failed are garbage at most, never half a file
+    assert os.statvfs(small).f_bavail >= before - 2 * size // 4096
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    store = opened(tmp_path / "store")
+    stratum = put(store, 100_000).strata[0]
+    yield store, stratum, store.prepare_image(stratum)
+    store.remove_image(stratum)
+
+
+def test_a_prepared_image_refuses_writers_also_those_who_opened_it_before(tmp_path):
+    store = opened(tmp_path / "store")
+    stratum = put(store, 100_000).strata[0]
+    path = store.image(stratum)
+    with path.open("r+b", buffering=0) as early:
+        prepared = store.prepare_image(stratum)
+        try:
+            if not prepared.immutable:
+                pytest.skip("this file system has no immutable files")
+            with pytest.raises(PermissionError):
+                early.write(b"x")
+            with pytest.raises(PermissionError):
+                path.open("r+b")
+            with pytest.raises(PermissionError):
+                path.unlink()
+        finally:
+            store.remove_image(stratum)
+    assert not path.exists()
+
+
+def test_an_image_that_is_sealed_again_stays_the_same_immutable_file(prepared):
+    store, stratum, image = prepared
+    before = os.stat(image.path).st_ino
+    draft = store.draft("image")
+    os.write(draft.fd, Path(image.path).read_bytes())
+    draft.commit(stratum.image)
+    assert (os.stat(image.path).st_ino == before) == image.immutable
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_a_file_system_without_the_flag_is_reported_and_still_verified(tmp_path):
+    # proc has no inode flags at all: what the ioctl says there is what such file systems say
+    fd = os.open("/proc/self/status", os.O_RDONLY)
+    try:
+        assert not immutable.change(fd, immutable=True)
+        assert immutable.change(fd, immutable=False)
+    finally:
+        os.close(fd)
