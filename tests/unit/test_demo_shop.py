@@ -6,10 +6,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from examples.demo import attacks, elf, ports
 from examples.demo.screen import printable, took
 from examples.shop import build
-
 from stele.model import spec
 
 
