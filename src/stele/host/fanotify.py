@@ -7,8 +7,10 @@ give file handles, names and pidfds. The kernel does not combine the two (EINVAL
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
+import termios
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -92,6 +94,13 @@ def mark(group: int, flags: int, mask: int, *, path: str | None = None, dirfd: i
 def answer(group: int, fd: int, verdict: int) -> None:
     """Answer a permission event by the number of its descriptor. ENOENT: nobody waits for that number."""
     os.write(group, _RESPONSE.pack(fd, verdict))
+
+
+def backlog(group: int) -> int:
+    """Bytes of events that wait to be read; the kernel counts them one by one, so ask seldom."""
+    count = bytearray(4)
+    fcntl.ioctl(group, termios.FIONREAD, count)
+    return int.from_bytes(count, "little")
 
 
 def parse(data: bytes) -> Iterator[Event]:

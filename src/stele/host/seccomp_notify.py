@@ -7,6 +7,7 @@ known to whoever maps it next, even if the receiver was killed before it ran ano
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import struct
 from typing import NamedTuple
@@ -34,6 +35,11 @@ class Notification(NamedTuple):
     arch: int
     nr: int
     args: tuple[int, ...]
+
+
+def address_of(memory: mmap.mmap) -> int:
+    """Where shared memory is mapped; it stays there, and cannot be unmapped, as long as the process lives."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
 def unpack(data: bytes | memoryview) -> Notification:

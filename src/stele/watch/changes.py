@@ -26,68 +26,70 @@ _WORDS = (
 )
 _READ = 1 << 16
 MOST_FOLDERS = 20_000  # of one volume, each with a mark of its own
+MOST_BACKLOG = 32 << 20  # bytes of unread events; beyond, the group is given up
 
 
 class Place(NamedTuple):
-    """A writable place of an instance. `fd`: a descriptor of its top folder; `is_whole`: its file system is its own."""
+    """A writable place. `fd`: a descriptor of its top folder; `is_whole`: its file system is the instance's own."""
 
-    instance: str
     path: str
     fd: int
-    filesystem: bytes
     is_whole: bool
 
 
 class Unwatched(NamedTuple):
     """What cannot be watched, and why."""
 
-    instance: str
     path: str
     why: str
 
 
 class Changes:
-    """One notification group and the places it watches. `fd` can be polled. Not thread-safe.
+    """One instance's notification group and the places it watches. `fd` can be polled. Not thread-safe.
+
+    A group each, so that a flood in one instance costs only its own events. The queue has no limit of its own; see `is_behind`.
+
+    Args:
+        instance: its id.
+        pid: a process in its mount namespace.
+        paths: writable path -> whether it is a whole file system of the instance's own, or else part of the host's.
+        is_anothers: whether a mount namespace is that of another instance, whose changes on a shared volume it tells itself.
 
     Raises:
         OSError: fanotify was refused.
     """
 
-    def __init__(self) -> None:
-        flags = fanotify.CLASS_NOTIF | fanotify.CLOEXEC | fanotify.NONBLOCK | fanotify.UNLIMITED_MARKS | fanotify.REPORT_PIDFD
-        self.fd = fanotify.init(flags | fanotify.REPORT_FID | fanotify.REPORT_DIR_FID | fanotify.REPORT_NAME)
+    def __init__(self, instance: str, pid: int, paths: dict[str, bool], is_anothers: Callable[[int], bool]) -> None:
+        flags = fanotify.CLASS_NOTIF | fanotify.CLOEXEC | fanotify.NONBLOCK | fanotify.UNLIMITED_MARKS | fanotify.UNLIMITED_QUEUE
+        flags |= fanotify.REPORT_PIDFD | fanotify.REPORT_FID | fanotify.REPORT_DIR_FID | fanotify.REPORT_NAME
+        self.fd = fanotify.init(flags)
+        self.instance = instance
+        self.unwatched: list[Unwatched] = []
+        self._is_anothers = is_anothers
+        self._own = procfs.mount_namespace(pid)
         self._places: dict[bytes, list[Place]] = {}
-        self._namespaces: dict[str, int] = {}
-        self._folders: dict[bytes, list[str]] = {}  # handle of a marked folder of a volume -> instances
-
-    def watch(self, instance: str, pid: int, paths: dict[str, bool]) -> list[Unwatched]:
-        """Watch writable paths of an instance; each is a whole file system of its own, or part of the host's.
-
-        Returns what could not be watched.
-        """
-        self._namespaces[instance] = procfs.mount_namespace(pid)
-        bad = []
+        self._folders: set[bytes] = set()
         for path, is_whole in paths.items():
-            try:
-                fd = os.open(f"/proc/{pid}/root{path}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            except OSError as error:
-                bad.append(Unwatched(instance, path, str(error.strerror)))
-                continue
-            place = Place(instance, path, fd, handles.filesystem_id(fd), is_whole)
-            try:
-                if is_whole:
-                    flags = fanotify.MARK_ADD | fanotify.MARK_FILESYSTEM
-                    fanotify.mark(self.fd, flags, _SEEN | fanotify.ONDIR, dirfd=fd, path=".")
-                elif not self._mark_below(place, fd):
-                    bad.append(Unwatched(instance, path, f"it has more than {MOST_FOLDERS} folders; what is beyond is not watched"))
-            except OSError as error:
-                bad.append(Unwatched(instance, path, str(error.strerror)))
-                os.close(fd)
-                continue
-            self._places.setdefault(place.filesystem, []).append(place)
-        return bad
+            self._watch(pid, path, is_whole=is_whole)
 
-    def _mark_below(self, place: Place, top: int) -> bool:
+    def _watch(self, pid: int, path: str, *, is_whole: bool) -> None:
+        try:
+            fd = os.open(f"/proc/{pid}/root{path}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            self.unwatched.append(Unwatched(path, str(error.strerror)))
+            return
+        place = Place(path, fd, is_whole)
+        try:
+            if is_whole:
+                fanotify.mark(self.fd, fanotify.MARK_ADD | fanotify.MARK_FILESYSTEM, _SEEN | fanotify.ONDIR, dirfd=fd, path=".")
+            elif not self._mark_below(fd):
+                self.unwatched.append(Unwatched(path, f"it has more than {MOST_FOLDERS} folders; what is beyond is not watched"))
+            self._places.setdefault(handles.filesystem_id(fd), []).append(place)
+        except OSError as error:
+            self.unwatched.append(Unwatched(path, str(error.strerror)))
+            os.close(fd)
+
+    def _mark_below(self, top: int) -> bool:
         """Mark every folder at and below `top`; False if there are too many."""
         mask = _SEEN | fanotify.ONDIR | fanotify.EVENT_ON_CHILD
         for _, _, _, folder in os.fwalk(".", dir_fd=top, follow_symlinks=False, onerror=None):
@@ -95,32 +97,15 @@ class Changes:
                 return False
             with contextlib.suppress(FileNotFoundError):
                 fanotify.mark(self.fd, fanotify.MARK_ADD, mask, dirfd=folder, path=".")
-                owners = self._folders.setdefault(handles.handle_of(folder), [])
-                if place.instance not in owners:
-                    owners.append(place.instance)
+                self._folders.add(handles.handle_of(folder))
         return True
 
-    def forget(self, instance: str) -> None:
-        """Take an instance's marks back and let go of its mounts."""
-        self._namespaces.pop(instance, None)
-        for handle, owners in list(self._folders.items()):
-            if instance in owners:
-                owners.remove(instance)
-                if not owners:
-                    del self._folders[handle]
-        for filesystem, places in list(self._places.items()):
-            for place in [place for place in places if place.instance == instance]:
-                places.remove(place)
-                with contextlib.suppress(OSError):
-                    if place.is_whole:
-                        flags = fanotify.MARK_REMOVE | fanotify.MARK_FILESYSTEM
-                        fanotify.mark(self.fd, flags, _SEEN | fanotify.ONDIR, dirfd=place.fd, path=".")
-                os.close(place.fd)
-            if not places:
-                del self._places[filesystem]
+    def is_behind(self) -> bool:
+        """Whether so much is unread that memory is at stake: then what happens is no longer known, and that is an incident."""
+        return fanotify.backlog(self.fd) > MOST_BACKLOG
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Let go of every mark and mount."""
         for places in self._places.values():
             for place in places:
                 os.close(place.fd)
@@ -129,11 +114,11 @@ class Changes:
 
     # ---- events ------------------------------------------------------------------------------
 
-    def read(self, is_full: Callable[[str], bool]) -> Iterator[Report | None]:
+    def read(self, *, is_full: bool) -> Iterator[Report | None]:
         """Reports of what happened since; None when events were lost.
 
         Args:
-            is_full: whether reports of an instance are only counted at present, so that nothing needs to be looked up.
+            is_full: reports are only counted at present, so that nothing needs to be looked up.
         """
         try:
             data = os.read(self.fd, _READ)
@@ -145,28 +130,33 @@ class Changes:
                 if event.mask & fanotify.Q_OVERFLOW:
                     yield None
                 elif event.parent is not None:
-                    yield from self._tell(event, event.parent, now, is_full)
+                    yield from self._tell(event, event.parent, now, is_full=is_full)
             finally:
                 if event.pidfd >= 0:
                     os.close(event.pidfd)
 
-    def _tell(self, event: Event, parent: Handle, now: int, is_full: Callable[[str], bool]) -> Iterator[Report]:
-        place = self._place_of(event, parent)
-        if place is None:
+    def _tell(self, event: Event, parent: Handle, now: int, *, is_full: bool) -> Iterator[Report]:
+        places = [place for place in self._places.get(parent.fsid, []) if place.is_whole or parent.data in self._folders]
+        if not places:
             return
-        if is_full(place.instance) and not event.mask & fanotify.ONDIR:
-            yield Report(instance=place.instance, kind="change", seen=now, decided=now)
+        if is_full and not event.mask & fanotify.ONDIR:
+            yield Report(instance=self.instance, kind="change", seen=now, decided=now)
             return
-        path, detail = self._look(place, event, parent)
+        # the process is named only if its descriptor was there: then the number still meant the same
+        known = event.pidfd >= 0
+        namespace = procfs.mount_namespace(event.pid) if known else 0
+        if namespace not in (0, self._own) and self._is_anothers(namespace):
+            return
+        path, detail = self._look(places, event, parent)
         detail["what"] = ", ".join(word for bit, word in _WORDS if event.mask & bit)
         if event.new is not None:
             detail["from"] = path
-            path, more = self._look(place, event, event.new)
+            path, more = self._look(places, event, event.new)
             detail.update(more)
-        # the process is named only if its descriptor was there: then the number still meant the same
-        known = event.pidfd >= 0
+        if namespace not in (0, self._own):
+            detail["by"] = "a process outside the instance"
         yield Report(
-            instance=place.instance,
+            instance=self.instance,
             kind="change",
             path=clean(path),
             pid=event.pid if known else 0,
@@ -177,39 +167,33 @@ class Changes:
             detail={key: clean(value, 512) for key, value in detail.items()},
         )
 
-    def _place_of(self, event: Event, parent: Handle) -> Place | None:
-        """The place that an event is about: by file system; where instances share one, by the actor's mount namespace."""
-        candidates = self._places.get(parent.fsid, [])
-        if candidates and candidates[0].is_whole:
-            return candidates[0]
-        owners = self._folders.get(parent.data, [])
-        candidates = [place for place in candidates if place.instance in owners]
-        if len(candidates) > 1 and event.pidfd >= 0:
-            namespace = procfs.mount_namespace(event.pid)
-            candidates = [place for place in candidates if self._namespaces.get(place.instance) == namespace] or candidates
-        return candidates[-1] if candidates else None
+    def _look(self, places: list[Place], event: Event, handle: Handle) -> tuple[str, dict[str, str]]:
+        """The path inside the instance, and what is remarkable about what lies there now.
 
-    def _look(self, place: Place, event: Event, handle: Handle) -> tuple[str, dict[str, str]]:
-        """The path inside the instance, and what is remarkable about what lies there now."""
-        try:
-            folder = handles.open_handle(place.fd, handle.kind, handle.data)
-        except OSError:
-            return f"{place.path}/…/{handle.name}", {}  # its folder is gone already
-        try:
-            path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), handle.name)
-            if event.mask & fanotify.ONDIR and event.mask & (fanotify.CREATE | fanotify.RENAME) and not place.is_whole:
-                self._follow_new_folder(place, folder, handle.name)
-            if event.mask & fanotify.DELETE:
-                return path, {}
-            return path, _remarks(folder, handle.name)
-        finally:
-            os.close(folder)
+        Volumes of one file system differ only by mount: the right one is that through which the folder has a name below its top.
+        """
+        for place in places:
+            try:
+                folder = handles.open_handle(place.fd, handle.kind, handle.data)
+            except OSError:
+                continue  # its folder is gone already
+            try:
+                path = os.readlink(f"/proc/self/fd/{folder}")
+                if path != place.path and not path.startswith(place.path + "/"):
+                    continue
+                path = os.path.join(path, handle.name)
+                if event.mask & fanotify.ONDIR and event.mask & (fanotify.CREATE | fanotify.RENAME) and not place.is_whole:
+                    self._follow_new_folder(folder, handle.name)
+                return path, {} if event.mask & fanotify.DELETE else _remarks(folder, handle.name)
+            finally:
+                os.close(folder)
+        return f"{places[0].path}/…/{handle.name}", {}
 
-    def _follow_new_folder(self, place: Place, parent: int, name: str) -> None:
+    def _follow_new_folder(self, parent: int, name: str) -> None:
         with contextlib.suppress(OSError):
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
             try:
-                self._mark_below(place, fd)
+                self._mark_below(fd)
             finally:
                 os.close(fd)
 

@@ -184,21 +184,22 @@ class GateClient:
         while not self._closed.is_set():
             try:
                 sock = wire.connect(self._run_dir / "gate.sock", BEAT_S)
-                self._stream = sock
-                wire.send(sock, {"op": "subscribe"})
             except OSError:
                 yield from self._revive("it did not answer")
                 continue
-            why = yield from self._receive(sock)
-            with self._lock:
-                self._stream = None
-                sock.close()
+            with sock:
+                self._stream = sock
+                why = yield from self._receive(sock)
+                with self._lock:
+                    self._stream = None
             if not self._closed.is_set():
                 yield from self._revive(why)
 
     def _receive(self, sock: socket.socket) -> Generator[tuple[int, Report], None, str]:
         """Yield what comes; returns why no more does."""
         is_asked = 0
+        with contextlib.suppress(OSError):
+            wire.send(sock, {"op": "subscribe"})
         while True:
             try:
                 message, _ = wire.receive(sock)

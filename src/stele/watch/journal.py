@@ -6,13 +6,12 @@ known to nobody. An instance's quarantine is marked here before its freeze is or
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import struct
 from typing import NamedTuple
 
-from stele.host.seccomp_notify import NOTIFICATION_SIZE, Notification, unpack
+from stele.host.seccomp_notify import NOTIFICATION_SIZE, Notification, address_of, unpack
 
 MAGIC = b"STELEJ1\n"
 HELD = 128
@@ -54,8 +53,7 @@ class Journal:
         self._map = mmap.mmap(fd, SIZE)
         if self._map[: len(MAGIC)] != MAGIC:
             raise ValueError("a journal of another version")
-        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        self.receive_address = self._base + _CURRENT + 8
+        self.receive_address = address_of(self._map) + _CURRENT + 8
 
     @classmethod
     def create(cls) -> Journal:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import logging
 import os
 import queue
 import select
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from stele.host import mounts, pidfd, procfs
 from stele.model.report import Report, clean
@@ -27,12 +27,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TICK_S = 0.2
 RETRY_S = 0.5
+MEASURE_NS = 1_000_000_000
 
 
-class _Watched(NamedTuple):
+@dataclasses.dataclass
+class _Watched:
+    """`table`: descriptor of its mountinfo; `known`: the mount table as it was last seen."""
+
     instance: Instance
-    table: int  # descriptor of its mountinfo
-    known: list[frozenset[tuple[str, ...]]]  # the mount table as it was last seen; one element
+    table: int
+    known: frozenset[tuple[str, ...]]
+    changes: Changes | None
 
 
 class Sensor:
@@ -47,16 +52,17 @@ class Sensor:
         self._emit = emit
         self._lock = threading.RLock()
         self._watched: dict[str, _Watched] = {}
-        self._tables: dict[int, str] = {}
-        self._groups: dict[int, str] = {}
+        self._tables: dict[int, _Watched] = {}
+        self._groups: dict[int, _Watched] = {}  # by descriptor of their changes
+        self._cgroups: dict[int, str] = {}
+        self._namespaces: dict[int, str] = {}
+        self._measured = 0
         self._pace = Pace()
         self._queue: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._poll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._wake, select.EPOLLIN)
-        self._changes = Changes()
-        self._poll.register(self._changes.fd, select.EPOLLIN)
         self._writes: RefusedWrites | None = None
         self.writes_unavailable = "" if with_writes else "switched off"
         if with_writes:
@@ -96,18 +102,35 @@ class Sensor:
                     remedy="it ended before it could be watched; see its log",
                     code="watch.no-such-process",
                 ) from error
-            self._watched[instance.id] = _Watched(instance, table, [_essence(rows)])
-            self._tables[table] = instance.id
+            watched = self._watched[instance.id] = _Watched(instance, table, _essence(rows), None)
+            self._tables[table] = watched
             self._poll.register(table, select.EPOLLPRI | select.EPOLLERR)
+            self._namespaces[procfs.mount_namespace(instance.pid)] = instance.id
             if self._writes is not None and instance.cgroup_id:
                 self._writes.watch(instance)
-                self._groups[instance.cgroup_id] = instance.id
-            if spec.watch.changes != "ignore":
-                paths = {item.path: item.kind == "tmpfs" for item in spec.writable}
-                for bad in self._changes.watch(instance.id, instance.pid, paths):
-                    now = time.monotonic_ns()
-                    detail = {"lost": f"not watched: {bad.why}"}
-                    self._offer(Report(instance=instance.id, kind="watcher-lost", path=bad.path, seen=now, decided=now, detail=detail))
+                self._cgroups[instance.cgroup_id] = instance.id
+            if spec.watch.changes != "ignore" and spec.writable:
+                self._watch_changes(watched, {item.path: item.kind == "tmpfs" for item in spec.writable})
+
+    def _watch_changes(self, watched: _Watched, paths: dict[str, bool]) -> None:
+        instance_id = watched.instance.id
+        try:
+            changes = Changes(
+                instance_id, watched.instance.pid, paths, lambda namespace: self._namespaces.get(namespace, instance_id) != instance_id
+            )
+        except OSError as error:
+            self._unwatched(instance_id, "", str(error.strerror))
+            return
+        watched.changes = changes
+        self._groups[changes.fd] = watched
+        self._poll.register(changes.fd, select.EPOLLIN)
+        for bad in changes.unwatched:
+            self._unwatched(instance_id, bad.path, bad.why)
+
+    def _unwatched(self, instance_id: str, path: str, why: str) -> None:
+        """A place that cannot be watched is told, once; it is no violation of the instance's."""
+        now = time.monotonic_ns()
+        self._offer(Report(instance=instance_id, kind="change", path=path, seen=now, decided=now, detail={"what": f"not watched: {why}"}))
 
     def forget(self, instance_id: str) -> None:
         """Stop watching, before its mounts are taken apart; unknown ones are fine."""
@@ -115,15 +138,22 @@ class Sensor:
             watched = self._watched.pop(instance_id, None)
             if watched is None:
                 return
-            self._tables.pop(watched.table, None)
-            with contextlib.suppress(OSError):
+            if self._tables.pop(watched.table, None):
                 self._poll.unregister(watched.table)
             os.close(watched.table)
-            self._changes.forget(instance_id)
+            self._close_changes(watched)
+            self._namespaces = {key: value for key, value in self._namespaces.items() if value != instance_id}
             if self._writes is not None:
                 self._writes.forget(watched.instance)
-                self._groups.pop(watched.instance.cgroup_id, None)
+                self._cgroups.pop(watched.instance.cgroup_id, None)
             self._pace.forget(instance_id)
+
+    def _close_changes(self, watched: _Watched) -> None:
+        if watched.changes is not None:
+            self._poll.unregister(watched.changes.fd)
+            del self._groups[watched.changes.fd]
+            watched.changes.close()
+            watched.changes = None
 
     def close(self) -> None:
         """Tell what was counted, then end."""
@@ -135,7 +165,6 @@ class Sensor:
         with self._lock:
             for instance_id in list(self._watched):
                 self.forget(instance_id)
-            self._changes.close()
             if self._writes is not None:
                 self._writes.close()
             self._poll.close()
@@ -154,34 +183,48 @@ class Sensor:
                     except OSError:
                         log.exception("the sensor met what it does not expect")
             with self._lock:
+                if time.monotonic_ns() - self._measured > MEASURE_NS:
+                    self._measure(time.monotonic_ns())
                 for report in self._pace.settle(time.monotonic_ns(), at_once=self._ended.is_set()):
                     self._queue.put(report)
 
     def _handle(self, fd: int) -> None:
-        if fd == self._changes.fd:
-            for report in self._changes.read(lambda instance: self._pace.is_full(instance, "change")):
-                if report is None:
-                    self._lost("more changes than could be read")
-                else:
-                    self._offer(report)
+        if fd in self._groups:
+            self._hear_changes(self._groups[fd])
         elif self._writes is not None and fd == self._writes.fd:
             self._hear_writes(self._writes)
         elif fd in self._tables:
-            self._look_at_mounts(self._watched[self._tables[fd]])
+            self._look_at_mounts(self._tables[fd])
+
+    def _hear_changes(self, watched: _Watched) -> None:
+        assert watched.changes is not None
+        instance_id = watched.instance.id
+        for report in watched.changes.read(is_full=self._pace.is_full(instance_id, "change")):
+            if report is None:
+                self._lost(watched, "the queue of changes overflowed")
+            else:
+                self._offer(report)
+
+    def _measure(self, now: int) -> None:
+        """Give up on an instance that changes more than can be read, before its events fill the memory."""
+        self._measured = now
+        for watched in list(self._groups.values()):
+            if watched.changes is not None and watched.changes.is_behind():
+                self._close_changes(watched)
+                self._lost(watched, "more changes than can be read: they are no longer watched")
 
     def _offer(self, report: Report) -> None:
         told = self._pace.take(report, time.monotonic_ns())
         if told is not None:
             self._queue.put(told)
 
-    def _lost(self, what: str) -> None:
+    def _lost(self, watched: _Watched, what: str) -> None:
         now = time.monotonic_ns()
-        for instance_id in self._watched:
-            self._offer(Report(instance=instance_id, kind="watcher-lost", seen=now, decided=now, detail={"lost": what}))
+        self._offer(Report(instance=watched.instance.id, kind="watcher-lost", seen=now, decided=now, detail={"lost": what}))
 
     def _hear_writes(self, writes: RefusedWrites) -> None:
         for refused in writes.read():
-            instance_id = self._groups.get(refused.cgroup_id)
+            instance_id = self._cgroups.get(refused.cgroup_id)
             if instance_id is None:
                 continue
             self._offer(
@@ -218,7 +261,7 @@ class Sensor:
             self._poll.unregister(watched.table)  # its last process is gone, and its mounts with it
             self._tables.pop(watched.table, None)
             return
-        before, watched.known[0] = watched.known[0], now_there
+        before, watched.known = watched.known, now_there
         now = time.monotonic_ns()
         for what, rows in (("removed", before - now_there), ("added", now_there - before)):
             for row in sorted(rows):
