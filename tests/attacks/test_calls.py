@@ -9,7 +9,7 @@ import pytest
 from stele.watch.detect import CALLS
 from tests.attacks.cage import MARKER, NEXT, Cage, frozen_by
 
-pytestmark = [pytest.mark.root, pytest.mark.guest]
+pytestmark = pytest.mark.root
 COLUMN = {"x86_64": 0, "aarch64": 1}[platform.machine()]
 
 
@@ -44,6 +44,7 @@ FORBIDDEN = {
 }
 
 
+@pytest.mark.guest
 @pytest.mark.parametrize("call", ["remount", "unshare", "memfd_create"])
 def test_a_forbidden_call_is_seen_and_the_instance_frozen(cage: Cage, call: str):
     report = frozen_by(cage, FORBIDDEN[call], "forbidden-call")
@@ -51,6 +52,7 @@ def test_a_forbidden_call_is_seen_and_the_instance_frozen(cage: Cage, call: str)
     assert report.exe == "/usr/bin/perl"
 
 
+@pytest.mark.guest
 def test_every_forbidden_call_is_seen_and_refused(one_cage: Cage):
     script = "; ".join(FORBIDDEN.values())
     said = one_cage.run(script + "; echo THE NEXT INSTRUCTION RAN", forbidden="report")

@@ -8,9 +8,10 @@ import pytest
 
 from tests.attacks.cage import DROP, EXECVEAT, MARKER, NEXT, Cage, await_true, frozen_by
 
-pytestmark = [pytest.mark.root, pytest.mark.guest]
+pytestmark = pytest.mark.root
 
 
+@pytest.mark.guest
 def test_executing_a_dropped_file_on_noexec_tmpfs_is_seen_frozen_and_refused(cage: Cage):
     report = frozen_by(cage, DROP + "/tmp/evil", "exec-unsealed")
     assert report.path == "/tmp/evil"
@@ -75,6 +76,7 @@ def test_policy_report_lets_a_script_run_and_reports_it(one_cage: Cage):
     assert (report.kind, report.path, report.refused, report.is_frozen) == ("script-unsealed", "/tmp/s", False, False)
 
 
+@pytest.mark.guest
 def test_policy_report_still_refuses_to_execute_what_is_not_sealed(one_cage: Cage):
     said = one_cage.run(DROP + "/tmp/evil; echo THE NEXT INSTRUCTION RAN", exec="report")
     assert MARKER not in said
@@ -89,6 +91,7 @@ def test_what_the_kernel_refuses_anyway_is_reported_and_nobody_is_frozen(one_cag
     assert (report.kind, report.path, report.refused, report.is_frozen) == ("exec-unsealed", "/tmp/data", True, False)
 
 
+@pytest.mark.guest
 def test_ordinary_life_causes_no_report(one_cage: Cage):
     said = one_cage.run(
         "PATH=/tmp:/data:/nowhere:/bin; cd /tmp; true; ls / > /tmp/list; cat < /tmp/list | sort; /opt/script; sh /opt/script; "
@@ -120,6 +123,7 @@ def _enter(cage: Cage, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["nsenter", "-t", str(pid), "-m", *command], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.guest
 def test_without_noexec_and_without_the_filter_the_file_itself_decides(cage: Cage):
     cage.shell(DROP + "echo dropped; sleep 1000")
     await_true(lambda: "dropped" in cage.output(cage.instances[0]))
@@ -135,6 +139,7 @@ def test_without_noexec_and_without_the_filter_the_file_itself_decides(cage: Cag
     assert cage.is_quarantined(cage.instances[0])
 
 
+@pytest.mark.guest
 def test_a_stranger_in_a_frozen_instance_executes_nothing_and_is_reported(cage: Cage):
     frozen_by(cage, DROP + "/bin/true; /tmp/evil", "exec-unsealed")
     done = _enter(cage, "/bin/busybox", "echo", MARKER)

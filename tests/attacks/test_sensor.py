@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stele.model.instance import Instance
     from stele.model.report import Report
 
-pytestmark = [pytest.mark.root, pytest.mark.guest]
+pytestmark = pytest.mark.root
 
 
 class Ear:
@@ -58,6 +58,7 @@ def ear(one_cage: Cage) -> Iterator[Ear]:
     made.sensor.close()
 
 
+@pytest.mark.guest
 def test_a_refused_write_to_the_sealed_root_is_reported_with_path_and_process(ear: Ear):
     instance = ear.run('echo x > /etc/passwd; cd /etc; perl -e \'mkdir "new" or print "$!\\n"; sleep 1\'')
     assert "Read-only file system" in ear.cage.output(instance)
@@ -79,6 +80,7 @@ def test_repeated_refused_writes_become_one_report_with_a_count(ear: Ear):
     assert total == 4999, "every one is counted"
 
 
+@pytest.mark.guest
 def test_a_program_dropped_on_tmpfs_is_reported_for_what_it_is(ear: Ear):
     instance = ear.run(
         "cat /opt/evil.bytes > /tmp/evil; chmod 755 /tmp/evil; sleep 1; mkdir /tmp/d; mv /tmp/evil /tmp/d/moved; rm /tmp/d/moved"
@@ -88,6 +90,7 @@ def test_a_program_dropped_on_tmpfs_is_reported_for_what_it_is(ear: Ear):
     ear.until("change", "/tmp/d/moved", what="renamed")
 
 
+@pytest.mark.guest
 def test_a_script_dropped_into_a_new_folder_of_a_volume_is_reported(ear: Ear):
     ear.run("mkdir -p /data/a; sleep 0.5; printf '#!/bin/sh\\n' > /data/a/s; chmod 700 /data/a/s; sleep 1")
     ear.until("change", "/data/a", what="created")
@@ -118,6 +121,7 @@ def test_ignored_changes_are_not_watched(ear: Ear):
     assert ear.told.empty()
 
 
+@pytest.mark.guest
 def test_a_mount_made_from_outside_is_reported(ear: Ear):
     instance = ear.run("true")
     command = ["nsenter", "-t", str(instance.pid), "-m", "-p", "/bin/busybox", "mount"]

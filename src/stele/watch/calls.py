@@ -107,6 +107,16 @@ class Calls:
     # ---- one notification --------------------------------------------------------------------
 
     def _decide(self, listener: Listener, call: Notification, seen: int) -> None:
+        """Answer one call; a failure of ours refuses this one, and must not take down the gate, or every successor would fail again."""
+        try:
+            self._decide_or_fail(listener, call, seen)
+        except Exception as error:  # noqa: BLE001  whatever it is
+            _refuse(listener.fd, call.id)
+            guarded = self._ward.guarded.get(listener.instance)
+            if guarded is not None:
+                self._ward.lost(guarded, f"the gate could not judge a call: {error!r}")
+
+    def _decide_or_fail(self, listener: Listener, call: Notification, seen: int) -> None:
         name = detect.call_name(call.arch, call.nr)
         guarded = self._ward.guarded.get(listener.instance)
         if guarded is None:

@@ -68,6 +68,10 @@ class Files:
                 self._ward.journal.note_descriptor(event.fd)
                 try:
                     self._decide(group, event, seen)
+                except Exception as error:  # noqa: BLE001  it must not take down the gate, or every successor would fail again
+                    self._answer(group, event.fd, fanotify.DENY)
+                    for guarded in list(self._ward.guarded.values()):
+                        self._ward.lost(guarded, f"the gate could not judge a file: {error!r}")
                 finally:
                     os.close(event.fd)
 

@@ -13,7 +13,7 @@ from stele.host import procfs
 from stele.model.report import Report, ReportKind, clean
 from stele.watch import detect
 from stele.watch.guarded import Guarded
-from stele.watch.journal import Journal
+from stele.watch.journal import MAX_REPORT, Journal
 from stele.watch.outbox import Outbox
 from stele.watch.pace import Pace
 
@@ -97,7 +97,7 @@ class Ward:
         with contextlib.suppress(OSError):
             guarded.freezer.request()
         report = describe(guarded.instance.id, tid, seen, decided, kind, what, refused=True)
-        self.journal.owe(guarded.slot, encode(report))
+        self.journal.owe(guarded.slot, encode_short(report))
         self.await_frozen(guarded, report, decided)
 
     def await_frozen(self, guarded: Guarded, report: Report, now_ns: int) -> None:
@@ -129,7 +129,7 @@ class Ward:
             self.pending.remove(item)
             self.forget_allowed = True
             self._post(report)
-            self.journal.owe(item.guarded.slot, encode(report))
+            self.journal.owe(item.guarded.slot, encode_short(report))
 
     def lost(self, guarded: Guarded, what: str) -> None:
         """Something of an instance may have gone unseen: an incident, never a log line."""
@@ -181,6 +181,14 @@ def describe(instance: str, tid: int, seen: int, decided: int, kind: ReportKind,
 def encode(report: Report) -> bytes:
     """A report as JSON."""
     return json.dumps(msgspec.to_builtins(report), separators=(",", ":")).encode("ascii")
+
+
+def encode_short(report: Report) -> bytes:
+    """A report as JSON that fits the journal; one that is too long loses its arguments and the end of its path."""
+    data = encode(report)
+    if len(data) > MAX_REPORT:
+        data = encode(msgspec.structs.replace(report, argv=(), path=report.path[:256], exe=report.exe[:256], detail={}))
+    return data
 
 
 def decode(data: bytes) -> Report | None:
