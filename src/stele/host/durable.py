@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 from pathlib import Path
@@ -11,12 +12,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 
 def sync_dir(folder: Path) -> None:
     """Fsync a folder, so that names created in it survive a crash."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_filesystem(folder: Path) -> None:
+    """Flush the whole file system that a folder is on (syncfs): cheaper than an fsync for each of thousands of files.
+
+    Raises:
+        OSError: something of it could not be written.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(fd) < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
     finally:
         os.close(fd)
 

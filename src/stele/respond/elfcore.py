@@ -8,20 +8,34 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from stele.host import evidence_proc, pagemap
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping as Mapping_
     from collections.abc import Sequence
 
-PAGE = 4096
+    from stele.respond.bundle import Stream
+
+PAGE = pagemap.PAGE
 CHUNK = 1 << 20
+GAP = 64 << 10  # absent memory between two existing pieces that does not make two segments of them
+DENSE_LIMIT = 64 << 20  # files mapped beyond this size are kept only as far as they are in memory
+MAX_SEGMENTS = 200_000
+MAX_REFUSED = 64  # unreadable pages of one segment after which the rest of it is left out
 EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 PHDR = struct.Struct("<IIQQQQQQ")
+SHDR = struct.Struct("<IIQQQQIIQQ")
+PN_XNUM = 0xFFFF
 NT_PRSTATUS, NT_PRPSINFO, NT_AUXV, NT_FILE = 1, 3, 6, 0x46494C45
 EM = {"x86_64": 62, "aarch64": 183}
-UNREADABLE = ("[vvar]", "[vvar_vclock]", "[vsyscall]")
+_ZEROS = bytes(CHUNK)
+NO_MEMORY = (b"[vvar]", b"[vvar_vclock]", b"[vsyscall]")
 _MAPS = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) ([0-9]+) *(.*)")
+_RESIDENT = {b"Rss", b"Swap", b"Shared_Hugetlb", b"Private_Hugetlb"}
 
 
 class Mapping(NamedTuple):
@@ -60,29 +74,63 @@ def parse_syscall(tid: int, text: str) -> Thread:
     parts = text.split()
     try:
         if len(parts) == 9:
-            values = [int(part, 0) for part in parts]
-            return Thread(tid, values[0], tuple(values[1:7]), values[7], values[8])
+            call, *values = [int(part, 0) for part in parts]
+            if all(0 <= value < 1 << 64 for value in values):
+                return Thread(tid, call, tuple(values[:6]), values[6], values[7])
         if len(parts) == 3:
-            return Thread(tid, -1, (0,) * 6, int(parts[1], 0), int(parts[2], 0))
+            stack, instruction = int(parts[1], 0), int(parts[2], 0)
+            if min(stack, instruction) >= 0 and max(stack, instruction) < 1 << 64:
+                return Thread(tid, -1, (0,) * 6, stack, instruction)
     except ValueError:
         pass
     return Thread(tid, -1, (0,) * 6, 0, 0)
+
+
+def parse_smaps(data: bytes) -> dict[int, int]:
+    """Where each mapping of /proc/PID/smaps begins, and how many bytes of it are in memory or swap."""
+    found: dict[int, int] = {}
+    begin = -1
+    for line in data.split(b"\n"):
+        key, _, value = line.partition(b":")
+        if key in _RESIDENT:
+            if begin >= 0 and (number := value.split()[:1]) and number[0].isdigit():
+                found[begin] += int(number[0]) * 1024
+        elif match := _MAPS.fullmatch(line):
+            begin = int(match[1], 16)
+            found[begin] = 0
+    return found
 
 
 def _note(kind: int, data: bytes) -> bytes:
     return struct.pack("<III", 5, len(data), kind) + b"CORE\0\0\0\0" + data + bytes(-len(data) % 4)
 
 
-def _prstatus(thread: Thread, pid: int) -> bytes:
-    """Struct elf_prstatus of x86-64 (336 bytes): 27 registers from offset 112."""
+def _x86_64(thread: Thread) -> list[int]:
+    """Struct user_regs_struct: r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss …"""
     registers = [0] * 27
-    registers[16], registers[19] = thread.instruction, thread.stack
-    registers[15] = registers[10] = thread.call & (1 << 64) - 1
-    # rdi, rsi, rdx, r10, r8, r9 in the order of struct user_regs_struct
+    registers[16], registers[17], registers[19], registers[20] = thread.instruction, 0x33, thread.stack, 0x2B
+    registers[15] = thread.call & (1 << 64) - 1
+    # rdi, rsi, rdx, r10, r8, r9
     for position, value in zip((14, 13, 12, 7, 9, 8), thread.args, strict=True):
         registers[position] = value
+    return registers
+
+
+def _aarch64(thread: Thread) -> list[int]:
+    """Struct user_pt_regs: x0 … x30, sp, pc, pstate; the number of the system call is in x8."""
+    registers = [*thread.args, *([0] * 25), thread.stack, thread.instruction, 0]
+    registers[8] = thread.call & (1 << 64) - 1
+    return registers
+
+
+REGISTERS = {"x86_64": _x86_64, "aarch64": _aarch64}
+
+
+def _prstatus(thread: Thread, pid: int, machine: str) -> bytes:
+    """Struct elf_prstatus: 112 bytes of facts, the registers, pr_fpvalid and padding (336 bytes on x86-64, 392 on aarch64)."""
+    registers = REGISTERS[machine](thread)
     head = struct.pack("<iiihHQQiiii", 0, 0, 0, 0, 0, 0, 0, thread.tid, 0, pid, pid) + bytes(64)
-    return head + struct.pack("<27Q", *registers) + struct.pack("<ii", 0, 0)
+    return head + struct.pack(f"<{len(registers)}Q", *registers) + struct.pack("<ii", 0, 0)
 
 
 def _file_note(mappings: Sequence[Mapping]) -> bytes:
@@ -93,79 +141,182 @@ def _file_note(mappings: Sequence[Mapping]) -> bytes:
     return out + b"".join(item.name + b"\0" for item in files)
 
 
-class Core(NamedTuple):
-    """What was written: bytes of the file, bytes of memory read, and mappings that could not be read."""
+class Segment(NamedTuple):
+    """One PT_LOAD: `pieces` are the address ranges whose memory is read, `end - begin` bytes are in the file if there are any."""
 
+    begin: int
+    end: int
+    flags: int
+    pieces: tuple[tuple[int, int], ...]
+
+
+class Plan(NamedTuple):
+    """What a core will hold: segments by address, bytes of memory they read, and in words what is left out and why."""
+
+    segments: list[Segment]
     size: int
-    read: int
-    unreadable: tuple[str, ...]
+    left_out: list[str]
 
 
-def write(proc: str, pid: int, threads: Sequence[Thread], mappings: Sequence[Mapping], out: int, *, budget: int, machine: str) -> Core:
-    """Write the core of a frozen process to the file `out` (sparse where memory is zero).
+def plan(proc: str, mappings: Sequence[Mapping], resident: Mapping_[int, int], budget: int, *, can_scan: bool = True) -> Plan:
+    """Find out which memory of a frozen process exists, and choose what fits the budget: the small mappings first.
+
+    Args:
+        proc: its /proc folder.
+        mappings: from `parse_maps`.
+        resident: from `parse_smaps`; empty if unknown.
+        budget: at most so many bytes of memory.
+        can_scan: False does without PAGEMAP_SCAN.
+
+    Raises:
+        OSError: the process is gone.
+    """
+    left_out: list[str] = []
+    chosen: dict[int, list[tuple[int, int]]] = {}
+    left = budget
+    with pagemap.Pagemap(proc, can_scan=can_scan) as pages:
+        # a reservation of terabytes must use up neither the budget nor the time for the others
+        for item in sorted(mappings, key=lambda item: (resident.get(item.begin, item.end - item.begin), item.end - item.begin)):
+            ranges = _existing(proc, item, pages, resident, left_out)
+            chosen[item.begin] = _within(ranges, left)
+            left -= sum(end - begin for begin, end in chosen[item.begin])
+            if chosen[item.begin] != ranges:
+                last = chosen[item.begin][-1][1] if chosen[item.begin] else item.begin
+                left_out.append(f"{last:x}-{item.end:x}: over the budget of {budget} bytes")
+    segments: list[Segment] = []
+    for item in mappings:
+        segments += _segments(item, chosen[item.begin])
+    if len(segments) > MAX_SEGMENTS:
+        left_out.append(f"{segments[MAX_SEGMENTS].begin:x} and above: more than {MAX_SEGMENTS} segments")
+        del segments[MAX_SEGMENTS:]
+    return Plan(segments, sum(end - begin for segment in segments for begin, end in segment.pieces), left_out)
+
+
+def _within(ranges: Sequence[tuple[int, int]], left: int) -> list[tuple[int, int]]:
+    chosen = []
+    for begin, end in ranges:
+        kept = min(end - begin, left // PAGE * PAGE)
+        left -= kept
+        if kept:
+            chosen.append((begin, begin + kept))
+        if begin + kept < end:
+            break
+    return chosen
+
+
+def _existing(proc: str, item: Mapping, pages: pagemap.Pagemap, resident: Mapping_[int, int], left_out: list[str]) -> list[tuple[int, int]]:
+    if item.name in NO_MEMORY:
+        return []
+    if item.inode and item.flags[0] == "r":
+        # a small file without holes is read whole, so that its text is there; in one with holes reading would fill them
+        try:
+            found = os.stat(f"{proc}/map_files/{item.begin:x}-{item.end:x}")
+        except OSError:
+            found = None
+        if found is not None and stat.S_ISREG(found.st_mode) and found.st_blocks * 512 >= found.st_size:
+            end = min(item.end, item.begin + max(0, -(-(found.st_size - item.offset) // PAGE) * PAGE))
+            if end - item.begin <= DENSE_LIMIT:
+                return [(item.begin, end)] if end > item.begin else []
+    if resident.get(item.begin) == 0:
+        return []
+    ranges, is_all = pages.existing(item.begin, item.end)
+    if not is_all:
+        last = ranges[-1][1] if ranges else item.begin
+        left_out.append(f"{last:x}-{item.end:x}: which pages exist was not found out within its limit")
+    return ranges
+
+
+def _segments(item: Mapping, ranges: Sequence[tuple[int, int]]) -> list[Segment]:
+    flags = sum(bit for letter, bit in zip(item.flags, (4, 2, 1), strict=False) if letter != "-")
+    out: list[Segment] = []
+    position = item.begin
+    group: list[tuple[int, int]] = []
+    for begin, end in [*ranges, (item.end + GAP + 1, 0)]:
+        if group and begin - group[-1][1] > GAP:
+            if group[0][0] > position:
+                out.append(Segment(position, group[0][0], flags, ()))
+            out.append(Segment(group[0][0], group[-1][1], flags, tuple(group)))
+            position = group[-1][1]
+            group = []
+        if end:
+            group.append((begin, end))
+    if position < item.end:
+        out.append(Segment(position, item.end, flags, ()))
+    return out
+
+
+def write(
+    proc: str, pid: int, threads: Sequence[Thread], mappings: Sequence[Mapping], planned: Plan, out: Stream, *, machine: str
+) -> list[str]:
+    """Write the core of a frozen process; returns what of it could not be read.
 
     Args:
         proc: its /proc folder.
         pid: its pid on the host.
         threads: from `parse_syscall`, the first thread first.
         mappings: from `parse_maps`.
-        out: an empty file open for writing.
-        budget: at most so many bytes of memory are read.
-        machine: `uname -m`.
+        planned: from `plan`.
+        out: takes the file, in order.
+        machine: `uname -m`, one of `EM`.
     """
-    wanted = [item for item in mappings if item.flags[0] == "r" and item.name.decode("utf-8", "replace") not in UNREADABLE]
-    try:
-        with open(f"{proc}/auxv", "rb") as file:
-            auxv = file.read(8192)
-    except OSError:
-        auxv = b""
-    notes = b"".join(_note(NT_PRSTATUS, _prstatus(thread, pid)) for thread in threads[:1])
+    auxv = evidence_proc.read(f"{proc}/auxv", 8192) or b""
+    notes = b"".join(_note(NT_PRSTATUS, _prstatus(thread, pid, machine)) for thread in threads[:1])
     notes += _note(NT_PRPSINFO, struct.pack("<bbbbQIIiiii16s80s", 0, 0, 0, 0, 0, 0, 0, pid, 0, pid, pid, b"", b""))
     notes += _note(NT_AUXV, auxv) + _note(NT_FILE, _file_note(mappings))
-    notes += b"".join(_note(NT_PRSTATUS, _prstatus(thread, pid)) for thread in threads[1:])
-    head = EHDR.size + PHDR.size * (len(wanted) + 1)
+    notes += b"".join(_note(NT_PRSTATUS, _prstatus(thread, pid, machine)) for thread in threads[1:])
+    count = len(planned.segments) + 1
+    # more than 65534 segments are counted in the first section header (elf(5), PN_XNUM)
+    many = count >= PN_XNUM
+    section = SHDR.pack(0, 0, 0, 0, 0, 0, 0, count, 0, 0) if many else b""
+    head = EHDR.size + PHDR.size * count + len(section)
     offset = -(-(head + len(notes)) // PAGE) * PAGE
-    table = PHDR.pack(4, 0, head, 0, 0, len(notes), 0, 0)
-    places = []
-    for item in wanted:
-        size = item.end - item.begin
-        flags = 4 | (2 if item.flags[1] == "w" else 0) | (1 if item.flags[2] == "x" else 0)
-        table += PHDR.pack(1, flags, offset, item.begin, 0, size, size, PAGE)
-        places.append((item, offset))
-        offset += size
+    table = [PHDR.pack(4, 0, head, 0, 0, len(notes), 0, 0)]
+    for begin, end, flags, pieces in planned.segments:
+        size = end - begin
+        table.append(PHDR.pack(1, flags, offset if pieces else 0, begin, 0, size if pieces else 0, size, PAGE))
+        offset += size if pieces else 0
     ident = b"\x7fELF\2\1\1" + bytes(9)
-    os.pwrite(
-        out, EHDR.pack(ident, 4, EM[machine], 1, 0, EHDR.size, 0, 0, EHDR.size, PHDR.size, len(wanted) + 1, 0, 0, 0) + table + notes, 0
+    sections = (EHDR.size + PHDR.size * count, SHDR.size, 1) if many else (0, 0, 0)
+    header = EHDR.pack(
+        ident, 4, EM[machine], 1, 0, EHDR.size, sections[0], 0, EHDR.size, PHDR.size, min(count, PN_XNUM), sections[1], sections[2], 0
     )
-    os.ftruncate(out, offset)
-    read, unreadable = _copy(proc, places, out, budget)
-    return Core(offset, read, tuple(unreadable))
+    out.write(header + b"".join(table) + section + notes)
+    out.skip(-out.size % PAGE)
+    return _copy(proc, planned.segments, out)
 
 
-def _copy(proc: str, places: Sequence[tuple[Mapping, int]], out: int, budget: int) -> tuple[int, list[str]]:
+def _copy(proc: str, segments: Sequence[Segment], out: Stream) -> list[str]:
     memory = os.open(f"{proc}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    buffer = bytearray(CHUNK)
-    view = memoryview(buffer)
-    zeros = bytes(CHUNK)
-    read, unreadable = 0, []
+    unreadable: list[str] = []
     try:
-        for item, offset in places:
-            position = item.begin
-            while position < item.end and read < budget:
-                want = min(CHUNK, item.end - position)
-                try:
-                    got = os.preadv(memory, [view[:want]], position)
-                except OSError:
-                    # a page beyond the end of its file, or device memory: skip one page
-                    got = 0
-                if not got:
-                    unreadable.append(f"{position:x}")
-                    position += PAGE
-                    continue
-                if view[:got] != zeros[:got]:
-                    os.pwrite(out, view[:got], offset + position - item.begin)
-                read += got
-                position += got
+        for segment in segments:
+            position, refused = segment.begin, 0
+            for begin, end in segment.pieces:
+                out.skip(begin - position)
+                position = begin
+                while position < end and refused < MAX_REFUSED:
+                    data = _read(memory, min(CHUNK, end - position), position) or _read(memory, PAGE, position)
+                    if not data:
+                        refused += 1
+                        unreadable.append(f"{position:x}-{position + PAGE:x}: not readable")
+                        data = _ZEROS[:PAGE]
+                    if data == _ZEROS[: len(data)]:
+                        out.skip(len(data))
+                    else:
+                        out.write(data)
+                    position += len(data)
+                if position < end:
+                    unreadable.append(f"{position:x}-{end:x}: left out after {MAX_REFUSED} unreadable pages")
+                    out.skip(end - position)
+                    position = end
     finally:
         os.close(memory)
-    return read, unreadable[:100]
+    return unreadable
+
+
+def _read(memory: int, size: int, position: int) -> bytes:
+    try:
+        return os.pread(memory, size, position)
+    except OSError:
+        # device memory, secret memory, or a page beyond the end of its file
+        return b""

@@ -2,125 +2,239 @@
 
 from __future__ import annotations
 
-import functools
+import json
 import os
+import re
 import stat
-import tarfile
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 from stele.host import evidence_proc
+from stele.respond.archive import Archive, Budget
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from stele.respond.bundle import Writer
+    from stele.respond.bundle import Stream, Writer
 
 MAX_ENTRIES = 200_000
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+MAX_PATH = 16_384  # bytes
+LEASE_SLACK_S = 2
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME | os.O_CLOEXEC
 
 
-class _Budget:
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.entries = MAX_ENTRIES
-        self.left_out: list[str] = []
+def collect(out: Writer, pid: int, paths: Sequence[str], budget: Budget) -> None:
+    """One tar and one listing per path into the bundle; what is left out is told to the budget.
 
-
-def collect(out: Writer, pid: int, paths: Sequence[str], limit: int) -> None:
-    """One tar per path into the bundle, at most `limit` bytes of file content in all; what is left out is listed."""
-    budget = _Budget(limit)
-    try:
-        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        out.add("files/unreachable", b"the root of the first process could not be opened\n")
-        return
+    Raises:
+        OSError: the root of the process cannot be opened.
+        SteleError: `evidence.no-space`.
+    """
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    index = {}
     try:
         for number, path in enumerate(paths):
+            # two paths may differ in what cannot be in a name only
+            name = f"{number}-{re.sub('[^A-Za-z0-9._-]', '_', path.strip('/'))[:100]}"
             try:
                 top = evidence_proc.open_in_root(root, path, FOLDER)
             except OSError as error:
-                out.add(f"files/{number}.missing", f"{path}: {error.strerror}\n".encode())
+                index[path] = {"missing": error.strerror}
                 continue
+            if not evidence_proc.is_tmpfs(top):
+                # a folder above it is writable, and was replaced: what is there is not what the spec declares
+                os.close(top)
+                index[path] = {"missing": "there is no tmpfs at this path"}
+                continue
+            index[path] = {"tar": f"files/{name}.tar", "listing": f"files/{name}.jsonl"}
+            listing: list[bytes] = []
             try:
-                out.add_with(f"files/{path.strip('/').replace('/', '_')}.tar", functools.partial(_tar, top=top, budget=budget))
+                out.add_with(f"files/{name}.tar", lambda stream, top=top, listing=listing: _tar(stream, top, budget, listing))  # type: ignore[misc]
             finally:
                 os.close(top)
+            out.add(f"files/{name}.jsonl", b"".join(line + b"\n" for line in listing))
     finally:
         os.close(root)
-    if budget.left_out:
-        out.add("files/left-out", "\n".join(budget.left_out[:10_000]).encode("utf-8", "surrogateescape"))
+        out.add("files/index.json", json.dumps(index, indent=1, sort_keys=True).encode("ascii"))
 
 
-def _tar(fd: int, top: int, budget: _Budget) -> None:
-    with os.fdopen(os.dup(fd), "wb") as raw, tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        _folder(tar, top, ".", budget)
+def _tar(stream: Stream, top: int, budget: Budget, listing: list[bytes]) -> None:
+    archive = Archive(stream, budget)
+    archive.listing = listing
+    walk = _Walk(archive, top, budget)
+    walk.run()
+    _leased(archive, walk.leased, lambda path: evidence_proc.open_beneath(top, path, evidence_proc.CONTENT | os.O_NOATIME), budget)
+    archive.close()
 
 
-def _folder(tar: tarfile.TarFile, fd: int, name: str, budget: _Budget) -> None:
-    # an explicit stack, a path of descriptors at most a few deep at a time: depth is the attacker's choice
-    pending = [(name, os.dup(fd))]
-    while pending:
-        where, folder = pending.pop()
+class _Level(NamedTuple):
+    """A folder on the way down: its path, what identifies it, and its subfolders that are still to be visited (last first)."""
+
+    where: str
+    identity: tuple[int, int]
+    folders: list[str]
+
+
+class _Walk:
+    """Every entry below a folder. Depth is the attacker's choice: one descriptor is held, the way back up is `..`, checked."""
+
+    def __init__(self, archive: Archive, top: int, budget: Budget) -> None:
+        self.leased: dict[str, str] = {}
+        self._archive = archive
+        self._budget = budget
+        self._here = os.open(".", FOLDER, dir_fd=top)
+        self._device = os.fstat(top).st_dev
+
+    def run(self) -> None:
         try:
-            _entry(tar, where, os.fstat(folder), folder, budget)
-            for child in sorted(os.listdir(folder)):
-                budget.entries -= 1
-                if budget.entries < 0:
-                    budget.left_out.append(f"{where}/… (more than {MAX_ENTRIES} entries)")
-                    break
-                _child(tar, folder, child, f"{where}/{child}", pending, budget)
-        except OSError as error:
-            budget.left_out.append(f"{where}: {error.strerror}")
+            levels = [self._enter(".")]
+            while levels:
+                level = levels[-1]
+                if level.folders and self._budget.entries > 0:
+                    child = level.folders.pop()
+                    where = f"{level.where}/{child}"
+                    try:
+                        self._change(child)
+                        levels.append(self._enter(where))
+                    except OSError as error:
+                        self._budget.left_out.append(f"{where}: {error.strerror}")
+                        if self._identity() != level.identity and not self._back(level):
+                            return
+                    continue
+                levels.pop()
+                if levels and not self._back(levels[-1]):
+                    return
         finally:
-            os.close(folder)
+            os.close(self._here)
 
+    def _identity(self) -> tuple[int, int]:
+        found = os.fstat(self._here)
+        return found.st_dev, found.st_ino
 
-def _child(tar: tarfile.TarFile, folder: int, child: str, where: str, pending: list[tuple[str, int]], budget: _Budget) -> None:
-    try:
-        found = os.stat(child, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISDIR(found.st_mode):
-            if len(pending) > 512 or where.count("/") > 200:
-                budget.left_out.append(f"{where}: too deep or too wide")
-                return
-            pending.append((where, os.open(child, FOLDER, dir_fd=folder)))
-        elif stat.S_ISREG(found.st_mode):
-            # never opened before it is known to be a regular file: a fifo would block, a device would act
-            fd = os.open(child, PLAIN, dir_fd=folder)
+    def _change(self, name: str) -> None:
+        there = os.open(name, FOLDER, dir_fd=self._here)
+        os.close(self._here)
+        self._here = there
+
+    def _back(self, level: _Level) -> bool:
+        self._change("..")
+        if self._identity() == level.identity:
+            return True
+        self._budget.left_out.append(f"{level.where}: moved while it was read; the rest is left out")
+        return False
+
+    def _enter(self, where: str) -> _Level:
+        """Append the folder we are in and everything in it that is not a folder."""
+        self._archive.add(where, os.fstat(self._here), self._here)
+        folders = []
+        for child in sorted(os.listdir(self._here)):
+            path = f"{where}/{child}"
+            if self._budget.entries <= 0:
+                self._budget.left_out.append(f"{path} and what follows: more than {MAX_ENTRIES} entries")
+                break
+            self._budget.entries -= 1
             try:
-                _entry(tar, where, os.fstat(fd), fd, budget)
+                if self._child(child, path):
+                    folders.append(child)
+            except OSError as error:
+                self._budget.left_out.append(f"{path}: {error.strerror}")
+        return _Level(where, self._identity(), folders[::-1])
+
+    def _child(self, child: str, path: str) -> bool:
+        """Append an entry; True if it is a folder to be visited."""
+        found = os.stat(child, dir_fd=self._here, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode):
+            if found.st_dev != self._device:
+                self._archive.list_only(path, found)
+                self._budget.left_out.append(f"{path}: another file system")
+                return False
+            if len(os.fsencode(path)) <= MAX_PATH:
+                return True
+            self._archive.list_only(path, found)
+            self._budget.left_out.append(f"{path[:200]}…: too deep (paths of more than {MAX_PATH} bytes)")
+        elif stat.S_ISREG(found.st_mode):
+            try:
+                fd = evidence_proc.open_content(child, dir_fd=self._here)
+            except BlockingIOError:
+                self.leased[path] = path
+                return False
+            try:
+                self._archive.add(path, os.fstat(fd), fd)
             finally:
                 os.close(fd)
         else:
-            target = os.readlink(child, dir_fd=folder) if stat.S_ISLNK(found.st_mode) else ""
-            _entry(tar, where, found, -1, budget, target)
-    except OSError as error:
-        budget.left_out.append(f"{where}: {error.strerror}")
+            target = os.readlink(child, dir_fd=self._here) if stat.S_ISLNK(found.st_mode) else ""
+            self._archive.add(path, found, target=target)
+        return False
 
 
-def _entry(tar: tarfile.TarFile, where: str, found: os.stat_result, fd: int, budget: _Budget, target: str = "") -> None:
-    info = tarfile.TarInfo(where)
-    info.mode, info.uid, info.gid, info.mtime = stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, int(found.st_mtime)
-    if fd >= 0:
-        info.pax_headers = {
-            f"SCHILY.xattr.{key}": evidence_proc.xattr(fd, key).decode("utf-8", "surrogateescape") for key in evidence_proc.xattr_names(fd)
-        }
-    if stat.S_ISDIR(found.st_mode):
-        info.type = tarfile.DIRTYPE
-    elif stat.S_ISLNK(found.st_mode):
-        info.type, info.linkname = tarfile.SYMTYPE, target
-    elif stat.S_ISFIFO(found.st_mode):
-        info.type = tarfile.FIFOTYPE
-    elif stat.S_ISREG(found.st_mode):
-        if found.st_size > budget.size:
-            budget.left_out.append(f"{where}: {found.st_size} bytes, over the budget")
-            return
-        budget.size -= found.st_size
-        info.size = found.st_size
-        with os.fdopen(os.dup(fd), "rb") as content:
-            tar.addfile(info, content)
+def _leased(archive: Archive, waiting: Mapping[str, str], reopen: Callable[[str], int], budget: Budget) -> None:
+    """Files with a lease: the first look told the kernel to break it, and it does so in its time. One wait for all of them."""
+    deadline = time.monotonic() + evidence_proc.lease_break_s() + LEASE_SLACK_S
+    for where, path in waiting.items():
+        try:
+            fd = _patiently(reopen, path, deadline)
+        except OSError as error:
+            budget.left_out.append(f"{where}: {error.strerror} (leased)")
+            continue
+        try:
+            archive.add(where, os.fstat(fd), fd)
+        except OSError as error:
+            budget.left_out.append(f"{where}: {error.strerror}")
+        finally:
+            os.close(fd)
+
+
+def _patiently(reopen: Callable[[str], int], path: str, deadline: float) -> int:
+    while True:
+        try:
+            return reopen(path)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
+
+
+def deleted(out: Writer, name: str, found: Mapping[str, str], seen: dict[tuple[int, int], str], budget: Budget) -> None:
+    """One tar of files that have no name any more, from the links of /proc by their name in the tar.
+
+    Args:
+        out: the bundle.
+        name: the tar in it.
+        found: name in the tar to path in /proc.
+        seen: what other tars already hold, by identity; added to.
+        budget: shared by all.
+    """
+    if not found:
         return
-    else:
-        budget.left_out.append(f"{where}: socket or device")
-        return
-    tar.addfile(info)
+
+    def reopen(path: str) -> int:
+        return evidence_proc.open_content(path, follow=True)
+
+    def fill(stream: Stream) -> None:
+        archive = Archive(stream, budget)
+        waiting = {}
+        for where, path in found.items():
+            try:
+                fd = reopen(path)
+            except BlockingIOError:
+                waiting[where] = path
+                continue
+            except OSError as error:
+                budget.left_out.append(f"{name}: {where}: {error.strerror}")
+                continue
+            try:
+                facts = os.fstat(fd)
+                held = seen.setdefault((facts.st_dev, facts.st_ino), f"{name}: {where}")
+                if held == f"{name}: {where}":
+                    archive.add(where, facts, fd)
+                else:
+                    budget.left_out.append(f"{name}: {where}: the same file as {held}")
+            except OSError as error:
+                budget.left_out.append(f"{name}: {where}: {error.strerror}")
+            finally:
+                os.close(fd)
+        _leased(archive, waiting, reopen, budget)
+        archive.close()
+
+    out.add_with(name, fill)
