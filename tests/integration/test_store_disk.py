@@ -74,6 +74,7 @@ def prepared(tmp_path):
     store.remove_image(stratum)
 
 
+@pytest.mark.guest
 def test_a_prepared_image_refuses_writers_also_those_who_opened_it_before(tmp_path):
     store = opened(tmp_path / "store")
     stratum = put(store, 100_000).strata[0]

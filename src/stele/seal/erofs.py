@@ -142,8 +142,8 @@ def place(fd: int, pieces: Iterable[Piece], chunk: bytes | memoryview, start: in
             _write_at(fd, view[low - start : high - start], piece.offset + low - piece.start)
 
 
-def write(fd: int, nodes: Sequence[Node], layout: Layout, contents: ContentReader) -> None:
-    """Write the image of `nodes` to the empty file `fd`.
+def write(fd: int, nodes: Sequence[Node], layout: Layout, contents: ContentReader) -> bytes:
+    """Write the image of `nodes` to the empty file `fd`; returns its UUID, 16 bytes.
 
     Args:
         fd: open for writing.
@@ -155,7 +155,8 @@ def write(fd: int, nodes: Sequence[Node], layout: Layout, contents: ContentReade
         SteleError: `seal.source-changed`, and what `contents` raises.
         OSError: the file could not be written.
     """
-    write_structure(fd, layout, image_uuid(nodes))
+    uuid = image_uuid(nodes)
+    write_structure(fd, layout, uuid)
     sizes = {inode.node.sha256: inode.size for inode in layout.inodes if inode.node.kind == "file"}
     for digest, pieces in layout.pieces().items():
         done = 0
@@ -169,6 +170,7 @@ def write(fd: int, nodes: Sequence[Node], layout: Layout, contents: ContentReade
                 code="seal.source-changed",
                 retryable=True,
             )
+    return uuid
 
 
 assert _SUPER.size == 128

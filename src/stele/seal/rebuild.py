@@ -95,7 +95,8 @@ class LayerRebuilder:
             raise _differs(stratum, "size")
         pieces = layout.pieces()
         digests = {node.path: node.sha256 for node in nodes if node.kind == "file" and node.size and node.link is None}
-        erofs.write_structure(fd, layout, erofs.image_uuid(nodes))
+        uuid = erofs.image_uuid(nodes)
+        erofs.write_structure(fd, layout, uuid)
         for entry, data in _members(layer, stratum):
             places = pieces.pop(digests.get(entry.path, ""), None) if entry.kind == "file" else None
             if places is None:
@@ -104,6 +105,6 @@ class LayerRebuilder:
             for piece in data:
                 erofs.place(fd, places, piece, done)
                 done += len(piece)
-        image = finish_image(fd, layout.data_size, erofs.image_uuid(nodes))
+        image = finish_image(fd, layout.data_size, uuid)
         if (image.digest, image.verity_root) != (stratum.image, stratum.verity_root):
             raise _differs(stratum, "image digest")

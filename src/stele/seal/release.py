@@ -139,8 +139,8 @@ def _layer(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader, com
 def _image(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader) -> Image:
     with sink.draft("image") as draft:
         layout = erofs_layout.plan(nodes)
-        erofs.write(draft.fd, nodes, layout, contents)
-        image = finish_image(draft.fd, layout.data_size, erofs.image_uuid(nodes))
+        uuid = erofs.write(draft.fd, nodes, layout, contents)
+        image = finish_image(draft.fd, layout.data_size, uuid)
         draft.commit(image.digest)
     return image
 

@@ -133,9 +133,10 @@ def sweep(root: Path) -> int:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                immutable.change(fd, immutable=False)
-                path.unlink()
-                count += 1
+                if os.path.samestat(os.fstat(fd), path.lstat()):  # else it was committed since it was opened
+                    immutable.change(fd, immutable=False)
+                    path.unlink()
+                    count += 1
             finally:
                 os.close(fd)
     return count
