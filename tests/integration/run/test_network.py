@@ -157,6 +157,8 @@ def test_egress(bench, neighbour, egress, expected) -> None:
                 connection, peer = server.accept()
             except TimeoutError:
                 continue
+            connection.settimeout(20)
+            connection.recv(65536)  # unread data would turn the close into a reset
             connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + peer[0].encode() + b"\n")
             connection.close()
 
