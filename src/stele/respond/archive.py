@@ -38,11 +38,11 @@ class Budget:
 
 
 class Archive:
-    """Appends to one tar. Every entry gets a line in `listing`, whether its content fits or not."""
+    """Appends to one tar. Every entry gets a line in the listing, whether it fits or not."""
 
-    def __init__(self, out: Stream, budget: Budget) -> None:
-        self.listing: list[bytes] = []
+    def __init__(self, out: Stream, listing: Stream, budget: Budget) -> None:
         self._out = out
+        self._listing = listing
         self._budget = budget
         self._seen: dict[tuple[int, int], str] = {}
 
@@ -70,7 +70,7 @@ class Archive:
             "target": target,
         }
         # surrogates of names that are not UTF-8 become \udcXX
-        self.listing.append(json.dumps(facts).encode("ascii"))
+        self._listing.write(json.dumps(facts).encode("ascii") + b"\n")
 
     def add(self, where: str, found: os.stat_result, fd: int = -1, target: str = "") -> None:
         """Append an entry: a folder, a symlink to `target`, a fifo, or the regular file open at `fd`.
@@ -111,21 +111,26 @@ class Archive:
                 self._budget.left_out.append(f"{where}: extended attribute {name!r}")
         return headers
 
-    def _header(self, info: tarfile.TarInfo) -> None:
-        self._out.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+    def _header(self, info: tarfile.TarInfo, content: int = 0) -> bool:
+        """Write a header if it and `content` bytes fit the budget."""
+        data = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        if len(data) + content > self._budget.size:
+            self._budget.left_out.append(f"{info.name}: {content} bytes, over the budget")
+            return False
+        self._budget.size -= len(data) + content
+        self._out.write(data)
+        return True
 
     def _file(self, info: tarfile.TarInfo, found: os.stat_result, fd: int) -> None:
         where = info.name
         pieces, is_all = evidence_proc.extents(fd, found.st_size, MAX_EXTENTS)
         size = sum(length for _, length in pieces)
-        if size > self._budget.size:
-            self._budget.left_out.append(f"{where}: {size} bytes, over the budget")
-            return
         if not is_all:
             self._budget.left_out.append(f"{where}: more than {MAX_EXTENTS} pieces, the rest is left out")
-        self._budget.size -= size
         sparse_map = b""
         if pieces != [(0, found.st_size)] and found.st_size:
+            if not pieces or sum(pieces[-1]) < found.st_size:
+                pieces.append((found.st_size, 0))  # GNU tar knows by it how large the file is
             text = "".join(f"{number}\n" for piece in pieces for number in piece)
             sparse_map = f"{len(pieces)}\n{text}".encode()
             sparse_map += bytes(-len(sparse_map) % BLOCK)
@@ -138,7 +143,8 @@ class Archive:
             }
             info.name = posixpath.join(posixpath.dirname(where), "GNUSparseFile.0", posixpath.basename(where))
         info.size = len(sparse_map) + size
-        self._header(info)
+        if not self._header(info, info.size):
+            return
         self._out.write(sparse_map)
         self._seen[found.st_dev, found.st_ino] = where
         failed: OSError | None = None

@@ -187,7 +187,7 @@ class _Work:
             if item.inode and _is_nameless(os.fsdecode(item.name)):
                 span = f"{item.begin:x}-{item.end:x}"
                 nameless[f"map-{span}"] = f"/proc/{pid}/map_files/{span}"
-        files.deleted(self.out, f"{base}/deleted.tar", nameless, self._deleted, self._files)
+        files.deleted(self.out, f"{base}/deleted", nameless, self._deleted, self._files)
 
     def _mappings(self, pid: int) -> list[elfcore.Mapping]:
         return elfcore.parse_maps(evidence_proc.read(f"/proc/{pid}/maps", TEXT_LIMIT) or b"")

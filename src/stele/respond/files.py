@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stele.respond.bundle import Stream, Writer
 
 MAX_ENTRIES = 200_000
-MAX_PATH = 16_384  # bytes
+MAX_PATH = 1024  # bytes; a folder below a longer path is continued under a short name
 LEASE_SLACK_S = 2
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NOATIME | os.O_CLOEXEC
 
@@ -47,24 +47,33 @@ def collect(out: Writer, pid: int, paths: Sequence[str], budget: Budget) -> None
                 index[path] = {"missing": "there is no tmpfs at this path"}
                 continue
             index[path] = {"tar": f"files/{name}.tar", "listing": f"files/{name}.jsonl"}
-            listing: list[bytes] = []
             try:
-                out.add_with(f"files/{name}.tar", lambda stream, top=top, listing=listing: _tar(stream, top, budget, listing))  # type: ignore[misc]
+                _archived(out, f"files/{name}", lambda archive, top=top: _folder(archive, top, budget), budget)  # type: ignore[misc]
             finally:
                 os.close(top)
-            out.add(f"files/{name}.jsonl", b"".join(line + b"\n" for line in listing))
     finally:
         os.close(root)
         out.add("files/index.json", json.dumps(index, indent=1, sort_keys=True).encode("ascii"))
 
 
-def _tar(stream: Stream, top: int, budget: Budget, listing: list[bytes]) -> None:
-    archive = Archive(stream, budget)
-    archive.listing = listing
+def _archived(out: Writer, name: str, fill: Callable[[Archive], None], budget: Budget) -> None:
+    """Two files written side by side: the tar and its listing."""
+
+    def both(listing: Stream) -> None:
+        def tar(stream: Stream) -> None:
+            archive = Archive(stream, listing, budget)
+            fill(archive)
+            archive.close()
+
+        out.add_with(f"{name}.tar", tar)
+
+    out.add_with(f"{name}.jsonl", both)
+
+
+def _folder(archive: Archive, top: int, budget: Budget) -> None:
     walk = _Walk(archive, top, budget)
     walk.run()
     _leased(archive, walk.leased, lambda path: evidence_proc.open_beneath(top, path, evidence_proc.CONTENT | os.O_NOATIME), budget)
-    archive.close()
 
 
 class _Level(NamedTuple):
@@ -94,6 +103,7 @@ class _Walk:
                     child = level.folders.pop()
                     where = f"{level.where}/{child}"
                     try:
+                        where = self._path(level.where, child)
                         self._change(child)
                         levels.append(self._enter(where))
                     except OSError as error:
@@ -106,6 +116,14 @@ class _Walk:
                     return
         finally:
             os.close(self._here)
+
+    def _path(self, above: str, child: str) -> str:
+        path = f"{above}/{child}"
+        if len(os.fsencode(path)) <= MAX_PATH:
+            return path
+        short = f"./stele-deep-{os.stat(child, dir_fd=self._here, follow_symlinks=False).st_ino}"
+        self._budget.left_out.append(f"{path}: too deep for one path, continued as {short}")
+        return short
 
     def _identity(self) -> tuple[int, int]:
         found = os.fstat(self._here)
@@ -148,23 +166,20 @@ class _Walk:
                 self._archive.list_only(path, found)
                 self._budget.left_out.append(f"{path}: another file system")
                 return False
-            if len(os.fsencode(path)) <= MAX_PATH:
-                return True
-            self._archive.list_only(path, found)
-            self._budget.left_out.append(f"{path[:200]}…: too deep (paths of more than {MAX_PATH} bytes)")
-        elif stat.S_ISREG(found.st_mode):
-            try:
-                fd = evidence_proc.open_content(child, dir_fd=self._here)
-            except BlockingIOError:
-                self.leased[path] = path
-                return False
-            try:
-                self._archive.add(path, os.fstat(fd), fd)
-            finally:
-                os.close(fd)
-        else:
+            return True
+        if not stat.S_ISREG(found.st_mode):
             target = os.readlink(child, dir_fd=self._here) if stat.S_ISLNK(found.st_mode) else ""
             self._archive.add(path, found, target=target)
+            return False
+        try:
+            fd = evidence_proc.open_content(child, dir_fd=self._here)
+        except BlockingIOError:
+            self.leased[path] = path
+            return False
+        try:
+            self._archive.add(path, os.fstat(fd), fd)
+        finally:
+            os.close(fd)
         return False
 
 
@@ -175,7 +190,7 @@ def _leased(archive: Archive, waiting: Mapping[str, str], reopen: Callable[[str]
         try:
             fd = _patiently(reopen, path, deadline)
         except OSError as error:
-            budget.left_out.append(f"{where}: {error.strerror} (leased)")
+            budget.left_out.append(f"{where}: {error.strerror} (leased); its content is left out")
             continue
         try:
             archive.add(where, os.fstat(fd), fd)
@@ -200,7 +215,7 @@ def deleted(out: Writer, name: str, found: Mapping[str, str], seen: dict[tuple[i
 
     Args:
         out: the bundle.
-        name: the tar in it.
+        name: the tar in it, without `.tar`.
         found: name in the tar to path in /proc.
         seen: what other tars already hold, by identity; added to.
         budget: shared by all.
@@ -211,8 +226,7 @@ def deleted(out: Writer, name: str, found: Mapping[str, str], seen: dict[tuple[i
     def reopen(path: str) -> int:
         return evidence_proc.open_content(path, follow=True)
 
-    def fill(stream: Stream) -> None:
-        archive = Archive(stream, budget)
+    def fill(archive: Archive) -> None:
         waiting = {}
         for where, path in found.items():
             try:
@@ -235,6 +249,5 @@ def deleted(out: Writer, name: str, found: Mapping[str, str], seen: dict[tuple[i
             finally:
                 os.close(fd)
         _leased(archive, waiting, reopen, budget)
-        archive.close()
 
-    out.add_with(name, fill)
+    _archived(out, name, fill, budget)
