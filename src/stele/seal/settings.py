@@ -9,6 +9,8 @@ import posixpath
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from stele.host.below import open_below
 from stele.model.spec import parse_mode, parse_owner
 from stele.model.tree import Node, Tree, name_fault, quote
@@ -18,7 +20,7 @@ from stele.trust.errors import SteleError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stele.model.spec import Setting, Spec
+    from stele.model.spec import Setting, Spec, Writable
     from stele.seal.contents import Contents
 
 MAX_SETTING = 16 << 20  # bytes
@@ -54,7 +56,7 @@ def apply_settings(tree: Tree, contents: Contents, spec: Spec, base_dir: Path) -
         if tree.get(name) is None:
             new[name] = _directory(name, spec.time)
     for item in spec.writable:
-        _mount_point(tree, new, os.fsencode(item.path)[1:], spec.time)
+        _mount_point(tree, new, item, spec.time)
     with contextlib.ExitStack() as stack:
         base = -1
         if any(setting.source for setting in spec.settings):
@@ -77,7 +79,8 @@ def _ancestors(path: bytes) -> list[bytes]:
     return [b"/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
-def _mount_point(tree: Tree, new: dict[bytes, Node], path: bytes, time: int) -> None:
+def _mount_point(tree: Tree, new: dict[bytes, Node], item: Writable, time: int) -> None:
+    path = os.fsencode(item.path)[1:]
     if name_fault(path):
         raise SteleError(
             f"the writable path /{quote(path)[:300]} {name_fault(path)}",
@@ -95,6 +98,11 @@ def _mount_point(tree: Tree, new: dict[bytes, Node], path: bytes, time: int) -> 
                 remedy="name a directory in `writable`, and where a symlink leads elsewhere, the path that it leads to",
                 code="seal.bad-mount-point",
             )
+    # runc gives a tmpfs the mode of the directory that it covers, whatever the mount options say
+    here = new.get(path) or tree.get(path)
+    uid, gid = parse_owner(item.owner)
+    if here is not None and (here.mode, here.uid, here.gid) != (parse_mode(item.mode), uid, gid):
+        new[path] = msgspec.structs.replace(here, mode=parse_mode(item.mode), uid=uid, gid=gid)
 
 
 def _place(tree: Tree, new: dict[bytes, Node], setting: Setting, content: bytes, time: int) -> Node:
