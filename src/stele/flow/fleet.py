@@ -62,7 +62,8 @@ class Fleet:
         say(f"stopping {workload}")
         self._stop(running, reason="removed by the operator")
         with self._lock:
-            self._workloads.pop(workload, None)
+            if not running.frozen:
+                self._workloads.pop(workload, None)
         return {"workload": workload, "frozen": sorted(running.frozen)}
 
     def pardon(self, workload: str, release: str, reason: str) -> dict[str, Any]:
@@ -193,7 +194,11 @@ class Fleet:
                 continue
             running.release = release
             active = known.pop(history.active_instance, None)
-            if active is not None and not self._world.runtime.ended(active):
+            if active is not None and self._world.runtime.is_frozen(active):
+                # the gate kept its report for us: it is answered as soon as it comes, and at the latest by the health check
+                self._world.network.cut(name, active)
+                running.active = active
+            elif active is not None and not self._world.runtime.ended(active):
                 self._world.gate.register(active, release.spec)
                 self._world.sensor.watch(active, release.spec)
                 self._world.network.publish(name, release.spec.ports, active)
@@ -214,7 +219,8 @@ class Fleet:
                     self._world.runtime.quarantine(known[live.instance], incident_id)
                     found[incident_id] = known[live.instance]
         for instance in known.values():
-            if instance not in found.values() and self._world.runtime.is_frozen(instance):
+            serving = self._world.history(instance.workload).active_instance == instance.id
+            if not serving and instance not in found.values() and self._world.runtime.is_frozen(instance):
                 # frozen by the gate, and whoever should have recorded it was killed first
                 incident_id = f"{instance.workload}-{self._world.fresh_id()}"
                 report = Report(
