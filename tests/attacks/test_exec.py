@@ -61,6 +61,8 @@ SCRIPTS = {
     "perl through env": "echo 'print \"THE PAYLOAD RAN\\n\"' > /tmp/s; env perl /tmp/s",
     "awk": "echo 'BEGIN { print \"THE PAYLOAD RAN\" }' > /tmp/s; /bin/awk -f /tmp/s",
     "volume": "echo echo THE PAYLOAD RAN > /data/s; sh /data/s",
+    "behind long options": "echo 'print \"THE PAYLOAD RAN\\n\"' > /tmp/s; perl -I$(printf %020000d 0) -w /tmp/s",
+    "behind many options": "echo 'print \"THE PAYLOAD RAN\\n\"' > /tmp/s; perl $(printf -- '-w %.0s' $(seq 500)) /tmp/s",
 }
 
 

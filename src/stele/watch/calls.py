@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stele.host import procfs, seccomp_notify
 from stele.watch import detect
 from stele.watch.detect import Observation, Place
-from stele.watch.ward import What, describe
+from stele.watch.ward import SHOWN_ARGUMENTS, SHOWN_SIZE, What, describe
 
 if TYPE_CHECKING:
     from stele.host.seccomp_notify import Notification
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from stele.watch.ward import Ward
 
 AT_EMPTY_PATH = 0x1000
-MOST_ARGUMENTS, ARGUMENTS_SIZE = 64, 4096
+# An interpreter's are read as far as the kernel lets them go: else the script would hide behind long options.
+MOST_ARGUMENTS, ARGUMENTS_SIZE = 8192, 8 << 20
 HOLD_NS = 5_000_000_000
 
 
@@ -144,7 +145,8 @@ class Calls:
     def _not_registered(self, listener: Listener, call: Notification, name: str, seen: int) -> None:
         """An instance that runc is still setting up: its own calls go on; what it is to execute waits until somebody guards it."""
         if not detect.executes(name):
-            _continue(listener.fd, call.id)
+            is_runc = procfs.argv(call.tid)[:2] == ("runc", "init")
+            (_continue if is_runc else _refuse)(listener.fd, call.id)
             return
         key = (listener.key, call.tid)
         if key in self._held:  # interrupted and asked again: the same call under a new number
@@ -185,7 +187,7 @@ def _observe_program(
             if stat.S_ISREG(status.st_mode):
                 place = "unsealed" if status.st_mode & 0o111 else "inert"
             shown = os.readlink(f"/proc/self/fd/{fd}")
-            argv = procfs.read_argv(memory, argv_at, most=MOST_ARGUMENTS, size=ARGUMENTS_SIZE)
+            argv = procfs.read_argv(memory, argv_at, most=SHOWN_ARGUMENTS, size=SHOWN_SIZE)
             return _Seen(Observation(name, program=place, program_path=shown), argv)
         program = guarded.program(fd, status.st_ino)
     finally:
@@ -194,6 +196,8 @@ def _observe_program(
         return _Seen(Observation(name, program="sealed", program_path=program.path), ())
     argv = procfs.read_argv(memory, argv_at, most=MOST_ARGUMENTS, size=ARGUMENTS_SIZE)
     files = (detect.loaded_by_loader(argv),) if program.is_loader else detect.scripts_of(program.path, argv)
+    if not any(files) and len(argv) == MOST_ARGUMENTS:
+        return _Seen(Observation(name, (), "sealed", program.path, "unsealed", "", program.is_loader), argv)  # whatever comes after
     for given in files:
         where, shown = _place_of_script(guarded, tid, given)
         if where == "unsealed":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stele.host import procfs, seccomp_notify
+from stele.host.freezer import Freezer
 from stele.trust.errors import SteleError
 from stele.watch import daemon, guarded, wire
 from stele.watch.calls import Calls, Listener
@@ -315,8 +316,10 @@ class Gate:
         for instance, policy in guarded.load(self._folder):
             try:
                 entry = self._guard(instance, policy)
-            except SteleError:
+            except SteleError as error:
                 guarded.erase(self._folder, instance.id)
+                if error.code != "gate.no-such-process":
+                    self._abandon(instance, error)
                 continue
             slot = slots.get(instance.id)
             if slot is not None and slot.is_quarantined:
@@ -328,6 +331,14 @@ class Gate:
             listener = by_key.get(key)
             if listener is not None:
                 self.calls.resume(listener, notification)
+
+    def _abandon(self, instance: Instance, error: SteleError) -> None:
+        """It lives and cannot be guarded: freeze it, and say so. Its calls are refused, its execs wait."""
+        with contextlib.suppress(OSError):
+            Freezer(instance.freezer, Path(instance.freezer_dir)).request()
+        now = time.monotonic_ns()
+        what = What(detail={"lost": f"it cannot be guarded any more: {error.reason}"})
+        self.ward.tell(describe(instance.id, 0, now, now, "watcher-lost", what, refused=False))
 
     def _inherit_quarantine(self, entry: Guarded, report: bytes, *, is_acknowledged: bool) -> None:
         with contextlib.suppress(OSError):

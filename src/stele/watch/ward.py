@@ -19,6 +19,7 @@ from stele.watch.pace import Pace
 
 FREEZE_LIMIT_NS = 5_000_000_000
 ROOM = 10_000
+SHOWN_ARGUMENTS, SHOWN_SIZE = 64, 4096
 
 
 class Pending(NamedTuple):
@@ -170,12 +171,24 @@ def describe(instance: str, tid: int, seen: int, decided: int, kind: ReportKind,
         tid=tid,
         comm=clean(procfs.comm(tid)) if tid else "",
         exe=clean(procfs.exe(tid)) if tid else "",
-        argv=tuple(clean(part, 1024) for part in (what.argv or (procfs.argv(tid) if tid else ()))),
+        argv=_shown(what.argv or (procfs.argv(tid) if tid else ())),
         refused=refused,
         seen=seen,
         decided=decided,
         detail={key: clean(value, 512) for key, value in what.detail.items()},
     )
+
+
+def _shown(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The beginning of an argument vector: at most 64, and 4 KiB of them."""
+    out: list[str] = []
+    room = SHOWN_SIZE
+    for part in argv[:SHOWN_ARGUMENTS]:
+        if room <= 0:
+            break
+        out.append(clean(part, min(room, 1024)))
+        room -= len(part) + 1
+    return tuple(out)
 
 
 def encode(report: Report) -> bytes:
