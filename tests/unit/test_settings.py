@@ -123,7 +123,7 @@ def test_an_oversized_source_is_refused(tmp_path: Path) -> None:
 def test_everything_that_is_mounted_has_a_folder_to_be_mounted_on(tmp_path: Path) -> None:
     done = apply(tmp_path, writable=[{"path": "/var/lib/app"}, {"path": "/etc"}])
     assert done.paths == {b"var", b"var/lib", b"var/lib/app", b"etc"}
-    modes = {path: node.mode for path in (b"var/lib", b"var/lib/app", b"etc") if (node := done.tree.get(path))}
+    modes = {path: found.mode for path in (b"var/lib", b"var/lib/app", b"etc") if (found := done.tree.get(path))}
     assert modes == {b"var/lib": 0o755, b"var/lib/app": 0o1777, b"etc": 0o1777}  # the spec's, since runc copies it to the tmpfs
     raw = {"stele": 0, "name": "app", "command": ["/app"], "time": TIME}
     bare = apply_settings(Tree.build([node(b"")]), Contents({}), specs.from_builtins(raw), tmp_path)

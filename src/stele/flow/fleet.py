@@ -44,6 +44,7 @@ class Fleet:
         running = self._running(found.workload)
         if running.release is not None and running.release.digest == found.digest and running.active is not None:
             return {"instance": running.active.id, "release": found.digest, "changed": False}
+        running.stopped.clear()
         instance = deploy.apply(self._world, running, found, reason="apply", say=say)
         return {"instance": instance.id, "release": found.digest, "changed": True}
 
