@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -17,6 +18,7 @@ from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from concurrent.futures import Executor, Future
 
     from stele.trust.release_key import PrivateKey, PublicKey
 
@@ -24,6 +26,7 @@ PAYLOAD_TYPE = "application/vnd.stele.evidence.v0+json"
 MANIFEST = "manifest.dsse.json"
 PARTIAL = ".partial"
 CHUNK = 1 << 20
+BACKGROUND = 256 << 10  # pieces of this size and more are hashed in the other thread
 _ZEROS = memoryview(bytes(CHUNK))
 _PART = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,199}", re.ASCII)
 
@@ -43,13 +46,27 @@ def root_of(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 class Stream:
-    """One file of a bundle while it is written: in order, hashed on the way, with holes where there is nothing."""
+    """One file of a bundle while it is written: in order, hashed on the way, with holes where there is nothing.
 
-    def __init__(self, fd: int, where: Path) -> None:
+    Large pieces are hashed by `hasher` while the caller reads on: it must not change a piece before its next call here.
+    """
+
+    def __init__(self, fd: int, where: Path, hasher: Executor | None = None) -> None:
         self._fd = fd
         self._where = where
+        self._hasher = hasher
         self._digest = hashlib.sha256()
+        self._pending: Future[None] | None = None
         self.size = 0
+
+    def _update(self, data: memoryview) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+        if self._hasher is not None and len(data) >= BACKGROUND:
+            self._pending = self._hasher.submit(self._digest.update, data)
+        else:
+            self._digest.update(data)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`.
@@ -58,7 +75,7 @@ class Stream:
             SteleError: `evidence.no-space`.
         """
         view = memoryview(data)
-        self._digest.update(view)
+        self._update(view)
         self.size += len(view)
         while view:
             try:
@@ -71,7 +88,7 @@ class Stream:
         self.size += size
         os.lseek(self._fd, size, os.SEEK_CUR)
         while size > 0:
-            self._digest.update(_ZEROS[: min(size, CHUNK)])
+            self._update(_ZEROS[: min(size, CHUNK)])
             size -= CHUNK
 
     def finish(self) -> dict[str, Any]:
@@ -80,6 +97,7 @@ class Stream:
             os.ftruncate(self._fd, self.size)
         except OSError as error:
             raise _no_space(error, self._where) from error
+        self._update(_ZEROS[:0])
         return {"size": self.size, "sha256": self._digest.hexdigest()}
 
 
@@ -104,6 +122,7 @@ class Writer:
         self._partial = folder.with_name(folder.name + PARTIAL)
         self._files: dict[str, dict[str, Any]] = {}
         self._sealed = False
+        self._hasher = ThreadPoolExecutor(1, "evidence-hash")
 
     def __enter__(self) -> Self:
         try:
@@ -115,6 +134,7 @@ class Writer:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._hasher.shutdown()
         if not self._sealed:
             remove_tree(self._partial)
             if isinstance(error, OSError):
@@ -136,7 +156,7 @@ class Writer:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            stream = Stream(fd, self._folder.parent)
+            stream = Stream(fd, self._folder.parent, self._hasher)
             fill(stream)
             self._files[name] = stream.finish()
         except BaseException:

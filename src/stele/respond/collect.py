@@ -183,19 +183,16 @@ class _Work:
         else:
             self.left_out.append(f"{base}/links.json: over the limit of texts")
         nameless = {f"fd-{fd}": f"/proc/{pid}/fd/{fd}" for fd, target in fds.items() if _is_nameless(target)}
-        for item in self._mappings(pid):
+        for item in elfcore.read_maps(f"/proc/{pid}"):
             if item.inode and _is_nameless(os.fsdecode(item.name)):
                 span = f"{item.begin:x}-{item.end:x}"
                 nameless[f"map-{span}"] = f"/proc/{pid}/map_files/{span}"
         files.deleted(self.out, f"{base}/deleted", nameless, self._deleted, self._files)
 
-    def _mappings(self, pid: int) -> list[elfcore.Mapping]:
-        return elfcore.parse_maps(evidence_proc.read(f"/proc/{pid}/maps", TEXT_LIMIT) or b"")
-
     def wanted(self, pid: int) -> int:
         """Bytes of memory that a core of the process would hold if there were no others."""
         with contextlib.suppress(OSError):
-            return elfcore.plan(f"/proc/{pid}", self._mappings(pid), self._smaps.get(pid, {}), self._memory).size
+            return elfcore.plan(f"/proc/{pid}", elfcore.read_maps(f"/proc/{pid}"), self._smaps.get(pid, {}), self._memory).size
         return 0
 
     def memory(self, pid: int, room: int, machine: str) -> None:
@@ -203,7 +200,7 @@ class _Work:
         if machine not in elfcore.EM:
             self.left_out.append(f"memory/{pid}.core: not done on {machine}")
             return
-        mappings = self._mappings(pid)
+        mappings = elfcore.read_maps(f"/proc/{pid}")
         if not mappings:
             self.left_out.append(f"memory/{pid}.core: it has no memory (any more)")
             return

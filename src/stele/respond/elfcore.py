@@ -6,6 +6,7 @@ pointer, system call and its arguments); the others are zero.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from stele.host import evidence_proc, pagemap
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from collections.abc import Mapping as Mapping_
-    from collections.abc import Sequence
 
     from stele.respond.bundle import Stream
 
@@ -24,6 +25,7 @@ PAGE = pagemap.PAGE
 CHUNK = 1 << 20
 GAP = 64 << 10  # absent memory between two existing pieces that does not make two segments of them
 DENSE_LIMIT = 64 << 20  # files mapped beyond this size are kept only as far as they are in memory
+MAX_NAME = 1024
 MAX_SEGMENTS = 200_000
 MAX_REFUSED = 64  # unreadable pages of one segment after which the rest of it is left out
 EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -56,6 +58,23 @@ def parse_maps(data: bytes) -> list[Mapping]:
         match = _MAPS.fullmatch(line)
         if match:
             found.append(Mapping(int(match[1], 16), int(match[2], 16), match[3].decode(), int(match[4], 16), int(match[7]), match[8]))
+    return found
+
+
+def read_maps(proc: str) -> list[Mapping]:
+    """The mappings of a process, line by line: there may be 65,530 of them with names of 4 KiB; long names lose their middle.
+
+    Returns nothing if the process is gone.
+    """
+    found = []
+    try:
+        with open(f"{proc}/maps", "rb") as file:
+            for line in file:
+                for item in parse_maps(line.rstrip(b"\n")):
+                    long = len(item.name) > MAX_NAME
+                    found.append(item._replace(name=item.name[: MAX_NAME // 2] + item.name[-MAX_NAME // 2 :]) if long else item)
+    except OSError:
+        return found
     return found
 
 
@@ -135,10 +154,8 @@ def _prstatus(thread: Thread, pid: int, machine: str) -> bytes:
 
 def _file_note(mappings: Sequence[Mapping]) -> bytes:
     files = [item for item in mappings if item.inode]
-    out = struct.pack("<QQ", len(files), PAGE)
-    for item in files:
-        out += struct.pack("<QQQ", item.begin, item.end, item.offset // PAGE)
-    return out + b"".join(item.name + b"\0" for item in files)
+    spans = b"".join(struct.pack("<QQQ", item.begin, item.end, item.offset // PAGE) for item in files)
+    return struct.pack("<QQ", len(files), PAGE) + spans + b"".join(item.name + b"\0" for item in files)
 
 
 class Segment(NamedTuple):
@@ -175,21 +192,26 @@ def plan(proc: str, mappings: Sequence[Mapping], resident: Mapping_[int, int], b
     chosen: dict[int, list[tuple[int, int]]] = {}
     left = budget
     with pagemap.Pagemap(proc, can_scan=can_scan) as pages:
-        # a reservation of terabytes must use up neither the budget nor the time for the others
-        for item in sorted(mappings, key=lambda item: (resident.get(item.begin, item.end - item.begin), item.end - item.begin)):
-            ranges = _existing(proc, item, pages, resident, left_out)
+        # anonymous memory first: a file may be mapped a thousand times at no cost to the process
+        for item in sorted(mappings, key=lambda item: (item.inode != 0, resident.get(item.begin, item.end - item.begin), item.begin)):
+            ranges = _existing(item, pages, resident, left_out)
             chosen[item.begin] = _within(ranges, left)
-            left -= sum(end - begin for begin, end in chosen[item.begin])
+            left -= _size(chosen[item.begin])
             if chosen[item.begin] != ranges:
                 last = chosen[item.begin][-1][1] if chosen[item.begin] else item.begin
                 left_out.append(f"{last:x}-{item.end:x}: over the budget of {budget} bytes")
+    _whole_files(proc, mappings, chosen, left)
     segments: list[Segment] = []
     for item in mappings:
         segments += _segments(item, chosen[item.begin])
     if len(segments) > MAX_SEGMENTS:
         left_out.append(f"{segments[MAX_SEGMENTS].begin:x} and above: more than {MAX_SEGMENTS} segments")
         del segments[MAX_SEGMENTS:]
-    return Plan(segments, sum(end - begin for segment in segments for begin, end in segment.pieces), left_out)
+    return Plan(segments, sum(_size(segment.pieces) for segment in segments), left_out)
+
+
+def _size(ranges: Iterable[tuple[int, int]]) -> int:
+    return sum(end - begin for begin, end in ranges)
 
 
 def _within(ranges: Sequence[tuple[int, int]], left: int) -> list[tuple[int, int]]:
@@ -204,26 +226,37 @@ def _within(ranges: Sequence[tuple[int, int]], left: int) -> list[tuple[int, int
     return chosen
 
 
-def _existing(proc: str, item: Mapping, pages: pagemap.Pagemap, resident: Mapping_[int, int], left_out: list[str]) -> list[tuple[int, int]]:
-    if item.name in NO_MEMORY:
-        return []
-    if item.inode and item.flags[0] == "r":
-        # a small file without holes is read whole, so that its text is there; in one with holes reading would fill them
-        try:
-            found = os.stat(f"{proc}/map_files/{item.begin:x}-{item.end:x}")
-        except OSError:
-            found = None
-        if found is not None and stat.S_ISREG(found.st_mode) and found.st_blocks * 512 >= found.st_size:
-            end = min(item.end, item.begin + max(0, -(-(found.st_size - item.offset) // PAGE) * PAGE))
-            if end - item.begin <= DENSE_LIMIT:
-                return [(item.begin, end)] if end > item.begin else []
-    if resident.get(item.begin) == 0:
+def _existing(item: Mapping, pages: pagemap.Pagemap, resident: Mapping_[int, int], left_out: list[str]) -> list[tuple[int, int]]:
+    if item.name in NO_MEMORY or resident.get(item.begin) == 0:
         return []
     ranges, is_all = pages.existing(item.begin, item.end)
     if not is_all:
         last = ranges[-1][1] if ranges else item.begin
         left_out.append(f"{last:x}-{item.end:x}: which pages exist was not found out within its limit")
     return ranges
+
+
+def _whole_files(proc: str, mappings: Sequence[Mapping], chosen: dict[int, list[tuple[int, int]]], left: int) -> None:
+    """Small files without holes are read whole, once, as far as there is room, so that a debugger finds their text.
+
+    In a file with holes reading would fill them; a large one is kept only as far as it is in memory.
+    """
+    seen = set()
+    for item in mappings:
+        if not item.inode or item.flags[0] != "r":
+            continue
+        try:
+            found = os.stat(f"{proc}/map_files/{item.begin:x}-{item.end:x}")
+        except OSError:
+            continue
+        end = min(item.end, item.begin + max(0, -(-(found.st_size - item.offset) // PAGE) * PAGE))
+        more = end - item.begin - _size(chosen[item.begin])
+        piece = (found.st_dev, found.st_ino, item.offset, end - item.begin)
+        is_dense = stat.S_ISREG(found.st_mode) and found.st_blocks * 512 >= found.st_size
+        if is_dense and 0 < more <= left and end - item.begin <= DENSE_LIMIT and piece not in seen:
+            seen.add(piece)
+            chosen[item.begin] = [(item.begin, end)]
+            left -= more
 
 
 def _segments(item: Mapping, ranges: Sequence[tuple[int, int]]) -> list[Segment]:
@@ -288,6 +321,8 @@ def write(
 def _copy(proc: str, segments: Sequence[Segment], out: Stream) -> list[str]:
     memory = os.open(f"{proc}/mem", os.O_RDONLY | os.O_CLOEXEC)
     unreadable: list[str] = []
+    # two in turn: one is hashed while the other is filled
+    buffers = itertools.cycle([memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))])
     try:
         for segment in segments:
             position, refused = segment.begin, 0
@@ -295,16 +330,17 @@ def _copy(proc: str, segments: Sequence[Segment], out: Stream) -> list[str]:
                 out.skip(begin - position)
                 position = begin
                 while position < end and refused < MAX_REFUSED:
-                    data = _read(memory, min(CHUNK, end - position), position) or _read(memory, PAGE, position)
-                    if not data:
+                    buffer = next(buffers)
+                    got = _read(memory, buffer[: min(CHUNK, end - position)], position) or _read(memory, buffer[:PAGE], position)
+                    if not got:
                         refused += 1
                         unreadable.append(f"{position:x}-{position + PAGE:x}: not readable")
-                        data = _ZEROS[:PAGE]
-                    if data == _ZEROS[: len(data)]:
-                        out.skip(len(data))
+                    size = got or PAGE
+                    if not got or _ZEROS.startswith(buffer[:got]):
+                        out.skip(size)
                     else:
-                        out.write(data)
-                    position += len(data)
+                        out.write(buffer[:got])
+                    position += size
                 if position < end:
                     unreadable.append(f"{position:x}-{end:x}: left out after {MAX_REFUSED} unreadable pages")
                     out.skip(end - position)
@@ -314,9 +350,9 @@ def _copy(proc: str, segments: Sequence[Segment], out: Stream) -> list[str]:
     return unreadable
 
 
-def _read(memory: int, size: int, position: int) -> bytes:
+def _read(memory: int, into: memoryview, position: int) -> int:
     try:
-        return os.pread(memory, size, position)
+        return os.preadv(memory, [into], position)
     except OSError:
         # device memory, secret memory, or a page beyond the end of its file
-        return b""
+        return 0
