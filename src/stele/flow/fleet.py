@@ -164,6 +164,9 @@ class Fleet:
                 for incident_id in list(running.frozen):
                     running.wait_collected(incident_id)
                     self.release_incident(incident_id)
+            for instance in self._world.runtime.adopt():
+                # whatever was on its way when everything else was stopped
+                launch.discard(self._world, instance)
         self._world.record("", "agent.stopped", removed=remove)
         self._publish()
         if remove:

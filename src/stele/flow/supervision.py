@@ -17,7 +17,7 @@ from stele.host import ways as host_ways
 from stele.ledger.reader import LedgerReader
 from stele.model import history
 from stele.respond import collect
-from stele.run import sweep
+from stele.run import record, sweep
 from stele.run.container import Runtime
 from stele.run.network import Network
 from stele.watch import client as gate_client
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stele.flow.places import Places
+    from stele.host.ways import Ways
     from stele.ledger.sequencer import Ledger
     from stele.model.event import Event
     from stele.model.report import Report
@@ -121,7 +122,7 @@ def open_fleet(places: Places) -> Opened:
         if ledger.publish():
             for _, entry in LedgerReader(places.ledger).entries():
                 histories.observe(entry.event)
-        record = Recorder(ledger.append, actor="agent", clock=time.time_ns, observe=histories.observe)
+        recorder = Recorder(ledger.append, actor="agent", clock=time.time_ns, observe=histories.observe)
         made = threading.Event()
 
         def hear(report: Report) -> None:
@@ -136,7 +137,7 @@ def open_fleet(places: Places) -> Opened:
         world = World(
             places=places,
             store=opening.open_store(places),
-            record=record,
+            record=recorder,
             runtime=runtime,
             network=network,
             gate=gate_client.GateClient(places.run),
@@ -146,7 +147,7 @@ def open_fleet(places: Places) -> Opened:
             now_ns=time.time_ns,
             fresh_id=lambda: secrets.token_hex(3),
         )
-        record(
+        recorder(
             "", "agent.started", swept=swept[:50], unfinished_evidence=unfinished[:50], ways={"erofs": ways.erofs, "freezer": ways.freezer}
         )
         fleet = Fleet(world, ledger.publish)
@@ -155,7 +156,16 @@ def open_fleet(places: Places) -> Opened:
         return Opened(fleet, world, ledger)
     except BaseException:
         ledger.close()
+        _leave_nothing(places, ways)
         raise
+
+
+def _leave_nothing(places: Places, ways: Ways) -> None:
+    """An agent that could not start takes its gate with it, unless there is something to guard."""
+    with contextlib.suppress(Exception):
+        if not record.folders(places.run):
+            gate_client.GateClient(places.run).shutdown()
+            sweep.clear(places.run, ways.cgroups, Network(places.run))
 
 
 def _existing(places: Places) -> Path:
