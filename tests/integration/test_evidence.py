@@ -196,15 +196,15 @@ os.read(0, 1)
 
 
 def test_a_large_process_does_not_use_up_the_room_of_a_small_one(tmp_path: Path) -> None:
-    with frozen.victim(FORKS, "96", stdin=subprocess.PIPE) as victim:
-        frozen.gather(tmp_path / "incident", victim, memory=64 << 20)
+    with frozen.victim(FORKS, "48", stdin=subprocess.PIPE) as victim:
+        frozen.gather(tmp_path / "incident", victim, memory=40 << 20)
     child = int(victim.said[0])
     memory = tmp_path / "incident" / "memory"
     left_out = memory / f"{child}.left-out"
     assert not left_out.exists(), left_out.read_text()
     assert b"the small one's secret" in (memory / f"{child}.core").read_bytes()
     assert "over the budget" in (memory / f"{victim.pid}.left-out").read_text()
-    assert sum(path.stat().st_blocks * 512 for path in memory.glob("*.core")) < 72 << 20
+    assert sum(path.stat().st_blocks * 512 for path in memory.glob("*.core")) < 44 << 20
 
 
 def test_a_process_that_vanished_spoils_nothing(tmp_path: Path) -> None:

@@ -212,8 +212,10 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], dsse.Envelope]:
         SteleError: `evidence.not-there`, `trust.*`.
     """
     try:
-        data = (folder / MANIFEST).read_bytes()
-    except FileNotFoundError as error:
+        fd = os.open(folder / MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            data = file.read()
+    except OSError as error:
         raise SteleError(
             f"there is no evidence bundle in {folder}", remedy="`stele incidents` lists them", code="evidence.not-there"
         ) from error
@@ -231,8 +233,16 @@ def verify(folder: Path, key: PublicKey, expected_root: str) -> list[str]:
         folder: the bundle.
         key: of the host that collected it.
         expected_root: from the ledger's `evidence.sealed`; "" skips that comparison.
+
+    Raises:
+        SteleError: `evidence.not-there`.
     """
-    manifest, envelope = read_manifest(folder)
+    try:
+        manifest, envelope = read_manifest(folder)
+    except SteleError as error:
+        if error.code == "evidence.not-there":
+            raise
+        return [f"the manifest is damaged: {error.reason}"]
     problems = []
     if envelope.payload_type != PAYLOAD_TYPE or not key.verify(dsse.pae(envelope.payload_type, envelope.payload), envelope.signature):
         problems.append("the manifest is not signed by this host's key")
