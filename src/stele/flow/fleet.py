@@ -116,7 +116,8 @@ class Fleet:
         return {"incident": incident_id}
 
     def publish(self) -> dict[str, Any]:
-        """Publish a checkpoint that covers everything committed so far."""
+        """Publish a checkpoint that covers everything committed so far, and reaches this instant."""
+        self._world.record("", "heartbeat")
         return {"size": self._publish()}
 
     def status(self) -> list[dict[str, Any]]:

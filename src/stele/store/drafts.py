@@ -102,8 +102,9 @@ class Draft:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.discard()
+        error = raised[1]
         if isinstance(error, OSError):
             with writing(self._root):
                 raise error
