@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stele.flow import health, launch
 from stele.flow.spares import keep_spares
+from stele.host import backlog
 from stele.model.units import parse_duration_ms
 from stele.trust.errors import SteleError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from stele.model.release import Release
 
 log = logging.getLogger(__name__)
+ACCEPT_LIMIT_S = 5.0
 
 
 def apply(world: World, running: Running, release: Release, *, reason: str, say: Callable[[str], None]) -> Instance:
@@ -136,6 +138,9 @@ def _cut_over(world: World, running: Running, release: Release, candidate: Insta
 
 def _drain(world: World, running: Running, old: Instance, release: Release) -> None:
     world.record(running.name, "instance.draining", instance=old.id, release=release.digest)
+    # a server that is told to finish resets connections that it has not accepted yet
+    if not backlog.await_accepted(old.pid, ACCEPT_LIMIT_S):
+        log.warning("draining %s: it does not accept its last connections", old.id)
     try:
         launch.retire(world, old, release, reason="replaced")
     except SteleError as error:
