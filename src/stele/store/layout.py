@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from stele.model.ports import Rebuilder
+    from stele.model.ports import Draft, Rebuilder
     from stele.model.release import PreparedImage
     from stele.model.tree import Tree
     from stele.store.index import Plain
@@ -65,7 +65,7 @@ class Layout:
 
     # --- BlobSink
 
-    def draft(self, kind: Literal["blob", "image"]) -> drafts.Draft:
+    def draft(self, kind: Literal["blob", "image"]) -> Draft:
         """Begin a blob or an image (see the port).
 
         Raises:
