@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CLOCK = '$b = "\\0" x 16; syscall(228, 1, $b); ($s, $n) = unpack("qq", $b);'  # clock_gettime(CLOCK_MONOTONIC), x86_64
 EXECS = 500
+STAMP = r"T (\d+) (\d+)"
 
 
 def loop(program: str) -> str:
@@ -65,13 +66,14 @@ def latencies(cage: Cage, rounds: int) -> dict[str, list[float]]:
     """Microseconds from just before execve to seen, decided, and frozen; one fresh instance each."""
     out: dict[str, list[float]] = {"seen": [], "decided": [], "frozen": []}
     for _ in range(rounds):
-        attack = f'{CLOCK} print "T $s $n\\n"; $| = 1; print ""; {CLOCK} print "T $s $n\\n"; exec "/tmp/evil"'
-        instance = cage.shell(cages.DROP + f"perl -e '$| = 1; {attack}'; sleep 1000")
+        attack = f'$| = 1; {CLOCK} print "T $s $n\\n"; {CLOCK} print "T $s $n\\n"; exec "/tmp/evil"'
+        instance = cage.shell(cages.DROP + f"perl -e '{attack}'; sleep 1000")
         found = cage.report()
-        seconds, nanoseconds = re.findall(r"T (\d+) (\d+)", cage.output(instance))[-1]
+        cages.await_true(lambda of=instance: len(re.findall(STAMP, cage.output(of))) == 2)  # type: ignore[misc]
+        seconds, nanoseconds = re.findall(STAMP, cage.output(instance))[-1]
         begun = int(seconds) * 10**9 + int(nanoseconds)
-        for name in out:
-            out[name].append((getattr(found, name) - begun) / 1000)
+        for name, values in out.items():
+            values.append((getattr(found, name) - begun) / 1000)
         cage.remove(instance)
     return out
 
