@@ -40,7 +40,8 @@ def test_dropped_binary_is_frozen_replaced_and_kept_as_evidence(host: Host) -> N
     assert host.status()["instance"] not in {"", before}
     assert host.stele("evidence", "verify", found["incident"])["problems"] == []
     bundle = host.data / "evidence" / found["incident"]
-    listed = subprocess.run(["tar", "tf", str(bundle / "files" / "tmp.tar")], capture_output=True, text=True, check=True).stdout
+    tar = next((bundle / "files").glob("*-tmp.tar"))
+    listed = subprocess.run(["tar", "tf", str(tar)], capture_output=True, text=True, check=True).stdout
     assert "./true" in listed.split()
     assert list((bundle / "memory").glob("*.core"))
     kinds = [event["kind"] for event in host.events() if event["data"].get("incident") == found["incident"]]

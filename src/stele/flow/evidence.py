@@ -92,7 +92,11 @@ def _keep_budget(world: World, workload: str, budget: int) -> None:
     for folder in sorted(world.places.evidence.glob(f"{workload}-*")):
         if folder.suffix == ".partial":
             continue
-        facts = bundle.read_manifest(folder)[0]["facts"]
+        try:
+            facts = bundle.read_manifest(folder)[0]["facts"]
+        except SteleError as error:
+            log.warning("the bundle %s is damaged and left alone: %s", folder.name, error.reason)
+            continue
         kept.append(decide.Kept(incident=folder.name, kind=facts["kind"], time_ns=facts["time_ns"], size=bundle.total_size(folder)))
     for incident in decide.evict(kept, budget):
         world.record(workload, "evidence.evicted", incident=incident, reason=f"over the budget of {budget} bytes")
