@@ -177,7 +177,7 @@ def changes(data: Path, releases: list[str], rounds: int) -> dict[str, object]:
         with load.Clients(PORT) as clients:
             stele(data, *(("apply", releases[1]) if number % 2 == 0 else ("rollback", "shop")))
             time.sleep(1.2)  # the confirm window of the shop: the next rollback needs a confirmed release
-        for request in clients.done:
+        for request in clients.requests():
             total += 1
             if request.outcome != "ok":
                 lost[request.outcome] += 1

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from examples.demo import host_state
 
 pytestmark = pytest.mark.root

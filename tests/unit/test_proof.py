@@ -176,12 +176,13 @@ def _malleated(raw: dict[str, Any]) -> None:
     raw["releases"][0]["signature"] = base64.b64encode(base64.b64decode(raw["releases"][0]["signature"]) + b"\0").decode()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        _drop_last, _drop_last_and_count, _swap, _rewrite, _other_release, _no_releases, _extra_release, _earlier_epoch, _other_workload, _later, _malleated,
-    ],
+FORGERIES = (
+    _drop_last, _drop_last_and_count, _swap, _rewrite, _other_release, _no_releases, _extra_release,
+    _earlier_epoch, _other_workload, _later, _malleated,
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("change", FORGERIES)
 def test_forgeries_with_right_sums_are_refused(log: Path, change: Any) -> None:
     with pytest.raises(SteleError):
         verify.verify(_resummed(_proof(log, 55), change), TRUST)
@@ -212,7 +213,8 @@ PLAIN = st.recursive(st.none() | st.booleans() | st.integers(-5, 5) | st.text(ma
 @settings(max_examples=200, deadline=None)
 def test_fields_of_other_types_are_refused(value: Any, field: str) -> None:
     raw: dict[str, Any] = {
-        "format": verify.FORMAT, "claim": {"workload": "shop", "at_ns": 1}, "checkpoint": "", "epoch": {}, "map": {}, "entries": [], "releases": [],
+        "format": verify.FORMAT, "claim": {"workload": "shop", "at_ns": 1}, "checkpoint": "",
+        "epoch": {}, "map": {}, "entries": [], "releases": [],
     }  # fmt: skip
     raw[field] = value
     data = canonical.encode({**raw, "sum": sha256(canonical.encode(raw))}) + b"\n"
