@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from stele.ledger import tiles
@@ -38,21 +39,7 @@ class LedgerReader:
 
     def raw_entries(self, begin: int, end: int) -> Iterator[bytes]:
         """Entries begin to end as bytes, from the bundles; not yet checked against the tree."""
-        number = begin // tiles.WIDTH
-        while number * tiles.WIDTH < end:
-            width = min(tiles.WIDTH, self.size - number * tiles.WIDTH)
-            entries: list[bytes] | None = None
-            for candidate in (tiles.WIDTH, width):
-                path = self._folder / tiles.bundle_path(number, candidate)
-                if path.exists():
-                    entries = tiles.unpack_bundle(path.read_bytes())
-                    break
-            if entries is None or len(entries) < width:
-                raise tiles.damaged(f"the entry bundle {tiles.bundle_path(number, width)} is missing or short")
-            for offset, raw in enumerate(entries[:width]):
-                if begin <= number * tiles.WIDTH + offset < end:
-                    yield raw
-            number += 1
+        return tiles.raw_entries(self._folder, self.size, begin, end)
 
     def entries(self, workload: str | None = None) -> Iterator[tuple[int, Entry]]:
         """All entries, or those of one workload, with their index."""
@@ -140,18 +127,31 @@ class LedgerReader:
 
     def _check_archive(self, trusted: Sequence[note.Verifier], hashes: Sequence[bytes]) -> list[str]:
         problems = []
-        for path in sorted((self._folder / "checkpoints").glob("[0-9]*"), key=lambda p: (len(p.name), p.name)):
+        old: dict[int, bytes] = {}
+        for size, path in archived(self._folder):
             try:
-                old = note.open_checkpoint(path.read_bytes(), trusted)
+                head = note.open_checkpoint(path.read_bytes(), trusted)
             except SteleError as error:
                 problems.append(f"archived checkpoint {path.name}: {error.reason}")
                 continue
-            if old.size > len(hashes):
-                if old.size > self.size:
-                    problems.append(f"the ledger was cut back: a checkpoint of size {old.size} exists, the head has {self.size}")
-            elif merkle.root(hashes[: old.size]) != old.root:
-                problems.append(f"the ledger was rewritten: the checkpoint of size {old.size} had another root")
+            if head.size != size:
+                problems.append(f"archived checkpoint {path.name} is of size {head.size}")
+            elif head.size > self.size:
+                problems.append(f"the ledger was cut back: a checkpoint of size {head.size} exists, the head has {self.size}")
+            else:
+                old[head.size] = head.root
+        found = merkle.Growing()
+        for index, digest in enumerate(hashes, 1):
+            found.add(digest)
+            if index in old and old[index] != found.root():
+                problems.append(f"the ledger was rewritten: the checkpoint of size {index} had another root")
         return problems
+
+
+def archived(folder: Path) -> list[tuple[int, Path]]:
+    """Size and path of every archived checkpoint, the smallest first."""
+    names = [path for path in (folder / "checkpoints").glob("*") if re.fullmatch(r"[1-9][0-9]{0,18}", path.name, re.ASCII)]
+    return sorted((int(path.name), path) for path in names)
 
 
 def workloads(entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import secrets
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stele.trust import merkle
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+log = logging.getLogger(__name__)
 WIDTH = 256
+CACHED_TILES = 1024  # 8 KiB each
 
 
 def number_path(number: int) -> str:
@@ -75,21 +79,94 @@ def widths(size: int, level: int) -> tuple[int, int]:
     return count // WIDTH, count % WIDTH
 
 
+def _is_torn(found: bytes, data: bytes) -> bool:
+    """Whether `found` may be what a power cut left of `data`: cut short, or with stretches of zeros, and nothing else."""
+    return len(found) <= len(data) and all(have in {0, want} for have, want in zip(found, data, strict=False))
+
+
 def write_tile(root: Path, name: str, data: bytes) -> None:
-    """Write by temp and rename, without fsync (the WAL still has it). A full tile that exists must be the same.
+    """Write by temp and rename, without fsync (the WAL still has it). What is there already must be the same.
+
+    What a power cut tore is written again: callers vouch for `data` by the WAL and the signed root.
 
     Raises:
-        SteleError: `ledger.damaged` where it is not.
+        SteleError: `ledger.damaged` where something else is there.
+        OSError: nothing changed.
     """
     path = root / name
-    if path.exists():
-        if path.read_bytes() == data:
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        if found == data:
             return
-        raise damaged(f"{name} is there with other content")
-    path.parent.mkdir(parents=True, exist_ok=True)
+        if not _is_torn(found, data):
+            raise damaged(f"{name} is there with other content")
+        log.warning("%s was torn by a crash and is written again from the write-ahead log", name)
     temp = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-    temp.write_bytes(data)
-    os.rename(temp, path)
+    try:
+        temp.write_bytes(data)
+        os.rename(temp, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+        raise
+
+
+def remove_tile(root: Path, name: str) -> None:
+    """Remove a partial tile that nothing needs any more; failing to is harmless."""
+    with contextlib.suppress(OSError):
+        (root / name).unlink()
+        (root / name).parent.rmdir()
+
+
+def _wider(folder: Path, width: int) -> list[int]:
+    try:
+        names = [name for name in os.listdir(folder) if name.isascii() and name.isdigit()]
+    except OSError:
+        return []
+    return sorted(found for found in map(int, names) if width < found < WIDTH)
+
+
+def _candidates(root: Path, path_of: Callable[[int], str], width: int) -> Iterator[bytes]:
+    """What is there of a tile with at least `width` items, fullest first: a fuller one begins with the same items.
+
+    The sequencer removes partial tiles that fuller ones have replaced; the full tile is looked for once more at the end, because
+    it may have taken their place meanwhile.
+    """
+    yield from _read(root / path_of(WIDTH))
+    if width < WIDTH:
+        yield from _read(root / path_of(width))
+        for found in _wider(root / (path_of(WIDTH) + ".p"), width):
+            yield from _read(root / path_of(found))
+        yield from _read(root / path_of(WIDTH))
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        yield path.read_bytes()
+
+
+def raw_entries(root: Path, size: int, begin: int, end: int) -> Iterator[bytes]:
+    """Entries begin to end of a log of `size`, from the bundles; not checked against the tree.
+
+    Raises:
+        SteleError: `ledger.damaged`: one is missing or unreadable.
+    """
+    for number in range(begin // WIDTH, -(-end // WIDTH)):
+        width = min(WIDTH, size - number * WIDTH)
+        first = number * WIDTH
+        yield from _bundle(root, number, width)[max(begin - first, 0) : end - first]
+
+
+def _bundle(root: Path, number: int, width: int) -> list[bytes]:
+    for data in _candidates(root, lambda w: bundle_path(number, w), width):
+        with contextlib.suppress(SteleError):
+            entries = unpack_bundle(data)
+            if width <= len(entries) <= WIDTH:
+                return entries[:width]
+    raise damaged(f"the entry bundle {bundle_path(number, width)} is missing or cut off")
 
 
 class HashReader:
@@ -108,15 +185,12 @@ class HashReader:
         if (level, number) not in self._cache:
             full, partial = widths(self._size, level)
             width = WIDTH if number < full else partial
-            data = b""
-            # the full tile also serves a smaller tree
-            for candidate in (WIDTH, width):
-                path = self._root / tile_path(level, number, candidate)
-                if path.exists():
-                    data = path.read_bytes()
-                    break
-            if len(data) < 32 * width:
+            candidates = _candidates(self._root, lambda w: tile_path(level, number, w), width) if width else iter([b""])
+            data = next((data for data in candidates if 32 * width <= len(data) <= 32 * WIDTH), None)
+            if data is None:
                 raise damaged(f"tile {tile_path(level, number, width)} is missing or short")
+            if len(self._cache) >= CACHED_TILES:
+                self._cache.clear()
             self._cache[level, number] = data[: 32 * width]
         return self._cache[level, number]
 

@@ -1,7 +1,8 @@
-"""The write-ahead log: preallocated, CRC-framed, one fdatasync per batch. What is in it is committed (docs/spec/ledger.md).
+"""The write-ahead log: preallocated, CRC-chained, one fdatasync per batch. What is in it is committed (docs/spec/ledger.md).
 
-Layout: a 32-byte header (magic, generation u64, base index u64, CRC), then records (length u32, CRC u32, entry). The CRC covers
-generation, index and entry, so that what an earlier generation left behind never reads as a record of this one.
+Two files take turns, so that beginning anew needs no pause: the one with the higher generation counts. Layout: a 32-byte header
+(magic, generation u64, base index u64, CRC, 0), then records (length u32, CRC u32, entry). Each record's CRC continues that of
+the record before it, so that neither an earlier generation nor the far end of a torn batch ever reads as part of this one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from stele.host import durable
-from stele.trust.errors import SteleError
+from stele.ledger.tiles import damaged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,95 +22,176 @@ if TYPE_CHECKING:
 MAGIC = b"stele-w0"
 HEADER = struct.Struct("<8sQQII")
 RECORD = struct.Struct("<II")
+MAX_ENTRY = 65535
 STEP = 8 << 20  # preallocated at a time, bytes
+_ZEROS = bytes(1 << 20)
 
 
-def _crc(generation: int, index: int, entry: bytes) -> int:
-    return zlib.crc32(entry, zlib.crc32(struct.pack("<QQ", generation, index)))
+class NoRoom(OSError):  # noqa: N818  it is an OSError that says what it is
+    """The file could not grow. Nothing was written: the same call may succeed later."""
+
+
+def _write(fd: int, data: bytes | bytearray, position: int) -> int:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, position)
+        view, position = view[done:], position + done
+    return position
+
+
+def _grow(fd: int, size: int) -> int:
+    """Write zeros up to `size` and make them durable; returns the new size."""
+    # written, not only allocated: on ext4 the first write into unwritten extents costs a journal commit
+    at = os.fstat(fd).st_size
+    try:
+        while at < size:
+            at = _write(fd, _ZEROS, at)
+        os.fsync(fd)
+    except OSError as error:
+        raise NoRoom(error.errno, error.strerror) from error
+    return at
+
+
+def _seed(generation: int, base: int) -> int:
+    return zlib.crc32(struct.pack("<8sQQ", MAGIC, generation, base))
+
+
+def _frames(entries: Sequence[bytes], crc: int) -> tuple[bytearray, int]:
+    frames = bytearray()
+    for entry in entries:
+        head = struct.pack("<I", len(entry))
+        crc = zlib.crc32(entry, zlib.crc32(head, crc))
+        frames += head + struct.pack("<I", crc) + entry
+    return frames, crc
 
 
 class Wal:
-    """One open WAL. Not thread-safe: its owner serialises."""
+    """The open WAL of a `.state` folder. Not thread-safe: its owner serialises.
 
-    def __init__(self, path: Path) -> None:
-        new = not path.exists()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.generation, self.base, self._end, self.recovered = 0, 0, HEADER.size, []  # type: tuple[int, int, int, list[bytes]]
-        self._size = os.fstat(self._fd).st_size
-        if new or self._size < HEADER.size:
-            self._grow(STEP)
-            self._write_header(1, 0)
-            durable.sync_dir(path.parent)
+    `recovered`: its entries when it was opened, from index `base`. `is_new`: there was none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = (folder / "wal.0", folder / "wal.1")
+        found = [self._generation(path) for path in self._paths]
+        self.is_new = max(found) == 0
+        self.recovered: list[bytes] = []
+        self._which = found.index(max(found))
+        self._fd = self._open(self._which)
+        if self.is_new:
+            self._activate(self._fd, 1, 0, b"", _seed(1, 0))
         else:
             self._read()
 
-    def _grow(self, size: int) -> None:
-        # written zeros, not only allocated: on ext4 the first write into unwritten extents costs a journal commit
-        with_zeros = bytes(1 << 20)
-        while self._size < size:
-            os.pwrite(self._fd, with_zeros, self._size)
-            self._size += len(with_zeros)
-        os.fsync(self._fd)
+    @staticmethod
+    def _generation(path: Path) -> int:
+        """0 where there is no such file, or one that was never used."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            raw = os.pread(fd, HEADER.size, 0)
+        finally:
+            os.close(fd)
+        if not raw.strip(b"\0"):
+            return 0
+        magic, generation, base, crc, end = HEADER.unpack(raw.ljust(HEADER.size, b"\0"))
+        if magic != MAGIC or crc != _seed(generation, base) or end or not generation:
+            raise damaged(f"the header of the write-ahead log {path.name} does not hold")
+        return int(generation)
 
-    def _write_header(self, generation: int, base: int) -> None:
-        body = struct.pack("<8sQQ", MAGIC, generation, base)
-        os.pwrite(self._fd, HEADER.pack(MAGIC, generation, base, zlib.crc32(body), 0), 0)
-        os.fdatasync(self._fd)
-        self.generation, self.base, self._end = generation, base, HEADER.size
+    def _open(self, which: int) -> int:
+        path = self._paths[which]
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            self._size = _grow(fd, STEP)
+            durable.sync_dir(path.parent)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _activate(self, fd: int, generation: int, base: int, frames: bytes | bytearray, crc: int) -> None:
+        """The header makes the file count: it is written last."""
+        os.fdatasync(fd)
+        _write(fd, HEADER.pack(MAGIC, generation, base, _seed(generation, base), 0), 0)
+        os.fdatasync(fd)
+        self.generation, self.base, self._crc = generation, base, crc
+        self._end = HEADER.size + len(frames)
 
     def _read(self) -> None:
-        magic, generation, base, crc, _ = HEADER.unpack(os.pread(self._fd, HEADER.size, 0))
-        if magic != MAGIC or crc != zlib.crc32(struct.pack("<8sQQ", magic, generation, base)):
-            raise SteleError(
-                "the ledger's write-ahead log is damaged",
-                remedy="restore the ledger folder from a copy; nothing was changed",
-                code="ledger.damaged",
-            )
-        self.generation, self.base = generation, base
-        position, index = HEADER.size, base
-        while True:
-            head = os.pread(self._fd, RECORD.size, position)
-            if len(head) < RECORD.size:
-                break
-            length, crc = RECORD.unpack(head)
-            if not 0 < length <= 65535:
+        size = os.fstat(self._fd).st_size
+        data = os.pread(self._fd, HEADER.size, 0)
+        _, self.generation, self.base, crc, _ = HEADER.unpack(data)
+        position = HEADER.size
+        while position + RECORD.size <= size:
+            length, stored = RECORD.unpack(os.pread(self._fd, RECORD.size, position))
+            if not 0 < length <= MAX_ENTRY:
                 break
             entry = os.pread(self._fd, length, position + RECORD.size)
-            if len(entry) < length or _crc(generation, index, entry) != crc:
+            following = zlib.crc32(entry, zlib.crc32(struct.pack("<I", length), crc))
+            if len(entry) < length or following != stored:
                 break  # the torn end of a batch that was never acknowledged
             self.recovered.append(entry)
+            crc = stored
             position += RECORD.size + length
-            index += 1
-        self._end = position
+        self._end, self._crc, self._size = position, crc, size
+        # after a failed fdatasync the page cache may show what the disk does not have: make it true before anything builds on it
+        _write(self._fd, os.pread(self._fd, HEADER.size, 0) + _frames(self.recovered, _seed(self.generation, self.base))[0], 0)
+        os.fdatasync(self._fd)
 
-    def append(self, index: int, entries: Sequence[bytes]) -> None:
-        """Write entries that begin at `index` and make them durable: when this returns, they are committed.
+    def append(self, entries: Sequence[bytes]) -> None:
+        """Write entries and make them durable: when this returns, they are committed.
 
         Raises:
-            OSError: nothing is committed.
+            NoRoom: nothing was written.
+            OSError: nothing is committed, and what is on disk is unknown: do not go on with this object.
         """
-        frames = bytearray()
-        for offset, entry in enumerate(entries):
-            frames += RECORD.pack(len(entry), _crc(self.generation, index + offset, entry)) + entry
+        frames, crc = _frames(entries, self._crc)
         if self._end + len(frames) + RECORD.size > self._size:
-            self._grow(self._end + len(frames) + STEP)
-        view = memoryview(bytes(frames))
-        position = self._end
-        while view:
-            done = os.pwrite(self._fd, view, position)
-            view, position = view[done:], position + done
+            self._size = _grow(self._fd, self._end + len(frames) + STEP)
+        _write(self._fd, frames, self._end)
         os.fdatasync(self._fd)
-        self._end = position
+        self._end += len(frames)
+        self._crc = crc
 
     @property
     def used(self) -> int:
         """Bytes of records."""
         return self._end - HEADER.size
 
-    def recycle(self, base: int) -> None:
-        """Begin anew at `base`; only after everything below it is durable elsewhere."""
-        self._write_header(self.generation + 1, base)
-        self.recovered = []
+    def recycle(self, base: int, entries: Sequence[bytes]) -> None:
+        """Go on in the other file, which begins at `base` with the `entries` that are already committed from there.
+
+        Only after everything below `base` is durable elsewhere.
+
+        Raises:
+            NoRoom: nothing changed.
+            OSError: which file counts is unknown: do not go on with this object.
+        """
+        generation = self.generation + 1
+        frames, crc = _frames(entries, _seed(generation, base))
+        kept = self._size
+        try:
+            fd = self._open(1 - self._which)
+            try:
+                if HEADER.size + len(frames) + RECORD.size > self._size:
+                    self._size = _grow(fd, len(frames) + STEP)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as error:
+            self._size = kept
+            raise NoRoom(error.errno, error.strerror) from error
+        try:
+            _write(fd, frames, HEADER.size)
+            self._activate(fd, generation, base, frames, crc)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._fd, self._which = fd, 1 - self._which
 
     def close(self) -> None:
         """Close the file."""

@@ -34,6 +34,31 @@ def root(leaves: Sequence[bytes]) -> bytes:
     return level[0]
 
 
+class Growing:
+    """A tree that grows leaf by leaf; the root of every size on the way in logarithmic time."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._complete: list[bytes] = []  # roots of the complete subtrees, the largest first
+
+    def add(self, leaf: bytes) -> None:
+        """Append one leaf hash."""
+        self.size += 1
+        self._complete.append(leaf)
+        for _ in range((self.size & -self.size).bit_length() - 1):
+            right = self._complete.pop()
+            self._complete[-1] = node_hash(self._complete[-1], right)
+
+    def root(self) -> bytes:
+        """Root over the leaves so far."""
+        if not self._complete:
+            return EMPTY_ROOT
+        current = self._complete[-1]
+        for left in reversed(self._complete[:-1]):
+            current = node_hash(left, current)
+        return current
+
+
 def inclusion(index: int, size: int, subtree: Callable[[int, int], bytes]) -> list[bytes]:
     """Audit path of leaf `index` in a tree of `size`; `subtree(begin, end)` gives the root over those leaves."""
     path: list[bytes] = []
