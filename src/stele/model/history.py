@@ -94,6 +94,35 @@ def _gone(state: WorkloadState, instance: str, kind: str) -> WorkloadState:
     return msgspec.structs.replace(state, active_instance="", active_release=keep, active_since_ns=0)
 
 
+def at(workload: str, events: Iterable[Event], at_ns: int) -> WorkloadState:
+    """The state at an instant: after every entry before the first one that is stamped later.
+
+    The order of the entries is certain, their clock is not. Where the host's clock was set back, entries carry earlier stamps than
+    one before them: they count from that one's stamp on (`reached_ns`), so that the state is always that after a beginning of the
+    chain.
+    """
+    state = start(workload)
+    for event in events:
+        if event.time_ns > at_ns:
+            break
+        state = advance(state, event)
+    return state
+
+
+def reached_ns(events: Iterable[Event]) -> int:
+    """The latest stamp: from this instant on, all entries count."""
+    return max((event.time_ns for event in events), default=0)
+
+
+def steps_back(events: Iterable[Event]) -> int:
+    """How many entries carry an earlier stamp than one before them."""
+    latest = back = 0
+    for event in events:
+        back += event.time_ns < latest
+        latest = max(latest, event.time_ns)
+    return back
+
+
 def reduce(workload: str, events: Iterable[Event]) -> WorkloadState:
     """The state after all events of one workload, in order."""
     state = start(workload)

@@ -9,12 +9,14 @@ from stele.model import history
 from stele.model.epochmap import map_inclusion
 from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
 from stele.prove.verify import FORMAT, releases_named
-from stele.trust import canonical
+from stele.trust import canonical, merkle
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from stele.trust.note import Checkpoint
 
 
 class ReleaseEvidence(NamedTuple):
@@ -30,6 +32,7 @@ class Log(Protocol):
     """A published ledger to read from."""
 
     note: bytes
+    checkpoint: Checkpoint
 
     @property
     def size(self) -> int:
@@ -52,36 +55,44 @@ def build(log: Log, workload: str, at_ns: int, evidence: Callable[[str], Release
         evidence: gives what belongs to a release digest.
 
     Raises:
-        SteleError: `prove.unknown-workload`, `prove.not-covered`.
+        SteleError: `prove.unknown-workload`, `prove.not-covered`, `ledger.damaged`.
     """
-    raws = list(log.raw_entries(0, log.size))
     heads: dict[str, tuple[int, str]] = {}
     mine: list[tuple[int, bytes, Entry]] = []
-    last: Entry | None = None
-    for index, raw in enumerate(raws):
-        entry = decode_entry(raw)
+    epoch, last = b"", None
+    for index, epoch in enumerate(log.raw_entries(0, log.size)):
+        last = decode_entry(epoch)
         if index < log.size - 1:
-            heads[entry.event.workload] = (entry.seq + 1, entry.digest())
-        if entry.event.workload == workload and workload != HOST_WORKLOAD:
-            mine.append((index, raw, entry))
-        last = entry
+            heads[last.event.workload] = (last.seq + 1, sha256(epoch))
+        if last.event.workload == workload and workload != HOST_WORKLOAD:
+            mine.append((index, epoch, last))
     if not mine or last is None:
         raise SteleError(
             f"the ledger knows no workload {workload!r}",
             remedy="`stele log` shows the names; proofs of absence are not made yet",
             code="prove.unknown-workload",
         )
-    at_ns = at_ns or last.event.time_ns
-    if at_ns > last.event.time_ns:
+    events = [entry.event for _, _, entry in mine]
+    end_ns = max(last.event.time_ns, history.reached_ns(events))
+    at_ns = at_ns or end_ns
+    if at_ns > end_ns:
         raise SteleError("the ledger does not reach that instant yet", remedy="give an instant that has passed", code="prove.not-covered")
-    state = history.start(workload)
-    for _, _, entry in mine:
-        if entry.event.time_ns > at_ns:
-            break
-        state = history.advance(state, entry.event)
     index, path = map_inclusion(heads, workload)
     count, head = heads[workload]
-    return _encode(log, at_ns, mine, {"index": index, "count": count, "head": head, "path": _hexes(path)}, raws[-1], state, evidence)
+    inmap = {"index": index, "count": count, "head": head, "path": _hexes(path)}
+    return _encode(log, at_ns, mine, inmap, epoch, history.at(workload, events, at_ns), evidence)
+
+
+def _audit(log: Log, index: int, raw: bytes) -> list[str]:
+    """The audit path of an entry. A proof that would not hold is not made."""
+    path = log.inclusion(index)
+    if merkle.root_from_inclusion(index, log.size, merkle.leaf_hash(raw), path) != log.checkpoint.root:
+        raise SteleError(
+            f"entry {index} of the ledger is not the one that was signed",
+            remedy="the ledger is damaged or was altered: `stele log check` says where; compare with another copy",
+            code="ledger.damaged",
+        )
+    return _hexes(path)
 
 
 def _hexes(path: list[bytes]) -> list[str]:
@@ -112,9 +123,9 @@ def _encode(
         "format": FORMAT,
         "claim": {"workload": state.workload, "at_ns": at_ns},
         "checkpoint": log.note.decode(),
-        "epoch": {"entry": epoch.decode(), "path": _hexes(log.inclusion(log.size - 1))},
+        "epoch": {"entry": epoch.decode(), "path": _audit(log, log.size - 1, epoch)},
         "map": inmap,
-        "entries": [{"index": index, "entry": raw.decode(), "path": _hexes(log.inclusion(index))} for index, raw, _ in mine],
+        "entries": [{"index": index, "entry": raw.decode(), "path": _audit(log, index, raw)} for index, raw, _ in mine],
         "releases": releases,
     }
     return canonical.encode({**plain, "sum": sha256(canonical.encode(plain))}) + b"\n"

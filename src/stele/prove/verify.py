@@ -5,26 +5,25 @@ The steps are numbered as in the spec.
 
 from __future__ import annotations
 
-import json
+import base64
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stele.model import history
+from stele.model import history, release
 from stele.model.epochmap import map_leaf
 from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
-from stele.trust import canonical, dsse, merkle, note
+from stele.trust import canonical, cosign, merkle, note
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stele.model.event import Event
     from stele.trust.trust_keys import Trust
 
 FORMAT = "stele-proof v0"
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
-PREDICATE = "https://sigstore.dev/cosign/sign/v1"
-MAX_PROOF = 256 << 20
+MAX_PROOF = 64 << 20  # bytes: what a hostile file may cost in memory is some twenty times that
 
 
 class Verdict(NamedTuple):
@@ -104,20 +103,19 @@ def verify(data: bytes, trust: Trust | None) -> Verdict:
     head = _check_head(raw, claim["workload"], trust)
     entries = _check_chain(raw["entries"], claim["workload"], head)
     at_ns = claim["at_ns"]
-    if at_ns > head.time_ns:
+    # where the host's clock was set back, entries may be stamped later than the head
+    end_ns = max(head.time_ns, history.reached_ns(entry.event for entry in entries))
+    if at_ns > end_ns:
         raise SteleError(
-            f"the ledger in this proof ends at {_when(head.time_ns)}, before the instant that is claimed ({_when(at_ns)})",
+            f"the ledger in this proof ends at {_when(end_ns)}, before the instant that is claimed ({_when(at_ns)})",
             remedy="make the proof again now", code="prove.not-covered",
         )  # fmt: skip
     # 5. the state at T: everything before the first entry that is later than T
-    state = history.start(claim["workload"])
-    for entry in entries:
-        if entry.event.time_ns > at_ns:
-            break
-        state = history.advance(state, entry.event)
+    events = [entry.event for entry in entries]
+    state = history.at(claim["workload"], events, at_ns)
     named = releases_named(state)
-    _check_releases(raw["releases"], named, trust)
-    return _verdict(state, at_ns, head, len(entries), named)
+    _check_releases(raw["releases"], named, trust, claim["workload"])
+    return _verdict(state, at_ns, head, events, named)
 
 
 def _check_head(raw: dict[str, Any], workload: str, trust: Trust) -> _Head:
@@ -176,30 +174,26 @@ def releases_named(state: history.WorkloadState) -> tuple[str, ...]:
     return tuple(sorted((live | {item.release for item in state.frozen.values()}) - {""}))
 
 
-def _check_releases(raw: Sequence[Any], named: tuple[str, ...], trust: Trust) -> None:
-    # 6. what ran was a release that a trusted key signed
+def _check_releases(raw: Sequence[Any], named: tuple[str, ...], trust: Trust, workload: str) -> None:
+    # 6. what ran was a release of this workload, that a trusted key signed
     found = []
     for item in raw:
         fields = _fields(item, manifest=str, config=str, payload=str, signature=str)
         manifest = fields["manifest"].encode("utf-8", "surrogatepass")
         digest = sha256(manifest)
         found.append(digest)
-        try:
-            parsed = json.loads(manifest)
-            config_digest = parsed["config"]["digest"]
-            statement = json.loads(fields["payload"])
-            subjects = [subject["digest"]["sha256"] for subject in statement["subject"]]
-            predicate = statement["predicateType"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise _fail(f"the manifest or statement of release {digest[:19]} is malformed") from error
-        if config_digest != sha256(fields["config"].encode("utf-8", "surrogatepass")):
-            raise _fail(f"the config of release {digest[:19]} is not the one that its manifest names")
-        if subjects != [digest[7:]] or predicate != PREDICATE:
-            raise _fail(f"the signed statement is not about release {digest[:19]}")
-        signed = dsse.pae(PAYLOAD_TYPE, fields["payload"].encode("utf-8", "surrogatepass"))
-        signature = note.strict_base64(fields["signature"])
-        if not any(key.verify(signed, signature) for key in trust.releases):
-            raise _fail(f"release {digest[:19]} is not signed by a key that you trust")
+        config = fields["config"].encode("utf-8", "surrogatepass")
+        if release.parse(digest, manifest, config).workload != workload:
+            raise _fail(f"release {digest[:19]} is of another workload")
+        envelope = {
+            "payload": base64.b64encode(fields["payload"].encode("utf-8", "surrogatepass")).decode(),
+            "payloadType": cosign.PAYLOAD_TYPE,
+            "signatures": [{"keyid": "", "sig": fields["signature"]}],
+        }
+        bundle = canonical.encode({"mediaType": cosign.BUNDLE_TYPE, "dsseEnvelope": envelope})
+        signed = cosign.check_bundle(bundle, digest, trust.releases)
+        if signed.state != "valid":
+            raise _fail(f"release {digest[:19]} is not signed by a key that you trust ({signed.reason})")
     if tuple(found) != named:
         raise _fail("the releases that it brings are not those that ran")
 
@@ -209,7 +203,7 @@ def _when(time_ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ns % 1_000_000_000:09d}Z"
 
 
-def _verdict(state: history.WorkloadState, at_ns: int, head: _Head, count: int, named: tuple[str, ...]) -> Verdict:
+def _verdict(state: history.WorkloadState, at_ns: int, head: _Head, events: Sequence[Event], named: tuple[str, ...]) -> Verdict:
     instant = _when(at_ns)
     says = []
     if state.active_instance:
@@ -226,14 +220,18 @@ def _verdict(state: history.WorkloadState, at_ns: int, head: _Head, count: int, 
         )
     checked = (
         f"the signature of the ledger {head.checkpoint.origin!r} over its head of {head.checkpoint.size} entries",
-        f"all {count} entries of this workload are in it, in an unbroken chain from the first to the last",
+        f"all {len(events)} entries of this workload are in it, in an unbroken chain from the first to the last",
         "the ledger's own commitment says that there are no others",
-        f"the signatures of the releases that ran ({len(named)}), by keys that you trust",
+        f"the signatures of the releases named above ({len(named)}), by keys that you trust",
     )
-    not_covered = (
+    not_covered: tuple[str, ...] = (
         "the time: without an independent witness it is the operator's claim",
+        "whether the operator, who holds the ledger's key, committed to all that it did: `stele log check` replays a whole ledger",
         "whether the operator showed somebody else another ledger: compare checkpoints with others who have one",
         f"anything after {_when(head.time_ns)}, when this ledger's head was signed",
         "what the code did while it ran; and code that ran outside Stele's care",
     )
+    if back := history.steps_back(events):
+        went = f"{back} entries are stamped earlier than one before them: the host's clock was set back; their order is certain"
+        not_covered = (went, *not_covered)
     return Verdict(state.workload, at_ns, state, tuple(says), checked, not_covered)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def pae(payload_type: str, payload: bytes) -> bytes:
     """The bytes that are signed: `DSSEv1 len type len body`."""
-    kind = payload_type.encode()
+    kind = payload_type.encode("utf-8", "surrogatepass")
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
@@ -50,11 +50,13 @@ def _unbase64(text: Any) -> bytes:
     if not isinstance(text, str):
         raise _bad("a field is not text")
     try:
-        if "-" in text or "_" in text:
-            return base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
-        return base64.b64decode(text.encode("ascii"), validate=True)
+        standard = text.replace("-", "+").replace("_", "/") if "+" not in text and "/" not in text else text
+        raw = base64.b64decode(standard.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise _bad("bad base64") from error
+    if base64.b64encode(raw).decode() != standard:
+        raise _bad("another spelling of base64")
+    return raw
 
 
 def decode(value: Any) -> Envelope:
@@ -74,8 +76,19 @@ def decode(value: Any) -> Envelope:
 
 
 def loads(data: bytes) -> Envelope:
-    """Decode JSON bytes (see `decode`)."""
+    """Decode JSON bytes (see `decode`); a key that appears twice is refused.
+
+    Raises:
+        SteleError: `trust.bad-envelope`.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(items)
+        if len(out) != len(items):
+            raise _bad("a key appears twice")
+        return out
+
     try:
-        return decode(json.loads(data))
+        return decode(json.loads(data, object_pairs_hook=pairs))
     except (ValueError, RecursionError) as error:
         raise _bad("not JSON") from error

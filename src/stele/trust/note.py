@@ -8,7 +8,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ED25519 = 0x01
-_NAME = re.compile(r"[^\s+\0-\x20\x7f]{1,200}\Z", re.ASCII)
-_SIZE = re.compile(r"0|[1-9][0-9]{0,18}\Z", re.ASCII)
+_NAME = re.compile(r"[!-*,-~]{1,200}\Z")  # printable ASCII without space and plus
+_SIZE = re.compile(r"(0|[1-9][0-9]{0,17})\Z", re.ASCII)
+_PEM_HEAD = b"# stele ledger key: "
 
 
 def _bad(reason: str) -> SteleError:
@@ -58,7 +59,7 @@ class Verifier(NamedTuple):
         """Whether the Ed25519 signature holds."""
         try:
             Ed25519PublicKey.from_public_bytes(self.public).verify(signature, body)
-        except InvalidSignature:
+        except (InvalidSignature, ValueError):  # ValueError: no point of the curve
             return False
         return True
 
@@ -104,7 +105,7 @@ class Signer:
     def pem(self) -> bytes:
         """The key file: a comment line with the name, then PKCS#8 PEM."""
         raw = self._private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        return f"# stele ledger key: {self.verifier.name}\n".encode() + raw
+        return _PEM_HEAD + self.verifier.name.encode() + b"\n" + raw
 
     @classmethod
     def from_pem(cls, data: bytes) -> Signer:
@@ -115,9 +116,11 @@ class Signer:
         """
         head, _, rest = data.partition(b"\n")
         try:
+            if not head.startswith(_PEM_HEAD):
+                raise ValueError
             private = serialization.load_pem_private_key(rest, None)
-            name = head.decode("ascii").removeprefix("# stele ledger key: ")
-        except (ValueError, TypeError) as error:
+            name = head.removeprefix(_PEM_HEAD).decode("ascii")
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise SteleError(
                 "this is not a ledger key", remedy="name the file that `stele init` made: keys/ledger.key", code="trust.bad-key"
             ) from error
@@ -150,7 +153,7 @@ def parse_body(body: bytes) -> Checkpoint:
         lines = body.decode("ascii").split("\n")
     except UnicodeDecodeError as error:
         raise _bad("not ASCII") from error
-    if len(lines) != 4 or lines[3] or not _NAME.match(lines[0]) or not re.fullmatch(r"0|[1-9][0-9]{0,18}", lines[1], re.ASCII):
+    if len(lines) != 4 or lines[3] or not _NAME.match(lines[0]) or not _SIZE.match(lines[1]):
         raise _bad("a checkpoint is origin, size and root, a line each")
     root = strict_base64(lines[2])
     if len(root) != 32:

@@ -36,7 +36,7 @@ class PublicKey:
         """
         try:
             key = serialization.load_pem_public_key(data)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise _bad("not PEM") from error
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise _bad("not an elliptic curve key")
@@ -51,7 +51,7 @@ class PublicKey:
         """
         try:
             key = serialization.load_der_public_key(data)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise _bad("not DER") from error
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise _bad("not an elliptic curve key")
@@ -102,7 +102,7 @@ class PrivateKey:
         """
         try:
             key = serialization.load_pem_private_key(data, None)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise _bad("not an unencrypted PKCS#8 PEM") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise _bad("not an elliptic curve key")

@@ -27,10 +27,10 @@ def encode(trust: Trust) -> bytes:
 
 
 def parse(data: bytes) -> Trust:
-    """Parse a trust file; needs at least one ledger key.
+    """Parse a trust file; needs at least one ledger key, and each key once.
 
     Raises:
-        SteleError: `trust.bad-trust-file`, `prove.no-keys`.
+        SteleError: `trust.bad-trust-file`, `trust.bad-note`, `trust.bad-key`, `prove.no-keys`.
     """
     bad = SteleError("this is not a trust file", remedy="use the trust.keys that `stele init` made, unaltered", code="trust.bad-trust-file")
     if len(data) > 1 << 20:
@@ -39,7 +39,7 @@ def parse(data: bytes) -> Trust:
         lines = data.decode("ascii").split("\n")
     except UnicodeDecodeError as error:
         raise bad from error
-    if len(lines) < 2 or lines[0] != HEADER or lines[-1]:
+    if len(lines) < 2 or lines[0] != HEADER or lines[-1] or len(set(lines)) != len(lines):
         raise bad
     ledgers: list[note.Verifier] = []
     releases: list[PublicKey] = []
