@@ -81,6 +81,7 @@ def locked(where: Ground) -> Iterator[None]:
         try:
             yield
         finally:
+            _make_mutable(folder)
             where.who.give(folder)
 
 
@@ -97,17 +98,15 @@ def clear(where: Ground, stele: Stele, screen: Screen) -> None:
             stele.call("agent", "stop", "--remove")
     for folder in (where.data, where.work):
         if folder.exists():
-            _delete(folder)
+            _make_mutable(folder)
+            shutil.rmtree(folder)
     where.who.make_folder(where.work)
 
 
-def _delete(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder)
-    except PermissionError:
-        # images of releases are made immutable where the file system can
+def _make_mutable(folder: Path) -> None:
+    """The store makes images immutable where the file system can; what is left behind must be the caller's to delete."""
+    if os.geteuid() == 0 and shutil.which("chattr"):
         subprocess.run(["chattr", "-R", "-f", "-i", str(folder)], capture_output=True, timeout=60, check=False)
-        shutil.rmtree(folder)
 
 
 def need_port(port: int) -> None:

@@ -100,6 +100,16 @@ def test_demo_shows_the_whole_loop_and_leaves_the_host_as_it_was(layout: Path, g
     assert "everything came out as it should" in done.stdout
     assert "\x1b" not in done.stdout
     assert leaks(ground, before) == []
+    shutil.rmtree(ground["STELE_DEMO"])  # nothing in it is immutable: whoever called may delete it
+
+
+def test_demo_through_sudo_leaves_nothing_of_roots(layout: Path, ground: dict[str, str], tmp_path: Path) -> None:
+    who = {"SUDO_UID": "12345", "SUDO_GID": "12345", "STELE_CACHE": str(tmp_path / "cache")}
+    done = demo({**ground, **who}, "env")
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = [Path(ground["STELE_DEMO"]), tmp_path / "cache"]
+    roots = [path for top in made for path in (top, *top.rglob("*")) if path.lstat().st_uid != 12345]
+    assert roots == []
 
 
 def test_demo_killed_half_way_with_its_agent_cleans_up_when_run_again(layout: Path, ground: dict[str, str]) -> None:
