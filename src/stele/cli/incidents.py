@@ -24,7 +24,7 @@ def incidents(call: Call) -> None:
             entry["incident"],
             render.when(entry["time_ns"]),
             entry["kind"],
-            entry["syscall"] or entry["path"],
+            entry["path"] or entry["syscall"],
             entry["instance"],
             render.took(entry["freeze_ns"]) if entry["freeze_ns"] else "",
             render.took(entry["replace_ns"]) if entry["replace_ns"] else entry["outcome"],
