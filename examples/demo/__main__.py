@@ -110,7 +110,7 @@ def _sealed_only(show: Show, cannot: list[str]) -> int:
         show.screen.expect(str(error), holds=False)
     code = summary.verdict(show)
     if cannot and not code:
-        show.screen.warn(f"but nothing was run: this host cannot. Exit code {HOST_CANNOT}.")
+        show.screen.warn(f"but nothing was run: this host, or this user, cannot. Exit code {HOST_CANNOT}.")
     return code or (HOST_CANNOT if cannot else 0)
 
 
