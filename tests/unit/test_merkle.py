@@ -1,4 +1,4 @@
-"""RFC 6962 hashing and proofs, against the RFC's structure computed the slow way, and known roots."""
+"""RFC 6962 trees: the known roots, every proof of every small size, and no proof that is not one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from stele.trust import merkle
 
-# the eight leaves and roots of the Certificate Transparency reference implementation
-LEAVES = [
-    bytes.fromhex(text) for text in ("", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f")
-]
-ROOTS = (
+# the test tree that Certificate Transparency's reference implementations use
+INPUTS = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]
+ROOTS = [
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
     "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
     "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
@@ -23,55 +22,94 @@ ROOTS = (
     "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
     "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
     "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
-)
+]
 
 
-def _slow_root(hashes: list[bytes]) -> bytes:
-    if len(hashes) <= 1:
-        return hashes[0] if hashes else hashlib.sha256(b"").digest()
+def leaves(count: int) -> list[bytes]:
+    return [merkle.leaf_hash(b"%d" % number) for number in range(count)]
+
+
+def slow_root(hashes: list[bytes]) -> bytes:
+    """The definition of RFC 6962, section 2.1, word by word."""
+    if not hashes:
+        return hashlib.sha256().digest()
+    if len(hashes) == 1:
+        return hashes[0]
     k = 1
     while k * 2 < len(hashes):
         k *= 2
-    return merkle.node_hash(_slow_root(hashes[:k]), _slow_root(hashes[k:]))
+    return hashlib.sha256(b"\1" + slow_root(hashes[:k]) + slow_root(hashes[k:])).digest()
 
 
-def test_the_known_roots_come_out() -> None:
-    hashes = [merkle.leaf_hash(leaf) for leaf in LEAVES]
-    assert tuple(merkle.root(hashes[: size + 1]).hex() for size in range(8)) == ROOTS
-    assert merkle.root([]) == hashlib.sha256(b"").digest()
+def subtree(hashes: list[bytes]):
+    return lambda begin, end: merkle.root(hashes[begin:end])
 
 
-@pytest.mark.parametrize("size", [*range(1, 40), 255, 256, 257, 513])
-def test_inclusion_holds_for_every_leaf_and_for_no_other(size: int) -> None:
-    hashes = [merkle.leaf_hash(str(number).encode()) for number in range(size)]
-    root = _slow_root(hashes)
-    assert merkle.root(hashes) == root
-    for index in range(0, size, max(1, size // 17)):
-        path = merkle.inclusion(index, size, lambda begin, end: _slow_root(hashes[begin:end]))
-        assert merkle.root_from_inclusion(index, size, hashes[index], path) == root
-        assert merkle.root_from_inclusion(index, size, merkle.leaf_hash(b"x"), path) != root
-        if size > 1:
-            assert merkle.root_from_inclusion((index + 1) % size, size, hashes[index], path) != root
-            assert merkle.root_from_inclusion(index, size, hashes[index], path[:-1]) != root
-            assert merkle.root_from_inclusion(index, size, hashes[index], [*path, path[0]]) != root
+@pytest.mark.parametrize("size", range(9))
+def test_the_known_roots(size):
+    assert merkle.root([merkle.leaf_hash(bytes.fromhex(text)) for text in INPUTS[:size]]).hex() == ROOTS[size]
 
 
-@given(st.integers(0, 80), st.integers(0, 80))
-def test_consistency_holds_between_a_tree_and_its_beginning(old: int, new: int) -> None:
-    old, new = min(old, new), max(old, new)
-    hashes = [merkle.leaf_hash(str(number).encode()) for number in range(new)]
-    roots = _slow_root(hashes[:old]), _slow_root(hashes)
-    path = merkle.consistency(old, new, lambda begin, end: _slow_root(hashes[begin:end])) if old else []
-    assert merkle.is_consistent(old, new, *roots, path)
-    other = merkle.leaf_hash(b"other")
-    if old:
-        assert not merkle.is_consistent(old, new, other, roots[1], path)
-    if new and old != new and old:
-        assert not merkle.is_consistent(old, new, roots[0], other, path)
-        assert not merkle.is_consistent(old, new, *roots, path[:-1])
+def test_roots_are_those_of_the_definition_however_they_are_computed():
+    growing = merkle.Growing()
+    assert growing.root() == merkle.EMPTY_ROOT
+    for size, leaf in enumerate(leaves(300), 1):
+        growing.add(leaf)
+        assert growing.root() == merkle.root(leaves(size)) == slow_root(leaves(size))
 
 
-@given(st.integers(-2, 20), st.integers(-2, 20), st.lists(st.binary(min_size=32, max_size=32), max_size=6))
-def test_made_up_proofs_never_raise(index: int, size: int, path: list[bytes]) -> None:
-    merkle.root_from_inclusion(index, size, b"\0" * 32, path)
-    merkle.is_consistent(index, size, b"\0" * 32, b"\1" * 32, path)
+def test_every_inclusion_proof_up_to_70():
+    for size in range(1, 71):
+        hashes = leaves(size)
+        root = merkle.root(hashes)
+        for index in range(size):
+            path = merkle.inclusion(index, size, subtree(hashes))
+            assert merkle.root_from_inclusion(index, size, hashes[index], path) == root
+            # nobody else's place, and no longer or shorter path
+            for other in {index - 1, index + 1, size, size + 1, -1} - {index}:
+                assert merkle.root_from_inclusion(other, size, hashes[index], path) != root
+            assert merkle.root_from_inclusion(index, size, hashes[index], [*path, bytes(32)]) != root
+            if path:
+                assert merkle.root_from_inclusion(index, size, hashes[index], path[:-1]) != root
+
+
+def test_every_consistency_proof_up_to_70():
+    roots = [merkle.root(leaves(size)) for size in range(71)]
+    hashes = leaves(70)
+    for new in range(71):
+        for old in range(new + 1):
+            path = merkle.consistency(old, new, subtree(hashes))
+            assert merkle.is_consistent(old, new, roots[old], roots[new], path)
+            if 0 < old < new:
+                assert not merkle.is_consistent(old, new, bytes(32), roots[new], path)
+                assert not merkle.is_consistent(old, new, roots[old], bytes(32), path)
+                assert not merkle.is_consistent(old, new, roots[old], roots[new], path[:-1])
+                assert not merkle.is_consistent(old, new, roots[old], roots[new], [*path, bytes(32)])
+            assert not merkle.is_consistent(new + 1, new, roots[old], roots[new], path)
+            assert not merkle.is_consistent(-1, new, roots[old], roots[new], path)
+
+
+@given(st.integers(1, 5000), st.data())
+def test_big_trees(size, data):
+    hashes = [bytes([number & 255, number >> 8]) * 16 for number in range(size)]
+    root = merkle.root(hashes)
+    index, old = data.draw(st.integers(0, size - 1)), data.draw(st.integers(1, size))
+    path = merkle.inclusion(index, size, subtree(hashes))
+    assert merkle.root_from_inclusion(index, size, hashes[index], path) == root
+    steps = merkle.consistency(old, size, subtree(hashes))
+    assert merkle.is_consistent(old, size, merkle.root(hashes[:old]), root, steps)
+    for wrong in (path, steps):
+        if wrong:
+            place = data.draw(st.integers(0, len(wrong) - 1))
+            flipped = bytes([wrong[place][0] ^ 1]) + wrong[place][1:]
+            wrong[place] = flipped
+    if path:
+        assert merkle.root_from_inclusion(index, size, hashes[index], path) != root
+    if steps:
+        assert not merkle.is_consistent(old, size, merkle.root(hashes[:old]), root, steps)
+
+
+@given(st.integers(-5, 2**70), st.integers(-5, 2**70), st.lists(st.binary(min_size=32, max_size=32), max_size=70))
+def test_nonsense_is_answered_not_raised(index, size, path):
+    merkle.root_from_inclusion(index, size, bytes(32), path)
+    assert not merkle.is_consistent(index, size, b"x" * 32, b"y" * 32, path)

@@ -1,0 +1,65 @@
+"""Ledgers for tests: real ones, with fixed keys and a clock that counts, and what a proof of them needs."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stele.ledger.sequencer import Ledger
+from stele.model import spec as specs
+from stele.model.event import Event
+from stele.model.tree import Tree
+from stele.prove.proof import ReleaseEvidence
+from stele.seal import release as sealing
+from stele.trust import canonical, cosign, dsse, note
+from stele.trust.release_key import PrivateKey
+from stele.trust.trust_keys import Trust
+from tests.trees import Held, MemorySink, file, folder
+
+START = 1_800_000_000_000_000_000
+SECOND = 1_000_000_000
+SIGNER = note.Signer("test.example/ledger", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+OTHER = note.Signer("test.example/ledger", Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
+KEY = PrivateKey(ec.derive_private_key(0x57E1E, ec.SECP256R1()))
+TRUST = Trust((SIGNER.verifier,), (KEY.public,))
+
+
+class Clock:
+    """A clock that moves a second at every look."""
+
+    def __init__(self, now: int = START) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        self.now += SECOND
+        return self.now
+
+
+def event(number: int = 0, workload: str = "shop", kind: str = "instance.healthy", **data: Any) -> Event:
+    return Event(workload=workload, kind=kind, time_ns=START + number, actor="test", data=data or {"number": number})
+
+
+def opened(folder_: Path, signer: note.Signer = SIGNER, clock: Clock | None = None) -> contextlib.closing[Ledger]:
+    return contextlib.closing(Ledger.open(folder_, signer=signer, clock=clock or Clock()))
+
+
+def quiet(folder_: Path, monkeypatch: Any) -> Ledger:
+    """A ledger that publishes only when it is told to."""
+    monkeypatch.setattr("stele.ledger.sequencer.PUBLISH_EVERY_S", 3600)
+    return Ledger.open(folder_, signer=SIGNER, clock=Clock())
+
+
+@cache
+def sealed(name: str = "shop", content: bytes = b"one") -> tuple[str, ReleaseEvidence]:
+    """Digest and evidence of a small release, signed by KEY."""
+    held = Held()
+    tree = Tree.build([folder(b""), file(b"app", content, held), file(b"conf", b"y", held)])
+    spec = specs.from_builtins({"stele": 0, "name": name, "command": ["/app"], "settings": [{"path": "/conf"}]})
+    made = sealing.seal(tree, held, spec, MemorySink(), compression="none")
+    envelope = dsse.decode(canonical.decode(cosign.make_bundle(made.release.digest, KEY))["dsseEnvelope"])
+    return made.release.digest, ReleaseEvidence(made.manifest, made.config, envelope.payload, envelope.signature)
