@@ -99,23 +99,30 @@ def _quarantine(world: World, running: Running, instance: Instance, release: Rel
                     running.name, "instance.starting", instance=spare.id, release=release.digest, role="replacement", incident=incident
                 )
             )
-        world.record.commit(*events)
+        try:
+            world.record.commit(*events)
+        except BaseException:
+            # what cannot be recorded is not answered; but nobody shall hang on a frozen instance meanwhile
+            world.network.cut(running.name, instance)
+            if spare is not None:
+                running.spares[release.digest] = spare
+            raise
         committed_ns = time.monotonic_ns()
-        in_flight = world.network.cut(running.name, instance)
         running.frozen[incident] = (instance, release.digest)
         if served:
             running.active = None
         running.candidates.pop(instance.id, None)
         running.collecting[incident] = threading.Event()
-        world.runtime.quarantine(instance, incident)
-    cut_ns = time.monotonic_ns()
-    # the moments before this one, on the clock of the report, so that the chain from the offence to the cut can be measured
-    moments = {"committed_ns": committed_ns, "cut_ns": cut_ns}
-    world.record(running.name, "network.cut", incident=incident, instance=instance.id, in_flight=in_flight, **moments)
     if served and decision.replace:
+        # at once: a cut takes effect when it is ordered, but returns only after the kernel's grace period, some milliseconds later
         threading.Thread(
             target=replace, args=(world, running, release, incident, spare, decision.delay_ms), name=f"replace-{incident}", daemon=True
         ).start()
+    in_flight = world.network.cut(running.name, instance)
+    # the moments before this one, on the clock of the report, so that the chain from the offence to the cut can be measured
+    moments = {"committed_ns": committed_ns, "cut_ns": time.monotonic_ns()}
+    world.runtime.quarantine(instance, incident)
+    world.record(running.name, "network.cut", incident=incident, instance=instance.id, in_flight=in_flight, **moments)
     if decision.quarantine_release:
         world.record(running.name, "release.quarantined", release=release.digest, reason=decision.reason)
     threading.Thread(
