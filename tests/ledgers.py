@@ -40,7 +40,7 @@ class Clock:
         return self.now
 
 
-def event(number: int = 0, workload: str = "shop", kind: str = "instance.healthy", **data: Any) -> Event:
+def event(number: int = 0, /, workload: str = "shop", kind: str = "instance.healthy", **data: Any) -> Event:
     return Event(workload=workload, kind=kind, time_ns=START + number, actor="test", data=data or {"number": number})
 
 
