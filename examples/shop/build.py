@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 VERSIONS = ("v1", "v2")
 RECIPE = 1  # raise it when this file changes what it builds
-# spawn-fcgi only keeps systemd out (fcgiwrap asks for one of the two), usr-is-merged keeps usrmerge and its perl out
-PACKAGES = ("nginx", "fcgiwrap", "spawn-fcgi", "mount", "usr-is-merged")
+# spawn-fcgi only keeps systemd out (fcgiwrap asks for one of the two)
+PACKAGES = ("nginx", "fcgiwrap", "spawn-fcgi", "mount")
 EXCLUDED = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*", "/usr/share/info/*")
 EPOCH = 315_532_800  # 1980-01-01, the time of what the build makes itself
 BUILD_LIMIT_S = 1800
@@ -161,8 +161,8 @@ def _build_base(base: Path, distribution: str, codename: str, say: Callable[[str
     argv = ["mmdebstrap", "--variant=essential", "--format=tar", f"--include={','.join(PACKAGES)}"]
     argv += [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
     argv += [f"--aptopt={option}" for option in apt_options()]
-    hooks = Path("/usr/share/mmdebstrap/hooks/merged-usr")
-    argv += [f"--hook-dir={hooks}"] if hooks.is_dir() else []
+    hooks = Path("/usr/share/mmdebstrap/hooks/maybe-merged-usr")  # as Debian's installer does; keeps usrmerge and its perl out
+    argv += [f"--hook-dir={hooks}"] if distribution == "debian" and hooks.is_dir() else []
     env = {**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH), "TMPDIR": "/var/tmp", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     with partial.open("wb") as out, (base.with_suffix(".log")).open("wb") as log:
         argv += [codename, "-", *mirrors(distribution, codename)]
