@@ -125,13 +125,15 @@ def _say_seen(show: Show, events: list[Event], attacked: str) -> None:
     # the replacement makes its own files when it starts
     told = [event for event in told if event["kind"] != "change.observed" or event["data"].get("instance") == attacked]
     if told:
+        violation = first(events, "violation")
+        seen_ns = violation["data"]["seen_ns"] if violation else 0
         show.screen.say("the ledger:")
-        show.screen.table([(f"#{event['index']}", event["kind"], _gist(event["kind"], event["data"])) for event in told])
+        show.screen.table([(f"#{event['index']}", event["kind"], _gist(event["kind"], event["data"], seen_ns)) for event in told])
     else:
         show.screen.say("the ledger: nothing")
 
 
-def _gist(kind: str, data: dict[str, Any]) -> str:
+def _gist(kind: str, data: dict[str, Any], seen_ns: int) -> str:
     if kind == "violation":
         decided = took((data["decided_ns"] - data["seen_ns"]) / 1e9) if data["seen_ns"] else "?"
         return f"{data['kind']}: {data['syscall']} {data['path']} by {data['comm']}, decided {decided} after the call".replace("  ", " ")
@@ -140,7 +142,8 @@ def _gist(kind: str, data: dict[str, Any]) -> str:
     if kind == "instance.frozen":
         return f"{data['instance']}, {took(data['took_ns'] / 1e9)} after the call"
     if kind == "network.cut":
-        return f"{data['instance']}, {data['in_flight']} connections in flight"
+        cut = took((data["cut_ns"] - seen_ns) / 1e9) if seen_ns else "?"
+        return f"{data['instance']}, {cut} after the call, {data['in_flight']} connections in flight"
     if kind == "evidence.sealed":
         return (
             f"{data.get('files', '?')} files, {data.get('bytes', 0) / (1 << 20):.0f} MiB, collected in {took(data.get('took_ns', 0) / 1e9)}"
@@ -149,13 +152,16 @@ def _gist(kind: str, data: dict[str, Any]) -> str:
 
 
 def _say_replaced(show: Show, events: list[Event], found: load.Account) -> None:
-    violation, resolved = first(events, "violation"), first(events, "incident.resolved")
+    violation, cut, resolved = (first(events, kind) for kind in ("violation", "network.cut", "incident.resolved"))
     assert violation is not None
     show.incidents.append(violation["data"]["incident"])
     facts = violation["data"]
     if facts["seen_ns"]:
         show.measured("detect: from the system call to the decision", (facts["decided_ns"] - facts["seen_ns"]) / 1e9)
         show.measured("freeze: from the system call to frozen", (facts["frozen_ns"] - facts["seen_ns"]) / 1e9)
+        if cut is not None:
+            show.measured("record: from the system call to committed in the ledger", (cut["data"]["committed_ns"] - facts["seen_ns"]) / 1e9)
+            show.measured("cut: from the system call to off the network", (cut["data"]["cut_ns"] - facts["seen_ns"]) / 1e9)
     if show.screen.expect("a clean instance of the same release serves in its place", holds=resolved is not None):
         replaced = seconds_between(violation, resolved)
         assert replaced is not None

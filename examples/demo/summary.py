@@ -20,6 +20,8 @@ ROWS = (
     "upgrade, from the command to the end",
     "detect: from the system call to the decision",
     "freeze: from the system call to frozen",
+    "record: from the system call to committed in the ledger",
+    "cut: from the system call to off the network",
     "replace: from the violation to a healthy instance on the port",
     "visitors' longest gap in a quarantine",
     "collect and sign the evidence",
