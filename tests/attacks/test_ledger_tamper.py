@@ -221,7 +221,7 @@ def test_attack_alter_the_writers_own_log_below_a_signed_checkpoint(folder):
     used = data.rstrip(b"\0")
     for at, changed in flips(used, 60):
         path.write_bytes(changed + data[len(used) :])
-        assert opening(folder) in {"ledger.damaged"}, at
+        assert opening(folder) == "ledger.damaged", at
     path.write_bytes(data)
     path.unlink()
     assert opening(folder) == "ledger.damaged"

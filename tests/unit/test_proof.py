@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +16,17 @@ from stele.ledger.sequencer import Ledger
 from stele.model import history
 from stele.model.event import Event
 from stele.prove import proof, verify
-from stele.trust import canonical, dsse, note, trust_keys
+from stele.trust import canonical, note, trust_keys
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey
+from tests import ledgers
 
-KEY = note.Signer("example.org/log", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
-RELEASE_KEY = PrivateKey.generate()
-TRUST = trust_keys.Trust((KEY.verifier,), (RELEASE_KEY.public,))
+KEY = ledgers.SIGNER
+TRUST = ledgers.TRUST
+RELEASE_KEY = ledgers.KEY
 END = 1000
-
-
-def _release(number: int, key: PrivateKey = RELEASE_KEY) -> tuple[str, proof.ReleaseEvidence]:
-    config = b'{"n":%d}' % number
-    manifest = json.dumps({"config": {"digest": sha256(config)}}).encode()
-    digest = sha256(manifest)
-    statement = {"subject": [{"name": "", "digest": {"sha256": digest[7:]}}], "predicateType": verify.PREDICATE}
-    payload = canonical.encode(statement)
-    return digest, proof.ReleaseEvidence(manifest, config, payload, key.sign(dsse.pae(verify.PAYLOAD_TYPE, payload)))
-
-
-ONE, TWO = _release(1), _release(2)
+ONE, TWO = ledgers.sealed("shop", b"one"), ledgers.sealed("shop", b"two")
 STORE = dict([ONE, TWO])
 
 
@@ -149,7 +138,7 @@ def _rewrite(raw: dict[str, Any]) -> None:
 
 
 def _other_release(raw: dict[str, Any]) -> None:
-    raw["releases"][0]["config"] = '{"n":3}'
+    raw["releases"][0]["config"] += " "
 
 
 def _no_releases(raw: dict[str, Any]) -> None:
