@@ -32,12 +32,16 @@ def evidence(show: Show) -> None:
     files = show.stele.call("evidence", "list", incident)
     total = sum(file["size"] for file in files)
     show.screen.say(f"{len(files)} files, {total / (1 << 20):.1f} MiB:")
-    show.screen.table([(file["name"], f"{file['size'] / 1024:.0f} KiB") for file in _telling(files)], head=("FILE", "SIZE"))
+    show.screen.table([(file["name"], _size(file["size"])) for file in _telling(files)], head=("FILE", "SIZE"))
     checked = show.stele.call("evidence", "verify", incident)
     show.screen.expect("every file is as it was signed", holds=checked["problems"] == [])
     folder = show.where.data / "evidence" / incident
     _open_core(show, folder)
     _spoil_copy(show, incident, folder)
+
+
+def _size(count: int) -> str:
+    return f"{count} B" if count < 1024 else f"{count / 1024:.0f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"
 
 
 def _telling(files: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ def take(tag: str, data: Path) -> Snapshot:
         | {f"/run/stele/slots/{name}": "" for name in _names("/run/stele/slots")},
         "process": _processes((tag, str(data))),
     }
-    tags = frozenset(name for name in _names("/run/stele") if re.fullmatch(r"[0-9a-f]{8}", name))
+    tags = frozenset(name for name in _names("/run/stele") if re.fullmatch(r"[0-9a-z]{8}", name))
     return Snapshot(parts, tags)
 
 
