@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stele.api.client import AgentClient
+from stele.flow import supervision
 from stele.host import proc
 from stele.trust.errors import SteleError
 
@@ -35,6 +36,8 @@ def start_in_background(places: Places) -> bool:
     client = AgentClient(places.agent_socket)
     if client.is_running():
         return False
+    # asked here too, so that a host that cannot run instances at all is told so, and not only that the agent ended
+    supervision.ways_of(places)
     places.agent.mkdir(parents=True, exist_ok=True)
     begin = places.agent_log.stat().st_size if places.agent_log.exists() else 0
     ready_read, ready_write = os.pipe()
@@ -121,9 +124,8 @@ def _serve(places: Places) -> None:
     import uvicorn
 
     from stele.api.server import application
-    from stele.flow.supervision import open_fleet
 
-    opened = open_fleet(places)
+    opened = supervision.open_fleet(places)
     stop_requested = threading.Event()
     server: uvicorn.Server | None = None
 

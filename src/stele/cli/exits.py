@@ -32,7 +32,7 @@ _ANSWERS = (
     "store.unknown-signer",
     "store.damaged",
 )
-_HOST = ("host.cannot", "host.unprivileged", "run.host-cannot", "watch.host-cannot")
+_HOST = ("run.unprivileged", "run.no-cgroups", "run.kernel-lacks")
 _NOT_READY = ("agent.", "host.", "run.port-busy", "run.subnet", "ledger.locked", "store.locked")
 
 

@@ -24,7 +24,6 @@ from stele.watch import client as gate_client
 from stele.watch.sensor import Sensor
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from stele.flow.places import Places
     from stele.host.ways import Ways
@@ -115,7 +114,7 @@ def open_fleet(places: Places) -> Opened:
     Raises:
         SteleError: `run.*`, `watch.*`, `ledger.*`: the agent cannot run here, with what to do about it.
     """
-    ways = host_ways.find(_existing(places))
+    ways = ways_of(places)
     ledger = opening.open_ledger(places)
     try:
         histories = Histories()
@@ -168,7 +167,12 @@ def _leave_nothing(places: Places, ways: Ways) -> None:
             sweep.clear(places.run, ways.cgroups, Network(places.run))
 
 
-def _existing(places: Places) -> Path:
+def ways_of(places: Places) -> Ways:
+    """The ways that this host takes.
+
+    Raises:
+        SteleError: `run.unprivileged`, `run.no-cgroups`, `run.kernel-lacks`: instances cannot run here.
+    """
     images = places.store / "erofs"
     images.mkdir(parents=True, exist_ok=True)
-    return images
+    return host_ways.find(images)
