@@ -17,7 +17,7 @@ from stele.cli.context import Call, with_call
 @click.option("--json", "sub_json", is_flag=True, help="Print JSON lines.")
 @click.pass_context
 def log(ctx: click.Context, workload: str, kind: str, last: int, sub_json: bool) -> None:
-    """What happened, in order: every event of every stage, from the ledger."""
+    """What happened, in order: every event of every stage, from the ledger (its own epochs only with --kind epoch)."""
     if ctx.invoked_subcommand is not None:
         return
     call = Call(ctx)

@@ -34,11 +34,14 @@ def _entries(places: Places) -> Iterator[tuple[int, Entry]]:
 
 
 def events(places: Places, *, workload: str, kind: str, last: int) -> list[dict[str, Any]]:
-    """The newest `last` published events, oldest first, as plain data; `kind` may be the beginning of a kind."""
+    """The newest `last` published events, oldest first, as plain data.
+
+    `kind` may be the beginning of a kind. The ledger's own epochs are left out unless they are asked for.
+    """
     found: deque[dict[str, Any]] = deque(maxlen=last)
     for index, entry in _entries(places):
         event = entry.event
-        if workload and event.workload != workload:
+        if (workload and event.workload != workload) or (event.kind == "epoch" and not kind):
             continue
         if kind and event.kind != kind and not event.kind.startswith(kind.rstrip(".") + "."):
             continue

@@ -24,7 +24,6 @@ from stele.watch import client as gate_client
 from stele.watch.sensor import Sensor
 
 if TYPE_CHECKING:
-
     from stele.flow.places import Places
     from stele.host.ways import Ways
     from stele.ledger.sequencer import Ledger
