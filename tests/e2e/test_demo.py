@@ -93,23 +93,23 @@ def demo(ground: dict[str, str], *prefix: str) -> subprocess.CompletedProcess[st
     return subprocess.run([*prefix, "scripts/demo"], cwd=ROOT, env=ground, capture_output=True, text=True, timeout=DEMO_LIMIT_S)
 
 
-def test_demo_shows_the_whole_loop_and_leaves_the_host_as_it_was(layout: Path, ground: dict[str, str]) -> None:
+def test_demo_through_sudo_shows_the_whole_loop_and_leaves_only_a_folder_of_the_callers(
+    layout: Path, ground: dict[str, str], tmp_path: Path
+) -> None:
     before = state(ground)
-    done = demo(ground)
+    caller, cache = 12345, tmp_path / "cache"
+    cache.mkdir()
+    for base in layout.parent.glob("shop-base-*.tar"):
+        os.link(base, cache / base.name)  # only the layout is built anew, for the caller
+    done = demo({**ground, "SUDO_UID": str(caller), "SUDO_GID": str(caller), "STELE_CACHE": str(cache)})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "everything came out as it should" in done.stdout
     assert "\x1b" not in done.stdout
     assert leaks(ground, before) == []
-    shutil.rmtree(ground["STELE_DEMO"])  # nothing in it is immutable: whoever called may delete it
-
-
-def test_demo_through_sudo_leaves_nothing_of_roots(layout: Path, ground: dict[str, str], tmp_path: Path) -> None:
-    who = {"SUDO_UID": "12345", "SUDO_GID": "12345", "STELE_CACHE": str(tmp_path / "cache")}
-    done = demo({**ground, **who}, "env")
-    assert done.returncode == 0, done.stdout + done.stderr
-    made = [Path(ground["STELE_DEMO"]), tmp_path / "cache"]
-    roots = [path for top in made for path in (top, *top.rglob("*")) if path.lstat().st_uid != 12345]
-    assert roots == []
+    made = [Path(ground["STELE_DEMO"]), *(path for path in cache.glob("shop-*") if path.is_dir())]
+    assert len(made) == 2
+    assert [path for top in made for path in (top, *top.rglob("*")) if path.lstat().st_uid != caller and path.stat().st_nlink == 1] == []
+    shutil.rmtree(ground["STELE_DEMO"])  # nothing in it is immutable: the caller may delete it
 
 
 def test_demo_killed_half_way_with_its_agent_cleans_up_when_run_again(layout: Path, ground: dict[str, str]) -> None:
