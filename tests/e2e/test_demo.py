@@ -100,7 +100,7 @@ def test_demo_through_sudo_shows_the_whole_loop_and_leaves_only_a_folder_of_the_
     caller, cache = 12345, tmp_path / "cache"
     cache.mkdir()
     for base in layout.parent.glob("shop-base-*.tar"):
-        os.link(base, cache / base.name)  # only the layout is built anew, for the caller
+        shutil.copy2(base, cache)  # only the layout is built anew, for the caller
     done = demo({**ground, "SUDO_UID": str(caller), "SUDO_GID": str(caller), "STELE_CACHE": str(cache)})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "everything came out as it should" in done.stdout
@@ -108,7 +108,7 @@ def test_demo_through_sudo_shows_the_whole_loop_and_leaves_only_a_folder_of_the_
     assert leaks(ground, before) == []
     made = [Path(ground["STELE_DEMO"]), *(path for path in cache.glob("shop-*") if path.is_dir())]
     assert len(made) == 2
-    assert [path for top in made for path in (top, *top.rglob("*")) if path.lstat().st_uid != caller and path.stat().st_nlink == 1] == []
+    assert [path for top in made for path in (top, *top.rglob("*")) if path.lstat().st_uid != caller] == []
     shutil.rmtree(ground["STELE_DEMO"])  # nothing in it is immutable: the caller may delete it
 
 
