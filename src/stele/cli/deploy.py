@@ -123,9 +123,25 @@ def logs(call: Call, workload: str, instance: str) -> None:
     path = Path(call.places.agent / "logs" / f"{instance}.log")
     if not path.exists():
         raise SteleError(f"there is no log of {instance}", remedy="`stele log` shows the ids of instances", code="workload.unknown")
-    lines = path.read_text("utf-8", "replace").splitlines()
+    lines = printed(path.read_text("utf-8", "replace"))
     if call.json:
-        render.show_json(lines)
+        render.show_json([{"time": moment, "stream": stream, "text": text} for moment, stream, text in lines])
         return
-    for line in lines:
-        render.say_line(line)
+    for moment, _, text in lines:
+        render.say_line(f"{moment[:23]}Z  {text}")
+
+
+def printed(raw: str) -> list[tuple[str, str, str]]:
+    """Whole lines (time, stream, text) of conmon's log: `TIME STREAM P|F TEXT`, where P is a piece of a line."""
+    found: list[tuple[str, str, str]] = []
+    pieces: dict[str, str] = {}
+    for line in raw.splitlines():
+        fields = line.split(" ", 3)
+        if len(fields) < 3 or fields[2] not in {"P", "F"}:
+            continue
+        moment, stream, kind, text = [*fields, ""][:4]
+        pieces[stream] = pieces.get(stream, "") + text
+        if kind == "F":
+            found.append((moment, stream, pieces.pop(stream)))
+    found += [("", stream, text) for stream, text in pieces.items()]
+    return found

@@ -1,0 +1,54 @@
+"""The command line: quick where it must be, and safe with what applications print."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from stele.cli import render
+from stele.cli.deploy import printed
+from stele.cli.exits import ANSWER_IS_NO, HOST_CANNOT, NOT_READY, REFUSED, exit_code
+from stele.trust.errors import SteleError
+
+
+def test_the_version_is_told_without_importing_anything_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['stele', '--version']\n"
+        "from stele.cli.main import main; main()\n"
+        "print(sorted({'click', 'rich', 'msgspec', 'cryptography', 'yaml', 'starlette'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1] == "[]"
+
+
+def test_help_lists_every_command_without_importing_them() -> None:
+    code = (
+        "import sys; sys.argv = ['stele', '--help']\n"
+        "from stele.cli.app import run; run(['--help'])\n"
+        "assert not {'cryptography', 'rich', 'stele.flow.fleet'} & set(sys.modules), sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "rollback" in done.stdout
+
+
+def test_pieces_of_a_line_are_joined_per_stream() -> None:
+    raw = "t1 stdout P one \nt2 stderr F err\nt3 stdout F two\nnot a line\nt4 stdout F \nt5 stdout P end"
+    assert printed(raw) == [("t2", "stderr", "err"), ("t3", "stdout", "one two"), ("t4", "stdout", ""), ("", "stdout", "end")]
+
+
+def test_control_characters_cannot_drive_the_terminal() -> None:
+    assert render.printable("a\x1b[2Jb\x07") == "a\\x1b[2Jb\\x07"
+    assert render.printable("\u202eevil") != "\u202eevil"
+
+
+def test_exit_codes_follow_the_error_codes() -> None:
+    for code, status in (
+        ("prove.invalid", ANSWER_IS_NO),
+        ("deploy.unhealthy", ANSWER_IS_NO),
+        ("agent.not-running", NOT_READY),
+        ("run.port-busy", NOT_READY),
+        ("run.unprivileged", HOST_CANNOT),
+        ("spec.invalid", REFUSED),
+        ("deploy.quarantined-release", REFUSED),
+    ):
+        assert exit_code(SteleError("x", remedy="y", code=code)) == status
