@@ -304,3 +304,20 @@ def test_the_edge_refuses_what_does_not_continue_a_chain(folder):
     assert raised.value.code == "ledger.damaged"
     assert edge.size == 1
     assert decode_entry(raws[0]).seq == 0
+
+
+def test_attack_restore_a_backup_and_go_on(folder, tmp_path):
+    """An older copy is whole, and its writer cannot know that it is old: two histories under one key, which two checkpoints prove."""
+    backup = tmp_path / "backup"
+    shutil.copytree(folder, backup)
+    for place, number in ((folder, 100), (backup, 200)):
+        with opened(place) as ledger:
+            ledger.append([event(number)])
+    assert problems(folder) == problems(backup) == []
+    mine, other = LedgerReader(folder).checkpoint, LedgerReader(backup).checkpoint
+    assert mine.size == other.size
+    assert mine.root != other.root
+    # with the archive of the one, the other is found out, and cannot be opened any more
+    shutil.copy(folder / "checkpoint", backup / "checkpoints" / str(mine.size))
+    assert any("was rewritten" in text for text in problems(backup))
+    assert opening(backup) == "ledger.damaged"

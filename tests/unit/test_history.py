@@ -82,3 +82,12 @@ def test_any_entries_have_a_state_and_it_is_that_of_a_prefix(steps, instant):
     assert history.at("w", events, history.reached_ns(events)) == prefixes[-1]
     if prefixes[-1].active_instance:
         assert prefixes[-1].active_since_ns >= 0
+
+
+@given(entries, st.integers(0, 30))
+def test_reducing_in_two_parts_is_reducing_at_once(steps, cut):
+    events = [Event(workload="w", kind=kind, time_ns=stamp, actor="", data=data) for kind, data, stamp in steps]
+    state = history.reduce("w", events[:cut])
+    for item in events[cut:]:
+        state = history.advance(state, item)
+    assert state == history.reduce("w", events)
