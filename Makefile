@@ -4,7 +4,7 @@
 PY := .venv/bin/python
 AS_ROOT := scripts/as-root
 AS_CALLER := scripts/as-caller
-SHELL_SCRIPTS := .ci/run $(addprefix scripts/,bootstrap as-root as-caller) $(addprefix tests/qemu/guest/,boot kernel-hook)
+SHELL_SCRIPTS := .ci/run $(addprefix scripts/,bootstrap as-root as-caller) $(addprefix tests/qemu/guest/,boot kernel-hook) scripts/demo
 
 .PHONY: run test lint unit qemu bench clean help
 
