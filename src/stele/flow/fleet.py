@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from stele.flow.world import World
     from stele.model.instance import Instance
+    from stele.model.release import Release
 
 log = logging.getLogger(__name__)
 TICK_S = 0.25
@@ -322,7 +323,10 @@ class Fleet:
             running.active, running.deploy_id, running.unhealthy = None, "", 0
             world.network.unpublish(running.name)
         world.record(running.name, "instance.failed", instance=instance.id, release=release.digest, reason=why[:500])
-        launch.retire(world, instance, release, reason=why[:200])
+        # in a thread of its own: one that hangs takes its whole grace to stop, and nobody shall wait for it
+        threading.Thread(
+            target=self._retire, args=(running, instance, release, why[:200]), name=f"retire-{instance.id}", daemon=True
+        ).start()
         if not in_window:
             self._restart(running, why)
             return
@@ -335,6 +339,18 @@ class Fleet:
         # at most once, and only here: a failed release is never chosen again by itself
         world.record(running.name, "rollback.decided", serving=release.digest, to=digest, by="stele")
         threading.Thread(target=self._return, args=(running, digest), name=f"rollback-{running.name}", daemon=True).start()
+
+    def _retire(self, running: Running, instance: Instance, release: Release, why: str) -> None:
+        with running.drained:
+            running.draining.append(instance)
+        try:
+            launch.retire(self._world, instance, release, reason=why)
+        except SteleError as error:
+            log.warning("%s: %s", instance.id, error.reason)
+        finally:
+            with running.drained:
+                running.draining.remove(instance)
+                running.drained.notify_all()
 
     def _return(self, running: Running, digest: str) -> None:
         try:
