@@ -13,8 +13,8 @@ from stele.host import durable
 from stele.ledger import projection, recovery, tiles
 from stele.ledger.epoch import epoch_event
 from stele.ledger.wal import MAX_ENTRY, NoRoom, Wal
-from stele.model.event import HOST_WORKLOAD, Entry, Event, decode_entry
-from stele.trust import note
+from stele.model.event import HOST_WORKLOAD, Entry, Event, from_plain
+from stele.trust import canonical, note
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
@@ -240,16 +240,17 @@ class Ledger:
     def _place(self, event: Event, heads: dict[str, tuple[int, str]]) -> tuple[bytes, Entry]:
         count, head = heads.get(event.workload) or self._edge.heads.get(event.workload, (0, ""))
         entry = Entry(event=event, seq=count, prev=head)
-        raw = entry.encode()
+        plain = entry.plain()
+        raw = canonical.encode(plain)
         if len(raw) > MAX_ENTRY:
             raise SteleError(
                 f"an event of kind {event.kind} is {len(raw)} bytes, more than an entry holds ({MAX_ENTRY})",
                 remedy="record digests of documents, not documents",
                 code="ledger.entry-too-large",
             )
-        decoded = decode_entry(raw)  # what could not be read back must not be written
+        from_plain(plain)  # what could not be read back must not be written
         heads[event.workload] = (count + 1, sha256(raw))
-        return raw, decoded
+        return raw, entry
 
     # ---- publishing --------------------------------------------------------------------------
 

@@ -68,20 +68,23 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     prev: str
 
+    def plain(self) -> dict[str, Any]:
+        """As plain data."""
+        event = self.event
+        return {
+            "v": 0,
+            "workload": event.workload,
+            "seq": self.seq,
+            "prev": self.prev,
+            "kind": event.kind,
+            "time_ns": event.time_ns,
+            "actor": event.actor,
+            "data": event.data,
+        }
+
     def encode(self) -> bytes:
         """Canonical bytes: the leaf data of the log, at most 65,535 bytes."""
-        return canonical.encode(
-            {
-                "v": 0,
-                "workload": self.event.workload,
-                "seq": self.seq,
-                "prev": self.prev,
-                "kind": self.event.kind,
-                "time_ns": self.event.time_ns,
-                "actor": self.event.actor,
-                "data": self.event.data,
-            }
-        )
+        return canonical.encode(self.plain())
 
     def digest(self) -> str:
         """`sha256:<hex>` of `encode()`; the next entry's `prev`."""
@@ -98,19 +101,30 @@ def decode_entry(data: bytes) -> Entry:
     Raises:
         SteleError: `trust.not-canonical`, `ledger.bad-entry`.
     """
-    raw = canonical.decode(data)
-    bad = SteleError(
-        "a ledger entry is malformed", remedy="the ledger or proof is damaged; compare with another copy", code="ledger.bad-entry"
-    )
+    return from_plain(canonical.decode(data))
+
+
+def from_plain(raw: Any) -> Entry:
+    """The entry of plain data with exactly the known fields.
+
+    Raises:
+        SteleError: `ledger.bad-entry`.
+    """
     if not isinstance(raw, dict) or set(raw) != _FIELDS or raw["v"] != 0 or isinstance(raw["v"], bool):
-        raise bad
-    texts = [raw[key] for key in ("workload", "prev", "kind", "actor")]
-    numbers = [raw[key] for key in ("seq", "time_ns")]
+        raise _malformed()
+    texts = (raw["workload"], raw["prev"], raw["kind"], raw["actor"])
     if not all(isinstance(text, str) for text in texts) or not isinstance(raw["data"], dict):
-        raise bad
-    if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
-        raise bad
+        raise _malformed()
+    for number in (raw["seq"], raw["time_ns"]):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise _malformed()
     if raw["kind"] not in KINDS:
-        raise bad
+        raise _malformed()
     event = Event(workload=raw["workload"], kind=raw["kind"], time_ns=raw["time_ns"], actor=raw["actor"], data=raw["data"])
     return Entry(event=event, seq=raw["seq"], prev=raw["prev"])
+
+
+def _malformed() -> SteleError:
+    return SteleError(
+        "a ledger entry is malformed", remedy="the ledger or proof is damaged; compare with another copy", code="ledger.bad-entry"
+    )

@@ -22,6 +22,18 @@ def _bad(reason: str) -> SteleError:
     )
 
 
+def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(items)
+    if len(out) != len(items):
+        raise _bad("a key appears twice")
+    return out
+
+
+# made once: making them costs as much as using them. Cycles end at the depth that `_check` allows
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, check_circular=False)
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs)
+
+
 def _check(value: Any, depth: int = 0) -> None:
     if depth > 64:
         raise _bad("nested deeper than 64")
@@ -47,7 +59,7 @@ def encode(value: Any) -> bytes:
         SteleError: `trust.not-canonical` for floats, huge integers or other types.
     """
     _check(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+    return _ENCODER.encode(value).encode("ascii")
 
 
 def decode(data: bytes) -> Any:
@@ -56,15 +68,8 @@ def decode(data: bytes) -> Any:
     Raises:
         SteleError: `trust.not-canonical`.
     """
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(items)
-        if len(out) != len(items):
-            raise _bad("a key appears twice")
-        return out
-
     try:
-        value = json.loads(data.decode("ascii"), object_pairs_hook=pairs)
+        value = _DECODER.decode(data.decode("ascii"))
     except (ValueError, RecursionError) as error:
         raise _bad(str(error)) from error
     if encode(value) != data:
