@@ -189,3 +189,25 @@ def test_the_projection_can_be_thrown_away(host: Host) -> None:
         path.write_bytes(b"not a database at all" * 300)
     assert host.stele("log", "rebuild")["entries"] > 0
     host.stele("agent", "start")
+
+
+def test_a_service_that_keeps_failing_is_tried_again_and_never_given_up(host: Host) -> None:
+    # fails at each start until the file on its volume is there: somebody mends what it depends on, not the release
+    writable = [{"path": "/tmp"}, {"path": "/data", "kind": "volume", "volume": "kept", "owner": "1000:1000", "mode": "0700"}]
+    command = "cat /data/ready && exec busybox httpd -f -p 8080 -h /www"
+    health = {"port": 8080, "http": "/index.html", "interval": "200ms", "timeout": "1s", "start": "2s"}
+    release = host.seal("1", command=command, writable=writable, health=health)
+    ready = host.data / "volumes" / "tiny" / "kept" / "ready"
+    ready.parent.mkdir(parents=True)
+    ready.parent.chmod(0o755)
+    ready.write_text("yes")
+    host.stele("apply", release)
+    host.wait(lambda: host.status()["good"], "confirmed")
+    ready.unlink()
+    import os
+    import signal
+
+    os.kill(host.events("instance.started")[-1]["data"]["pid"], signal.SIGKILL)
+    host.wait(lambda: len(host.events("incident.unresolved")) >= 2, "two attempts have failed")
+    ready.write_text("yes")
+    host.wait(lambda: host.get() == "version 1", "it serves again by itself")

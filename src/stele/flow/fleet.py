@@ -210,6 +210,8 @@ class Fleet:
                 self._world.network.publish(name, release.spec.ports, active)
                 running.active = active
                 threading.Thread(target=keep_spares, args=(self._world, running), daemon=True).start()
+            elif release.digest in history.quarantined:
+                log.warning("%s: its release is quarantined and is not started by itself: %s", name, history.quarantined[release.digest])
             else:
                 self._restart(running, "it did not run when the agent started")
         for orphan in known.values():
@@ -290,6 +292,7 @@ class Fleet:
         with running.lock:
             active, release = running.active, running.release
         if active is None or release is None:
+            self._revive(running)
             return
         ended = self._world.runtime.ended(active)
         if ended:
@@ -308,6 +311,13 @@ class Fleet:
             deploy_id, running.deploy_id = running.deploy_id, ""
             self._world.record(running.name, "deploy.confirmed", deploy=deploy_id, release=release.digest)
             keep_spares(self._world, running)
+
+    def _revive(self, running: Running) -> None:
+        """Nothing serves though something should, and nobody is about to change that: try again, later and later."""
+        with running.lock:
+            release, busy = running.release, running.replacing or running.stopped.is_set() or running.deploying.locked()
+        if release is not None and not busy and release.digest not in self._world.history(running.name).quarantined:
+            self._restart(running, "nothing serves")
 
     def _failed(self, running: Running, instance: Instance, why: str) -> None:
         """The active instance failed by itself: inside the confirm window go back, else put a clean one in its place."""
@@ -365,12 +375,7 @@ class Fleet:
         incident_id = f"{running.name}-{self._world.fresh_id()}"
         log.warning("%s: starting a clean instance: %s", running.name, why)
         delay_ms = running.next_delay_ms(time.monotonic())
-        threading.Thread(
-            target=incident.replace,
-            args=(self._world, running, release, incident_id, None, delay_ms),
-            name=f"restart-{running.name}",
-            daemon=True,
-        ).start()
+        incident.begin_replacement(self._world, running, release, incident_id, None, delay_ms)
 
     # ---- inside -------------------------------------------------------------------------------
 

@@ -99,6 +99,8 @@ def _quarantine(world: World, running: Running, instance: Instance, release: Rel
                     running.name, "instance.starting", instance=spare.id, release=release.digest, role="replacement", incident=incident
                 )
             )
+        if decision.quarantine_release:
+            events.append(world.record.event(running.name, "release.quarantined", release=release.digest, reason=decision.reason))
         try:
             world.record.commit(*events)
         except BaseException:
@@ -113,34 +115,47 @@ def _quarantine(world: World, running: Running, instance: Instance, release: Rel
             running.active = None
         running.candidates.pop(instance.id, None)
         running.collecting[incident] = threading.Event()
-    if served and decision.replace:
-        # at once: a cut takes effect when it is ordered, but returns only after the kernel's grace period, some milliseconds later
-        threading.Thread(
-            target=replace, args=(world, running, release, incident, spare, decision.delay_ms), name=f"replace-{incident}", daemon=True
-        ).start()
+        if served and decision.replace:
+            # at once: a cut takes effect when it is ordered, but returns only after the kernel's grace period, milliseconds later
+            begin_replacement(world, running, release, incident, spare, decision.delay_ms)
     in_flight = world.network.cut(running.name, instance)
     # the moments before this one, on the clock of the report, so that the chain from the offence to the cut can be measured
     moments = {"committed_ns": committed_ns, "cut_ns": time.monotonic_ns()}
     world.runtime.quarantine(instance, incident)
     world.record(running.name, "network.cut", incident=incident, instance=instance.id, in_flight=in_flight, **moments)
-    if decision.quarantine_release:
-        world.record(running.name, "release.quarantined", release=release.digest, reason=decision.reason)
     threading.Thread(
         target=evidence.gather, args=(world, running, instance, release, incident, report), name=f"evidence-{incident}", daemon=True
     ).start()
 
 
-def replace(world: World, running: Running, release: Release, incident: str, spare: Instance | None, delay_ms: int = 0) -> None:
-    """Bring a clean instance of the same release into service. `spare`'s start is already in the ledger.
+def begin_replacement(
+    world: World, running: Running, release: Release, incident: str, spare: Instance | None = None, delay_ms: int = 0
+) -> None:
+    """Bring a clean instance of the same release into service, in a thread of its own. `spare`'s start is already in the ledger.
 
-    Failures are recorded as `incident.unresolved`; nothing is raised (this runs in a thread of its own).
+    Failures are recorded as `incident.unresolved`; the fleet tries again as long as nothing serves.
     """
-    try:
-        _replace(world, running, release, incident, spare, delay_ms)
-    except SteleError as error:
-        log.exception("no replacement for %s", running.name)
-        world.record(running.name, "incident.unresolved", incident=incident, release=release.digest, reason=error.reason[:500])
-    keep_spares(world, running)
+    with running.lock:
+        running.replacing += 1
+
+    def work() -> None:
+        try:
+            _replace(world, running, release, incident, spare, delay_ms)
+        except Exception as error:
+            log.exception("no replacement for %s", running.name)
+            reason = error.reason if isinstance(error, SteleError) else f"{type(error).__name__}: {error}"
+            world.record(running.name, "incident.unresolved", incident=incident, release=release.digest, reason=reason[:500])
+        finally:
+            with running.lock:
+                running.replacing -= 1
+        keep_spares(world, running)
+
+    threading.Thread(target=work, name=f"replace-{incident}", daemon=True).start()
+
+
+def _is_evidence(running: Running, instance: Instance) -> bool:
+    with running.lock:
+        return any(frozen.id == instance.id for frozen, _ in running.frozen.values())
 
 
 def _replace(world: World, running: Running, release: Release, incident: str, spare: Instance | None, delay_ms: int) -> None:
@@ -157,14 +172,16 @@ def _replace(world: World, running: Running, release: Release, incident: str, sp
     with running.lock:
         running.candidates[clean.id] = (clean, release)
     begun = time.monotonic_ns()
-    launch.start(world, clean, release, role="replacement", logged=spare is not None)
-    why = health.await_healthy(clean, release.spec, lambda: world.runtime.ended(clean))
+    try:
+        launch.start(world, clean, release, role="replacement", logged=spare is not None)
+        why = health.await_healthy(
+            clean, release.spec, lambda: "it was frozen after a violation" if _is_evidence(running, clean) else world.runtime.ended(clean)
+        )
+    except BaseException:
+        _give_up(world, running, clean, release)
+        raise
     if why:
-        with running.lock:
-            running.candidates.pop(clean.id, None)
-            is_evidence = any(frozen.id == clean.id for frozen, _ in running.frozen.values())
-        if not is_evidence:
-            launch.retire(world, clean, release, reason="replacement did not become healthy")
+        _give_up(world, running, clean, release)
         raise SteleError(
             f"the replacement did not become healthy: {why}",
             remedy=f"see `stele logs {running.name}`",
@@ -188,3 +205,10 @@ def _replace(world: World, running: Running, release: Release, incident: str, sp
         world.record.event(running.name, "instance.active", replaces="", reason="replacement", **facts),
         world.record.event(running.name, "incident.resolved", incident=incident, start_to_healthy_ns=time.monotonic_ns() - begun, **facts),
     )
+
+
+def _give_up(world: World, running: Running, clean: Instance, release: Release) -> None:
+    with running.lock:
+        running.candidates.pop(clean.id, None)
+    if not _is_evidence(running, clean):
+        launch.retire(world, clean, release, reason="replacement did not become healthy")

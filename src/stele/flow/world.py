@@ -63,6 +63,7 @@ class Running:
     spare_lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     incidents: IncidentState | None = None
     collecting: dict[str, threading.Event] = dataclasses.field(default_factory=dict)  # by incident; set when done
+    replacing: int = 0  # replacements under way
     restarts: list[float] = dataclasses.field(default_factory=list)
     unhealthy: int = 0
     deploy_id: str = ""  # a deploy that waits for its confirm window, and when (monotonic seconds) that ends
