@@ -1,0 +1,57 @@
+"""Judges that no package archive has: built once from their own registries, kept in the cache folder outside the clone.
+
+Go programs are built with a toolchain that is itself a Go module, so that whichever `go` the host has will do. Sums are
+checked by Go's checksum database, and by npm's lock file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.qemu import cache
+
+GO = "1.27.3"
+
+
+def go_judge(package: str, *, toolchain: str = GO) -> Path:
+    """A Go program, e.g. `go_judge("github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3")`: the path of its binary.
+
+    The version must be exact. The first call takes minutes, later ones nothing.
+    """
+    path, _, version = package.partition("@")
+    name = path.rpartition("/")[2]
+
+    def build(into: Path) -> None:
+        go = _toolchain(toolchain)
+        env = {**os.environ, "GOBIN": str(into), "GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false", "CGO_ENABLED": "0"}
+        subprocess.run([go, "install", "-ldflags=-s -w", package], env=env, check=True, cwd=into)
+
+    return cache.made_once(f"judge-{name}-{version}-go{toolchain}".replace("-go", "_go"), build) / name
+
+
+def npm_judge(name: str, lock: Path) -> Path:
+    """A folder with `node_modules` as `lock` (a package-lock.json beside its package.json) says."""
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+
+    def build(into: Path) -> None:
+        for part in (lock, lock.with_name("package.json")):
+            shutil.copy(part, into)
+        subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=into, check=True)
+
+    return cache.made_once(f"judge-{name}-{digest}", build)
+
+
+def _toolchain(version: str) -> str:
+    module = f"golang.org/toolchain@v0.0.1-go{version}.linux-{'arm64' if os.uname().machine == 'aarch64' else 'amd64'}"
+    env = {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod"}
+    done = subprocess.run(["go", "mod", "download", "-json", module], env=env, check=True, capture_output=True, cwd="/")
+    root = Path(json.loads(done.stdout)["Dir"])
+    for folder in (root / "bin", *(root / "pkg" / "tool").glob("*")):
+        for program in folder.iterdir():  # the module cache drops the bit that makes it a program
+            program.chmod(0o755)
+    return str(root / "bin" / "go")
