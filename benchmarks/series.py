@@ -98,7 +98,13 @@ def _application(kind: str, root: Path, pinned: dict[str, str]) -> None:
         target = root / SITE
         target.mkdir(parents=True, exist_ok=True)
         packages = [f"{name}=={version}" for name, version in wanted.items()]
-        options = ("--quiet", "--no-deps", "--only-binary=:all:", "--python-version=3.11", "--root-user-action=ignore")
+        options = (
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--python-version=3.11",
+            "--no-compile",
+        )  # byte code holds times: it would change throughout
         _run(sys.executable, "-m", "pip", "install", *options, "--upgrade", f"--target={target}", *packages)
         lines = [f"def view_{at}(request):\n    return {{'version': {pinned['app']}, 'at': {at}}}\n" for at in range(400)]
         (own / "views.py").write_text("\n".join(lines))
