@@ -9,6 +9,7 @@ COMMANDS = {
     "seal": ("seal", "seal", "Seal a folder or image into a signed release"),
     "releases": ("releases", "releases", "List the releases in the store"),
     "inspect": ("releases", "inspect", "Show one release: spec, strata, digests"),
+    "diff": ("diff", "diff", "Show what changes from one release to another"),
     "verify": ("prove", "verify", "Check a proof file, or a release in the store"),
     "apply": ("deploy", "apply", "Run a release; replaces the old one when healthy"),
     "status": ("deploy", "status", "What is running, by which digest, enforced by what"),
