@@ -72,6 +72,19 @@ def test_a_person_reads_it(two):
     assert "nothing differs" in stele(data, "diff", new, new)
 
 
-def test_an_unsigned_or_unknown_release_is_refused(two):
+def test_a_new_time_does_not_drown_the_rest(two, tmp_path):
+    data, (_, old) = two
+    spec = tmp_path / "stele.yaml"
+    spec.write_text(spec.read_text() + "time: 1700000000\n")
+    (tmp_path / "root" / "same").write_text("other")
+    new = json.loads(stele(data, "--json", "seal", str(tmp_path / "root"), "-f", str(spec)))["release"]
+    text = stele(data, "diff", old, new)
+    assert "content, time" in text
+    assert "/bin/shop" not in text
+    assert "only the time changed of" in text
+    assert "/bin/shop" in stele(data, "diff", old, new, "--all")
+
+
+def test_an_unknown_release_is_refused(two):
     data, (old, _) = two
     assert "has no release" in stele(data, "diff", old, "beef00", check=False)

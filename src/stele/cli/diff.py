@@ -22,7 +22,9 @@ SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 )
 @click.argument("before")
 @click.argument("after")
-@click.option("--all", "whole", is_flag=True, help=f"List every path that differs [default: the first {SHOWN}].")
+@click.option(
+    "--all", "whole", is_flag=True, help=f"List every path [default: the first {SHOWN}, without those where only the time differs]."
+)
 @with_call
 def diff(call: Call, before: str, after: str, whole: bool) -> None:
     """Show what changes from release BEFORE to release AFTER: settings, spec, files, and the bytes an update moves.
@@ -45,12 +47,15 @@ def diff(call: Call, before: str, after: str, whole: bool) -> None:
         return
     for field in found.spec:
         render.say_line(f"spec  {field.field}: {_short(field.before)} -> {_short(field.after)}")
-    shown = found.paths if whole else found.paths[:SHOWN]
+    telling = tuple(change for change in found.paths if change.what != ("time",))
+    shown = found.paths if whole else telling[:SHOWN]
     render.show_table(("", "PATH", "WHAT", "SIZE"), [_row(change) for change in shown])
-    if len(shown) < len(found.paths):
-        render.say_line(f"… and {len(found.paths) - len(shown)} more; --all lists them")
-    counts = {kind: sum(change.change == kind for change in found.paths) for kind in SIGNS}
+    if len(shown) < len(telling):
+        render.say_line(f"… and {len(telling) - len(shown)} more; --all lists them")
+    counts = {kind: sum(change.change == kind for change in telling) for kind in SIGNS}
     render.say_line(", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    if len(telling) < len(found.paths):
+        render.say_line(f"besides, only the time changed of {len(found.paths) - len(telling)} paths (the spec's `time`)")
     render.say_line(
         f"new contents {render.size(found.new_bytes)}; the update moves {found.layers} layers, {render.size(found.layer_bytes)}"
     )
