@@ -50,27 +50,27 @@ def test_proc_self_is_the_task_that_was_asked_about(tmp_path: Path):
     if pid == 0:
         os.close(write_end)
         held = os.open(tmp_path / "held", os.O_RDONLY)
-        os.dup2(held, 97)
+        os.dup2(held, 1013)
         os.chdir(tmp_path)
         os.read(read_end, 1)
         os._exit(0)
     os.close(read_end)
     root = os.open("/", procfs.O_PATH)
     try:
-        while not os.path.exists(f"/proc/{pid}/fd/97") or os.readlink(f"/proc/{pid}/cwd") != str(tmp_path):
+        while not os.path.exists(f"/proc/{pid}/fd/1013") or os.readlink(f"/proc/{pid}/cwd") != str(tmp_path):
             pass
         for path in (
-            b"/proc/self/fd/97",
-            b"/dev/fd/97",
-            b"/proc/thread-self/fd/97",
-            b"/proc/%d/fd/97" % pid,
+            b"/proc/self/fd/1013",
+            b"/dev/fd/1013",
+            b"/proc/thread-self/fd/1013",
+            b"/proc/%d/fd/1013" % pid,
             b"/proc/self/cwd/held",
             b"held",
         ):
             assert read(procfs.resolve(root, -1, pid, procfs.AT_FDCWD, path)) == "held by the child", path
-        assert read(procfs.resolve(root, -1, pid, 97, b"", empty_path=True)) == "held by the child"
+        assert read(procfs.resolve(root, -1, pid, 1013, b"", empty_path=True)) == "held by the child"
         with pytest.raises(FileNotFoundError):
-            procfs.resolve(root, -1, pid, 97, b"")
+            procfs.resolve(root, -1, pid, 1013, b"")
         with pytest.raises(FileNotFoundError):
             procfs.resolve(root, -1, pid, procfs.AT_FDCWD, b"/proc/self/fd/96")
     finally:
