@@ -72,7 +72,7 @@ def test_proc_self_is_the_task_that_was_asked_about(tmp_path: Path):
         with pytest.raises(FileNotFoundError):
             procfs.resolve(root, -1, pid, 1013, b"")
         with pytest.raises(FileNotFoundError):
-            procfs.resolve(root, -1, pid, procfs.AT_FDCWD, b"/proc/self/fd/96")
+            procfs.resolve(root, -1, pid, procfs.AT_FDCWD, b"/proc/self/fd/1012")
     finally:
         os.close(root)
         os.close(write_end)
