@@ -46,7 +46,8 @@ def make_bundle(digest: str, key: PrivateKey) -> bytes:
         "predicateType": PREDICATE_TYPE,
         "predicate": {},
     }
-    envelope = dsse.sign(PAYLOAD_TYPE, canonical.encode(statement), key.public.hint, key.sign)
+    # no keyid: cosign takes it for the SSH fingerprint of the key, and passes over a signature that has another
+    envelope = dsse.sign(PAYLOAD_TYPE, canonical.encode(statement), "", key.sign)
     return canonical.encode(
         {
             "mediaType": BUNDLE_TYPE,

@@ -37,12 +37,12 @@ def _bad(reason: str) -> SteleError:
 
 
 def sign(payload_type: str, payload: bytes, key_id: str, signer: Callable[[bytes], bytes]) -> dict[str, Any]:
-    """An envelope as plain data; `signer` signs the PAE."""
-    signature = signer(pae(payload_type, payload))
+    """An envelope as plain data; `signer` signs the PAE. Without a `key_id` there is no such field."""
+    signature = {"sig": base64.b64encode(signer(pae(payload_type, payload))).decode()}
     return {
         "payload": base64.b64encode(payload).decode(),
         "payloadType": payload_type,
-        "signatures": [{"keyid": key_id, "sig": base64.b64encode(signature).decode()}],
+        "signatures": [{"keyid": key_id, **signature} if key_id else signature],
     }
 
 
