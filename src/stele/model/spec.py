@@ -103,6 +103,20 @@ class Resources(_Record, frozen=True):
     pids: int = 256
 
 
+class Allowed(_Record, frozen=True):
+    """A finding of the search for credentials that may be sealed: where, by which rule, and why it is no secret."""
+
+    path: str
+    rule: str
+    reason: str
+
+
+class Secrets(_Record, frozen=True):
+    """What the search for credentials is told (docs/spec/secrets.md)."""
+
+    allow: tuple[Allowed, ...] = ()
+
+
 class Spec(_Record, frozen=True):
     """A workload's declaration. Field docs: docs/spec/spec.md."""
 
@@ -122,6 +136,7 @@ class Spec(_Record, frozen=True):
     watch: Watch = Watch()
     respond: Respond = Respond()
     resources: Resources = Resources()
+    secrets: Secrets = Secrets()
     time: int = DEFAULT_TIME
 
 
@@ -211,6 +226,8 @@ def check(spec: Spec) -> None:
         raise _bad("time: seconds since 1970, below 2^33")
     _check_ports(spec)
     _check_paths(spec)
+    if any(not entry.path or not entry.rule or not entry.reason.strip() for entry in spec.secrets.allow):
+        raise _bad("secrets: allow: path, rule and reason are all needed; the reason is sealed for whoever reads the release")
     for text in (spec.stop.grace, spec.respond.window, spec.respond.confirm):
         parse_duration_ms(text)
     for size in (spec.resources.memory, spec.respond.evidence_budget):
@@ -282,6 +299,8 @@ def sealed(spec: Spec) -> dict[str, Any]:
     settings = tuple(Setting(path=s.path, mode=s.mode, owner=s.owner) for s in spec.settings)
     plain = msgspec.to_builtins(msgspec.structs.replace(spec, settings=settings))
     assert isinstance(plain, dict)
+    if not spec.secrets.allow:
+        del plain["secrets"]  # nothing was allowed, nothing is said: the label is as it was before there were secrets
     return plain
 
 
