@@ -21,6 +21,12 @@ TIME = 315_532_800
 NET_BIND = (0x0200_0001).to_bytes(4, "little") + (1 << 10).to_bytes(4, "little") + bytes(12)  # cap_net_bind_service+ep
 
 
+def with_folders(nodes: dict[bytes, Node]) -> list[Node]:
+    """These, the root, and every directory above them."""
+    above = {b"/".join(parts[:end]) for path in nodes for parts in (path.split(b"/"),) for end in range(1, len(parts))}
+    return [*nodes.values(), *(folder(path) for path in (above | {b""}) - nodes.keys())]
+
+
 class Held:
     """Contents in memory; a ContentReader."""
 

@@ -73,7 +73,7 @@ def test_another_spelling_of_the_same_manifest_is_refused():
 
 CHANGES = {
     "unknown field": lambda c: c.update(history=[]),
-    "another format": lambda c: c["config"]["Labels"].update({"dev.stele.format": "1"}),
+    "another format": lambda c: c["config"]["Labels"].update({"dev.stele.format": "2"}),
     "no tree": lambda c: c["config"]["Labels"].pop("dev.stele.tree"),
     "a tree that is no digest": lambda c: c["config"]["Labels"].update({"dev.stele.tree": "x"}),
     "a spec that is none": lambda c: c["config"]["Labels"].update({"dev.stele.spec": "{}"}),

@@ -68,7 +68,7 @@ def test_images_come_out_of_their_layers_bit_for_bit(compression, tmp_path):
     tree, held = varied()
     sink = MemorySink()
     sealed = sealing.seal(tree, held, with_settings("/sizes/4096", "/links/same-1"), sink, compression=compression)
-    assert [stratum.name for stratum in sealed.release.strata] == ["base", "settings"]
+    assert [stratum.name for stratum in sealed.release.strata] == ["files", "settings"]
     for stratum in sealed.release.strata:
         with (tmp_path / stratum.name).open("w+b") as out:
             LayerRebuilder().image(io.BytesIO(sink.blobs[stratum.layer.digest]), stratum, out.fileno())

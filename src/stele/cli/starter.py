@@ -41,7 +41,8 @@ network: {{egress: none}}    # `any` lets it open connections of its own
 # What each kind of violation leads to: freeze (keep as evidence, replace) or report (record only).
 # watch: {{exec: freeze, forbidden: freeze, scripts: freeze, writes: report}}
 
-# The time that every sealed file gets, in seconds since 1970. Set it to your commit's time: HTTP servers
-# derive ETag and Last-Modified from it.
+# The time that every sealed file gets, in seconds since 1970. Left alone, what did not change stays the same from one
+# release to the next, and updates move only the rest. Set it (to your commit's time, say) only if something in the
+# application tells versions apart by file times alone, as an HTTP server's ETag of static files may.
 # time: 1735689600
 """

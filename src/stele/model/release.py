@@ -20,7 +20,8 @@ LABEL_STRATA = "dev.stele.strata"
 ANNOTATION_WORKLOAD = "dev.stele.workload"
 ANNOTATION_CODEC = "dev.stele.codec"
 ANNOTATION_STRATUM = "dev.stele.stratum"
-FORMAT = "0"
+FORMAT = "1"
+READABLE = frozenset({"0", FORMAT})  # they differ in how the tree is cut, which readers do not rely on
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -283,7 +284,7 @@ def parse(digest: str, manifest: bytes, config: bytes) -> Release:
 
 def _release(digest: str, size: int, outer: _Manifest, config: _Config) -> Release:
     labels = config.config.labels
-    if labels.get(LABEL_FORMAT) != FORMAT:
+    if labels.get(LABEL_FORMAT) not in READABLE:
         raise ValueError(f"its format is {labels.get(LABEL_FORMAT, 'not said')[:20]!r}, not {FORMAT!r}")
     if missing := {LABEL_SPEC, LABEL_TREE, LABEL_STRATA} - labels.keys():
         raise ValueError(f"the label {min(missing)} is missing")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stele.model import release as releases
 from stele.model.release import LAYER_TYPES, MANIFEST_TYPE, TREE_TYPE, Descriptor, Referrer, Release, Stratum
-from stele.seal import codec, erofs, erofs_layout, strata, tar, verity
+from stele.seal import codec, erofs, erofs_layout, packages, strata, tar, verity
 from stele.trust import canonical
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stele.model.spec import Spec
     from stele.model.tree import Node, Tree
     from stele.seal.codec import Compression
+    from stele.seal.packages import Package
 
 PIECE = 1 << 20  # bytes handed to hash and compression at a time
 _MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64", 258: "loong64"}
@@ -24,12 +25,16 @@ _WORKERS = max(2, min(4, os.cpu_count() or 1))
 
 
 class Sealed(NamedTuple):
-    """A release that was made and is not published yet. `referrers`: its tree. `manifest`, `config`: its bytes."""
+    """A release that was made and is not published yet.
+
+    `referrers`: its tree. `manifest`, `config`: its bytes. `packages`: what its package managers know of.
+    """
 
     release: Release
     manifest: bytes
     config: bytes
     referrers: tuple[Referrer, ...]
+    packages: tuple[Package, ...]
 
 
 class Image(NamedTuple):
@@ -58,8 +63,9 @@ def seal(
         SteleError: `seal.*`, and those of `sink`.
     """
     tree_bytes = tree.encode()
+    known = packages.find(tree, contents)
     with ThreadPoolExecutor(_WORKERS) as pool:
-        slices = strata.cut(tree, spec)
+        slices = strata.cut(tree, spec, known)
         images = [pool.submit(_image, sink, piece.nodes, contents) for piece in slices]
         layers = [pool.submit(_layer, sink, piece.nodes, contents, compression) for piece in slices]
         tree_digest = sink.put(tree_bytes)
@@ -72,7 +78,7 @@ def seal(
     release = releases.parse(digest, manifest, config)
     tree_descriptor = Descriptor(media_type=TREE_TYPE, digest=tree_digest, size=len(tree_bytes))
     referrer = attach(sink, release, TREE_TYPE, tree_descriptor, {"org.opencontainers.image.created": releases.rfc3339(spec.time)})
-    return Sealed(release, manifest, config, (referrer,))
+    return Sealed(release, manifest, config, (referrer,), known)
 
 
 def attach(sink: BlobSink, release: Release, artifact_type: str, blob: Descriptor, annotations: dict[str, str]) -> Referrer:

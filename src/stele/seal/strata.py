@@ -1,17 +1,41 @@
-"""Cutting a tree into strata (docs/spec/strata.md, version 0): `base`, and the settings last. Pure."""
+"""Cutting a tree into strata (docs/spec/strata.md, Cutting). Pure.
+
+What decides where a path goes is its package, else its directory, never how many others there are: a change in one package
+changes the stratum that it lies in, and no other.
+"""
 
 from __future__ import annotations
 
+import heapq
+from collections import defaultdict
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.model.tree import parent
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from stele.model.spec import Spec
     from stele.model.tree import Node, Tree
+    from stele.seal.packages import Package
 
-BASE = "base"
+DATABASE = "database"
 SETTINGS = "settings"
+TARGET = 16 << 20  # bytes: what is larger is divided, as far as there is something to divide and room for it
+CAPS = {"system": 14, "python": 7, "npm": 7, "files": 10}  # with the database and the settings: 40 at most
+_CLASSES = {"deb": "system", "apk": "system", "rpm": "system", "python": "python", "npm": "npm"}
+# what a package manager, or a trigger, rewrites whichever package changes; files, or folders with all that is below
+_REWRITTEN = frozenset(
+    {
+        b"var/lib/dpkg", b"var/lib/apt", b"var/lib/rpm", b"usr/lib/sysimage/rpm", b"var/lib/dnf", b"lib/apk/db", b"usr/lib/apk/db",
+        b"etc/apk/world", b"var/lib/pacman", b"var/cache", b"var/log", b"etc/ld.so.cache", b"var/lib/systemd", b"usr/share/info/dir",
+        b"etc/passwd", b"etc/passwd-", b"etc/group", b"etc/group-", b"etc/shadow", b"etc/shadow-", b"etc/gshadow", b"etc/gshadow-",
+        b"etc/shells", b"etc/machine-id", b"etc/ssl/certs/ca-certificates.crt",
+    }
+)  # fmt: skip
+_REWRITTEN_NAMES = frozenset({b".package-lock.json"})  # below a node_modules
+_ENTRY = 64  # bytes that a path counts for besides its content
 
 
 class Slice(NamedTuple):
@@ -21,22 +45,162 @@ class Slice(NamedTuple):
     nodes: tuple[Node, ...]
 
 
-def cut(tree: Tree, spec: Spec) -> tuple[Slice, ...]:
-    """The strata of a tree, lowest first: a function of the tree and the paths of the spec's settings alone.
+def cut(tree: Tree, spec: Spec, packages: Sequence[Package] = ()) -> tuple[Slice, ...]:
+    """The strata of a tree, lowest first: a function of the tree, its packages, and the paths of the spec's settings alone.
 
     The names of one inode stay together, in the stratum of the first.
     """
-    paths = {setting.path.encode("utf-8", "surrogateescape")[1:] for setting in spec.settings}
-    last = tuple(node for node in tree.nodes if (node.path if node.link is None else node.link) in paths)
-    if not last:
-        return (Slice(BASE, tree.nodes),)
-    own = {node.path for node in last}
-    above = {b""}
-    for path in own:
-        while path:
-            path = parent(path)  # noqa: PLW2901  walking up
-            above.add(path)
-    return (
-        Slice(BASE, tuple(node for node in tree.nodes if node.path not in own)),
-        Slice(SETTINGS, tuple(node for node in tree.nodes if node.path in own or node.path in above)),
-    )
+    settings = {setting.path.encode("utf-8", "surrogateescape")[1:] for setting in spec.settings}
+    owners = _owners(packages)
+    childless = _childless(tree)
+    where: dict[bytes, str] = {}  # path → stratum, for what is in one place from the start
+    keys: dict[bytes, tuple[str, bytes]] = {}  # path → class and key, for what is divided by size
+    loose: list[Node] = []
+    for node in tree.nodes:
+        path = node.path
+        if (node.kind == "dir" and path not in childless) or node.link is not None:
+            continue
+        if path in settings:
+            where[path] = SETTINGS
+        elif (owner := owners.get(path) or owners.get(_python_source(path))) is not None:
+            keys[path] = owner
+        elif _is_rewritten(path):
+            where[path] = DATABASE
+        else:
+            loose.append(node)
+    keys.update((path, ("files", key)) for path, key in _by_directory(loose).items())
+    where.update(_divide(tree, keys))
+    where.update((node.path, where[node.link]) for node in tree.nodes if node.link is not None)
+    return _slices(tree, where)
+
+
+def _owners(packages: Iterable[Package]) -> dict[bytes, tuple[str, bytes]]:
+    """Path → class and key of its package: of the system's first, then of the languages'."""
+    found: dict[bytes, tuple[str, bytes]] = {}
+    for package in sorted(packages, key=lambda package: _CLASSES[package.ecosystem] != "system"):
+        owner = (_CLASSES[package.ecosystem], f"{package.ecosystem}\0{package.name}".encode())
+        for path in (*package.paths, *package.database):
+            found.setdefault(path, owner)
+    return found
+
+
+def _childless(tree: Tree) -> set[bytes]:
+    """Directories with nothing below: no other path would bring them along."""
+    found = {node.path for node in tree.nodes if node.kind == "dir"}
+    for node in tree.nodes:
+        found.discard(parent(node.path))
+    found.discard(b"")
+    return found
+
+
+def _python_source(path: bytes) -> bytes:
+    """The source of a file of byte code (PEP 3147), which is often made after its package was installed; else nothing."""
+    folder, _, name = path.rpartition(b"/__pycache__/")
+    return folder + b"/" + name.partition(b".")[0] + b".py" if folder and name.endswith(b".pyc") else b""
+
+
+def _is_rewritten(path: bytes) -> bool:
+    if path.rpartition(b"/")[2] in _REWRITTEN_NAMES:
+        return True
+    while path:
+        if path in _REWRITTEN:
+            return True
+        path = parent(path)
+    return False
+
+
+def _by_directory(nodes: Sequence[Node]) -> dict[bytes, bytes]:
+    """Path → the highest directory above it that is not larger than the target; else the one that it lies in."""
+    sizes: dict[bytes, int] = defaultdict(int)
+    for node in nodes:
+        above = node.path
+        while above:
+            above = parent(above)
+            sizes[above] += node.size + _ENTRY
+    highest: dict[bytes, bytes] = {}  # directory → its key
+    found = {}
+    for node in nodes:
+        folder = parent(node.path)
+        if folder not in highest:
+            highest[folder] = folder
+            above = folder
+            while sizes[above] <= TARGET:
+                highest[folder] = above
+                if not above:
+                    break
+                above = parent(above)
+        # a file that is too large by itself need not take along what lies beside it
+        found[node.path] = highest[folder] if node.size <= TARGET else node.path
+    return found
+
+
+class _Group(NamedTuple):
+    """Keys whose hashes begin alike, in a heap by size, the largest first."""
+
+    order: int
+    prefix: str
+    members: tuple[tuple[int, bytes], ...]
+
+
+def _divide(tree: Tree, keys: dict[bytes, tuple[str, bytes]]) -> dict[bytes, str]:
+    """Path → stratum: the keys of each class divided by their hashes, bit by bit, as long as a part is too large."""
+    sizes: dict[tuple[str, bytes], int] = defaultdict(int)
+    for node in tree.nodes:
+        if node.path in keys:
+            sizes[keys[node.path]] += node.size + _ENTRY
+    names: dict[tuple[str, bytes], str] = {}
+    for kind, cap in CAPS.items():
+        of_kind = {key: size for (its, key), size in sizes.items() if its == kind}
+        for prefix, members in _parts(of_kind, cap):
+            names.update(((kind, key), f"{kind}-{prefix}" if prefix else kind) for key in members)
+    return {path: names[key] for path, key in keys.items()}
+
+
+def _parts(sizes: dict[bytes, int], cap: int) -> list[tuple[str, list[bytes]]]:
+    """At most `cap` parts, each with the bits that its keys' hashes have in common, as far as they tell it from the others."""
+    hashed = tuple(sorted((int.from_bytes(sha256(key).digest()[:8]), key) for key in sizes))
+    if not hashed:
+        return []
+    heap = [_Group(-sum(sizes.values()), "", hashed)]
+    done: list[_Group] = []
+    while heap and len(heap) + len(done) < cap:
+        group = heapq.heappop(heap)
+        first, last = group.members[0][0], group.members[-1][0]
+        if -group.order <= TARGET or first == last:
+            done.append(group)
+            continue
+        at = 64 - (first ^ last).bit_length()  # the first bit in which they differ: a part without keys is none
+        prefix = f"{first:064b}"[:at]
+        for bit in "01":
+            members = tuple(member for member in group.members if f"{member[0]:064b}"[at] == bit)
+            heapq.heappush(heap, _Group(-sum(sizes[key] for _, key in members), prefix + bit, members))
+    return sorted((group.prefix, [key for _, key in group.members]) for group in (*heap, *done))
+
+
+def _slices(tree: Tree, where: dict[bytes, str]) -> tuple[Slice, ...]:
+    above: dict[str, set[bytes]] = defaultdict(set)  # directories that each stratum needs
+    for path, name in where.items():
+        seen = above[name]
+        folder = path
+        while folder:
+            folder = parent(folder)
+            if folder in seen:
+                break
+            seen.add(folder)
+    found: dict[str, list[Node]] = {name: [] for name in above}
+    needing: dict[bytes, list[str]] = defaultdict(list)
+    for name, folders in above.items():
+        for folder in folders:
+            needing[folder].append(name)
+    for node in tree.nodes:
+        if node.path in where:
+            found[where[node.path]].append(node)
+        else:
+            for name in needing[node.path]:
+                found[name].append(node)
+    if not found:
+        return (Slice("files", tree.nodes),)
+    last = {DATABASE: 1, SETTINGS: 2}
+    order = {kind: at for at, kind in enumerate(CAPS)}
+    names = sorted(found, key=lambda name: (last.get(name, 0), order.get(name.partition("-")[0], 0), name))
+    return tuple(Slice(name, tuple(found[name])) for name in names)
