@@ -27,7 +27,7 @@ from series import KINDS, versions
 
 from stele.seal import sources
 from stele.seal.delta import codec
-from stele.seal.delta.plan import groups
+from stele.seal.delta.plan import groups, pairs
 
 if TYPE_CHECKING:
     from stele.seal.sources.source import Source
@@ -56,12 +56,12 @@ def main() -> None:
 
 
 def _step(name: str, old: Source, new: Source) -> dict[str, object]:
-    carried = [piece for group in groups(old.tree, new.tree) for piece in group.pieces]
+    carried = [piece for group in groups(pairs(old.tree, new.tree)) for piece in group.pieces]
     changed = b"".join(new.contents.read(piece.digest) for piece in carried if not piece.start)
     compressed = len(zstandard.ZstdCompressor(level=3).compress(changed))
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as spool:
         begun = time.perf_counter()
-        size = codec.make(old.tree, old.contents, new.tree, new.contents, file)
+        size = codec.make(codec.Side(old.tree, old.contents), codec.Side(new.tree, new.contents), file)
         made = time.perf_counter() - begun
         file.seek(0)
         begun = time.perf_counter()

@@ -35,7 +35,7 @@ def made(old: dict[bytes, bytes], new: dict[bytes, bytes]) -> tuple[Tree, Held, 
     before, after = Chunked(), Chunked()
     base, tree = tree_of(old, before), tree_of(new, after)
     out = io.BytesIO()
-    size = codec.make(base, before, tree, after, out)
+    size = codec.make(codec.Side(base, before), codec.Side(tree, after), out)
     assert size == len(out.getvalue())
     return base, before, tree, after, out.getvalue()
 
@@ -117,13 +117,50 @@ def test_large_contents_go_in_pieces(monkeypatch: pytest.MonkeyPatch, chunk: int
         b"new": os.urandom(2500),
     }
     base, before, tree, after, delta = made(old, new)
-    planned = plan.groups(base, tree)
+    planned = plan.groups(plan.pairs(base, tree))
     assert len(planned) > 12
     assert all(group.size <= 1000 and sum(part.size for part in group.old) <= 1000 for group in planned)
     result, contents = applied(base, before, delta, tree.digest())
     assert result == tree
     assert contents == {digest: after.read(digest) for digest in contents}
     assert len(contents) == 4
+
+
+@pytest.mark.parametrize("piece", [1 << 16, 1 << 18])
+def test_what_moves_in_a_large_content_is_followed(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr(plan, "PIECE", piece)  # stands for 32 MiB
+    big = os.urandom(1 << 20)
+    for new in (
+        os.urandom(50_000) + big,  # inserted at the beginning: all that follows is moved
+        big[40_000:300_000] + big[330_000:],  # taken out
+        big[:500_000] + os.urandom(40_000) + big[500_000:] + b"more",
+        big[:700_000] + b"!" + big[700_001:],
+    ):
+        base, before, tree, after, delta = made({b"big": big}, {b"big": new})
+        fresh = max(0, len(new) - len(big))
+        lost = 2 * piece if len(new) < len(big) else 0  # what was taken out may leave a piece without half of its like
+        assert len(delta) < fresh + lost + 4000
+        result, contents = applied(base, before, delta, tree.digest())
+        assert result == tree
+        assert contents == {digest: after.read(digest) for digest in contents}
+
+
+def test_a_change_in_a_piece_costs_little_wherever_it_is() -> None:
+    big = os.urandom(plan.PIECE)
+    *_, delta = made({b"big": big}, {b"big": big[:5] + b"!" + big[6:]})
+    assert len(delta) < 8000
+
+
+@pytest.mark.parametrize("starts", [[], [0], [0, 0, 0], [0, 1 << 20], [-1, 0], [70_000, 69_999], [1 << 62, 0]])
+def test_old_pieces_outside_of_their_content(monkeypatch: pytest.MonkeyPatch, starts: list[int]) -> None:
+    monkeypatch.setattr(plan, "PIECE", 1 << 16)
+    big = os.urandom(1 << 17)
+    base, before, tree, _, delta = made({b"big": big}, {b"big": big[1:]})
+    header, rest = _parts(delta)
+    assert len(header["starts"]) == 2
+    with pytest.raises(SteleError) as refused:
+        applied(base, before, _joined({**header, "starts": starts}, rest), tree.digest())
+    assert refused.value.code == "delta.damaged"
 
 
 _names = st.sampled_from([b"a", b"b", b"d/a", b"d/b1", b"d/b2", b"e/x-12ab34cd", b"e/x-99ab34ef"])
@@ -194,6 +231,12 @@ def _joined(header: dict[str, object], rest: bytes) -> bytes:
         ({"patch_size": 1 << 27}, "delta.damaged"),
         ({"patch_packed": 1 << 40}, "delta.damaged"),
         ({"patch_packed": 0}, "delta.damaged"),
+        ({"carried_size": 1 << 40}, "delta.damaged"),
+        ({"carried_size": -1}, "delta.damaged"),
+        ({"carried_packed": 1 << 40}, "delta.damaged"),
+        ({"carried_packed": 1}, "delta.damaged"),
+        ({"starts": [0]}, "delta.damaged"),
+        ({"starts": [-1]}, "delta.damaged"),
         ({"frames": []}, "delta.damaged"),
         ({"frames": [1 << 62]}, "delta.damaged"),
         ({"frames": [-1]}, "delta.damaged"),
@@ -222,14 +265,14 @@ def _with_frame(frame: bytes) -> bytes:
 
 
 def test_other_contents_of_the_right_size() -> None:
-    [group] = plan.groups(BASE, TREE)
+    [group] = plan.groups(plan.pairs(BASE, TREE))
     with pytest.raises(SteleError) as refused:
         applied(BASE, BEFORE, _with_frame(zstandard.compress(b"!" * group.size)), TREE.digest())
     assert refused.value.code == "delta.wrong-result"
 
 
 def test_a_bomb_is_refused_unread() -> None:
-    [group] = plan.groups(BASE, TREE)
+    [group] = plan.groups(plan.pairs(BASE, TREE))
     for frame in (
         zstandard.compress(bytes(1 << 30)),
         zstandard.ZstdCompressor(write_content_size=False).compress(b"!" * group.size),
@@ -249,7 +292,7 @@ def test_a_base_whose_contents_are_not_what_they_were() -> None:
 
 
 def test_the_header_says_what_is_needed() -> None:
-    assert codec.base_of(io.BytesIO(DELTA)) == BASE.digest()
+    assert codec.read_ends(io.BytesIO(DELTA)) == (BASE.digest(), TREE.digest())
     assert msgspec.json.decode(DELTA.split(b"\n")[1])["tree"] == TREE.digest()
 
 

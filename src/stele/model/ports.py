@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from stele.model.release import Publication, Stratum
     from stele.model.tree import Node
@@ -77,3 +78,16 @@ class Rebuilder(Protocol):
 
     def nodes(self, layer: BinaryIO, stratum: Stratum) -> tuple[Node, ...]:
         """The nodes of the stratum, sorted. Raises like `image`."""
+
+
+class StrataFiles(Protocol):
+    """The two forms of a release's strata in a store, as far as they are there."""
+
+    def open_image(self, stratum: Stratum) -> int | None:
+        """A descriptor of the stratum's EROFS image, open for reading, which becomes the caller's; None if there is none.
+
+        Its bytes are not checked.
+        """
+
+    def layer(self, stratum: Stratum) -> AbstractContextManager[BinaryIO]:
+        """The stratum's layer, checked against its digest. Raises `store.damaged`, also where it is missing."""

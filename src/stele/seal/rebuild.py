@@ -32,8 +32,12 @@ def _differs(stratum: Stratum, what: str) -> SteleError:
     )
 
 
-def _members(layer: BinaryIO, stratum: Stratum) -> Iterator[tuple[Entry, Iterator[memoryview]]]:
-    """Members of the layer with their contents; at the end the whole tar is compared with the diff_id."""
+def members(layer: BinaryIO, stratum: Stratum) -> Iterator[tuple[Entry, Iterator[memoryview]]]:
+    """Members of the layer with their contents; at the end the whole tar is compared with the diff_id.
+
+    Raises:
+        SteleError: `release.rebuild-differs`, and those of the tar reader (`seal.bad-archive`).
+    """
     state = hashlib.sha256()
 
     def hashed() -> Iterator[bytes]:
@@ -75,7 +79,7 @@ class LayerRebuilder:
             SteleError: `release.rebuild-differs`, and those of the tar reader (`seal.bad-archive`).
         """
         found: dict[bytes, Node] = {}
-        for entry, data in _members(layer, stratum):
+        for entry, data in members(layer, stratum):
             digest = ""
             if entry.kind == "file":
                 state = hashlib.sha256()
@@ -97,7 +101,7 @@ class LayerRebuilder:
         digests = {node.path: node.sha256 for node in nodes if node.kind == "file" and node.size and node.link is None}
         uuid = erofs.image_uuid(nodes)
         erofs.write_structure(fd, layout, uuid)
-        for entry, data in _members(layer, stratum):
+        for entry, data in members(layer, stratum):
             places = pieces.pop(digests.get(entry.path, ""), None) if entry.kind == "file" else None
             if places is None:
                 continue

@@ -14,6 +14,7 @@ from stele.host import durable, immutable
 from stele.model.release import PreparedImage, Stratum
 from stele.store.index import damaged
 from stele.trust.digest import digest_hex
+from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,6 +101,13 @@ class Images:
     def path(self, digest: str) -> Path:
         """Where the image with a digest lies."""
         return self.folder / f"{digest_hex(digest)}.erofs"
+
+    def open(self, stratum: Stratum) -> int | None:
+        """An image, open for reading, not checked; None if it is not there or cannot be read."""
+        try:
+            return _open(self.path(stratum.image))
+        except SteleError:
+            return None
 
     def prepare(self, path: Path, stratum: Stratum) -> PreparedImage:
         """Make an image immutable where the file system can, then check it.

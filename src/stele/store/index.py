@@ -143,6 +143,26 @@ def merged_signatures(present: Plain | None, new: Iterable[SimpleSignature]) -> 
     )
 
 
+def referrer(raw: Any) -> Referrer:
+    """A referrer as an index lists it. Raises like `descriptor`."""
+    kind = raw.get("artifactType", "") if isinstance(raw, dict) else ""
+    return Referrer(descriptor=descriptor(raw), artifact_type=kind if isinstance(kind, str) else "", annotations=annotations_of(raw))
+
+
+def with_referrers(index: Plain, digest: str, items: Iterable[Referrer], referrers: Descriptor) -> bytes:
+    """index.json with more that refers to the release `digest`, whose place among the releases stays. `referrers`: their index."""
+    added = {item.descriptor.digest: referrer_entry(item) for item in items}
+    tag = {**referrers.plain(), "annotations": {REF_NAME: referrers_tag(digest)}}
+    kept = []
+    for entry in index.get("manifests", []):
+        name = annotations_of(entry).get(REF_NAME)
+        if name is None and entry.get("digest") in added:
+            continue
+        if name != referrers_tag(digest):
+            kept.append(entry)
+    return _encoded([*added.values(), tag, *kept])
+
+
 def with_publication(index: Plain, item: Publication, referrers: Descriptor, signatures: Descriptor) -> bytes:
     """index.json with a release and what belongs to it; the release becomes the newest."""
     release = item.release
@@ -158,4 +178,10 @@ def with_publication(index: Plain, item: Publication, referrers: Descriptor, sig
     kept.append({**referrers.plain(), "annotations": {REF_NAME: referrers_tag(release.digest)}})
     kept.append({**signatures.plain(), "annotations": {REF_NAME: signatures_tag(release.digest)}})
     kept.append({**release.subject.plain(), "annotations": {REF_NAME: name, ANNOTATION_WORKLOAD: release.workload, **IMAGE_KIND}})
-    return json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": kept}, indent=1, sort_keys=True).encode("ascii") + b"\n"
+    return _encoded(kept)
+
+
+def _encoded(manifests: list[Plain]) -> bytes:
+    return (
+        json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}, indent=1, sort_keys=True).encode("ascii") + b"\n"
+    )

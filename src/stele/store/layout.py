@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from stele.host import durable
 from stele.model import release as releases
 from stele.model import tree as trees
-from stele.model.release import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Publication, Release, Stratum, reference_name
+from stele.model.release import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Publication, Referrer, Release, Stratum, reference_name
 from stele.store import drafts, images, signatures
 from stele.store import index as indexes
 from stele.trust.digest import digest_hex, sha256
@@ -109,7 +109,34 @@ class Layout:
             durable.sync_dir(self._images.folder)
             durable.write(self.root / "index.json", new)
 
+    def refer(self, release: Release, referrers: Sequence[Referrer]) -> None:
+        """Make more artifacts visible that refer to a release which is here; its place among the releases stays.
+
+        Raises:
+            SteleError: `store.full`, `store.not-writable`, `store.damaged`.
+        """
+        tag = indexes.referrers_tag(release.digest)
+        with self._locked(), drafts.writing(self.root):
+            index = self._index()
+            merged = indexes.merged_referrers(self._tagged(index, tag), referrers)
+            listed = Descriptor(media_type=INDEX_TYPE, digest=self.put(merged), size=len(merged))
+            durable.sync_dir(self._blobs)
+            durable.write(self.root / "index.json", indexes.with_referrers(index, release.digest, referrers, listed))
+
     # --- reading
+
+    def referrers(self, digest: str) -> list[Referrer]:
+        """What refers to a manifest, as its index here lists it. Raises `store.damaged`."""
+        listed = self._tagged(self._index(), indexes.referrers_tag(digest)) or {}
+        return [indexes.referrer(item) for item in listed.get("manifests", [])]
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether a blob is there; it is not read."""
+        return self._blob_path(digest).exists()
+
+    def has_stratum(self, stratum: Stratum) -> bool:
+        """Whether a stratum is there in one form at least; neither is read."""
+        return self._images.path(stratum.image).exists() or self.has_blob(stratum.layer.digest)
 
     def blob(self, digest: str, limit: int = MANIFEST_LIMIT) -> bytes:
         """One blob whole, checked against its digest.
@@ -215,6 +242,10 @@ class Layout:
 
     # --- images
 
+    def open_image(self, stratum: Stratum) -> int | None:
+        """A stratum's image, open for reading; None if it is not there (see the port `StrataFiles`). Not checked."""
+        return self._images.open(stratum)
+
     def image(self, stratum: Stratum) -> Path:
         """The path of a stratum's EROFS image; it is made again from the layer where it is missing. Not checked.
 
@@ -254,7 +285,7 @@ class Layout:
             self._images.remove(stratum)
 
     def verify(self, release: Release) -> dict[str, int]:
-        """Check everything of a release: its signature, every blob, every image that is there, every layer's digest.
+        """Check everything of a release: its signature, every blob and image that is there; of each stratum one must be.
 
         Returns the number of `blobs` and `images` that were checked, and their `bytes`.
 
@@ -263,9 +294,10 @@ class Layout:
         """
         signed = self.check_signature(release.digest)
         found = self.find(signed.digest)
-        parts = [(self._blob_path(stratum.layer.digest), stratum.layer.digest) for stratum in found.strata]
-        parts.append((self._blob_path(found.tree_digest), found.tree_digest))
         whole = [(self._images.path(s.image), s.image) for s in found.strata if self._images.path(s.image).exists()]
+        held = {image for _, image in whole}
+        layers = [s.layer.digest for s in found.strata if s.image not in held or self.has_blob(s.layer.digest)]
+        parts = [(self._blob_path(digest), digest) for digest in (*layers, found.tree_digest)]
         total = sum(images.check_all([*whole, *parts])) + found.manifest_size
         return {"blobs": len(parts) + 2, "images": len(whole), "bytes": total}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import msgspec
 import zstandard
@@ -12,32 +12,54 @@ import zstandard
 from stele.model import tree as trees
 from stele.seal.contents import Contents, InSpool
 from stele.seal.delta import patches
-from stele.seal.delta.plan import groups
+from stele.seal.delta.plan import groups, pairs, place
+from stele.seal.delta.windows import ShortContentError, Windows, starts
 from stele.trust import canonical
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from stele.model.ports import ContentReader
     from stele.model.tree import Tree
-    from stele.seal.delta.plan import Group, Range
+    from stele.seal.delta.plan import Group
 
-MEDIA_TYPE = "application/vnd.dev.stele.delta.v0"
 MAGIC = b"stele-delta v0\n"
 HEADER_LIMIT = 1 << 20  # bytes
 PATCH_LIMIT = 1 << 28  # bytes
+CARRIED_LIMIT = 1 << 23  # bytes
 WINDOW_LOG = 26
+TABLE_LOG = 25  # entries; zstd takes 5 bytes for each, twice
 LEVEL = 12  # measured: 9 is a third larger on binaries, 19 a tenth smaller and ten times slower
+SMALL_LEVEL = 19  # of what is small enough not to take a second
+SMALL = 8 << 20  # bytes, old and new
+
+
+class Side(NamedTuple):
+    """A release as a delta sees it: its tree, the contents of its files, and what else travels (its manifest and config)."""
+
+    tree: Tree
+    contents: ContentReader
+    carried: bytes = b""
+
+
+class Ends(NamedTuple):
+    """The tree digests of a delta's base and of its result."""
+
+    base: str
+    tree: str
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     base: str
     tree: str
+    carried_size: int
+    carried_packed: int
     patch_size: int
     patch_packed: int
     frames: tuple[int, ...]
+    starts: tuple[int, ...]
 
 
 def _damaged(reason: str) -> SteleError:
@@ -56,10 +78,26 @@ def _wrong_result(reason: str) -> SteleError:
     )
 
 
+def wrong_base(tree_digest: str) -> SteleError:
+    """The error for a delta that needs another base than the one that is here."""
+    return SteleError(
+        f"the delta needs another base (tree {tree_digest[:19]}) than the one that is here",
+        remedy="take a delta from a release that you have, or the whole strata",
+        code="delta.wrong-base",
+    )
+
+
 def _compressor(dictionary: bytes, size: int) -> zstandard.ZstdCompressor:
-    log = max(10, min(WINDOW_LOG, (size + len(dictionary)).bit_length()))
+    # the tables must have room for all of the dictionary: zstd's long distance matching does not look into it
+    bits = max(10, (size + len(dictionary)).bit_length())
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        LEVEL, window_log=log, enable_ldm=True, write_content_size=True, write_checksum=False, write_dict_id=False
+        SMALL_LEVEL if size + len(dictionary) <= SMALL else LEVEL,
+        window_log=min(WINDOW_LOG, bits),
+        hash_log=min(TABLE_LOG, bits),
+        chain_log=min(TABLE_LOG, bits),
+        write_content_size=True,
+        write_checksum=False,
+        write_dict_id=False,
     )
     return zstandard.ZstdCompressor(compression_params=parameters, dict_data=_dictionary(dictionary))
 
@@ -93,77 +131,47 @@ def _unpack(packed: bytes, dictionary: bytes, size: int) -> bytes:
     return data
 
 
-class _Pieces:
-    """Reads ranges of contents; those that follow each other in one content are read in one go."""
-
-    def __init__(self, contents: ContentReader) -> None:
-        self._contents = contents
-        self._open: dict[str, tuple[int, bytes, Iterator[bytes]]] = {}
-
-    def read(self, piece: Range) -> bytes:
-        at, rest, chunks = self._open.pop(piece.digest, (0, b"", iter(())))
-        if at != piece.start or not at:
-            at, rest, chunks = 0, b"", self._contents.chunks(piece.digest)
-        parts, held = [rest], at + len(rest)
-        end = piece.start + piece.size
-        while held < end and (chunk := next(chunks, b"")):
-            if held + len(chunk) <= piece.start:
-                parts = []
-                at = held + len(chunk)
-            else:
-                parts.append(chunk)
-            held += len(chunk)
-        if held == end and (chunk := next(chunks, b"")):  # at the very end lets the reader compare the whole with its digest
-            parts.append(chunk)
-            held += len(chunk)
-        data = b"".join(parts)
-        wanted = data[piece.start - at : end - at]
-        if len(wanted) != piece.size:
-            raise _wrong_result(f"a content of {piece.digest[:12]} is shorter than its tree says")
-        if held > end:
-            self._open[piece.digest] = (end, data[end - at :], chunks)
-        return wanted
-
-    def all(self, ranges: Sequence[Range]) -> bytes:
-        return b"".join(map(self.read, ranges))
-
-
-def make(base: Tree, old: ContentReader, tree: Tree, new: ContentReader, out: BinaryIO) -> int:
-    """Write the delta from `base` to `tree` at the current position of `out`, which must be seekable; returns its bytes.
-
-    Args:
-        base: the tree that the receiver has.
-        old: the contents of `base`.
-        tree: the tree that it is to have.
-        new: the contents of `tree`.
-        out: takes the delta.
+def make(base: Side, new: Side, out: BinaryIO) -> int:
+    """Write the delta from `base` to `new` at the current position of `out`, which must be seekable; returns its bytes.
 
     Raises:
         SteleError: what the readers raise.
     """
-    planned = groups(base, tree)
-    patch = patches.make(base, tree)
+    found = pairs(base.tree, new.tree)
+    placed = starts(found, base.contents, new.contents)
+    planned = groups(place(found, placed))
+    carried = _pack(new.carried, base.carried) if new.carried else b""
+    patch = patches.make(base.tree, new.tree)
     patch_frame = _pack(patch, b"")
     # frames are written behind room for the longest header that their number allows, then moved up to the real one
     begin = out.tell()
-    room = len(MAGIC) + 512 + 24 * len(planned)
+    room = len(MAGIC) + 1024 + 24 * (len(planned) + len(placed))
     out.seek(begin + room)
-    out.write(patch_frame)
-    before, after = _Pieces(old), _Pieces(new)
+    out.write(carried + patch_frame)
+    before, after = Windows(base.contents), Windows(new.contents)
     sizes = []
     for group in planned:
         packed = _pack(after.all(group.pieces), before.all(group.old))
         sizes.append(len(packed))
         out.write(packed)
-    header = _Header(base=base.digest(), tree=tree.digest(), patch_size=len(patch), patch_packed=len(patch_frame), frames=tuple(sizes))
+    header = _Header(
+        base=base.tree.digest(),
+        tree=new.tree.digest(),
+        carried_size=len(new.carried),
+        carried_packed=len(carried),
+        patch_size=len(patch),
+        patch_packed=len(patch_frame),
+        frames=tuple(sizes),
+        starts=tuple(placed),
+    )
     head = MAGIC + canonical.encode(msgspec.to_builtins(header)) + b"\n"
-    size = len(head) + len(patch_frame) + sum(sizes)
-    _move(out, begin + room, begin + len(head), len(patch_frame) + sum(sizes))
-    out.truncate(begin + size)
+    body = len(carried) + len(patch_frame) + sum(sizes)
+    _move(out, begin + room, begin + len(head), body)
+    out.truncate(begin + len(head) + body)
     out.seek(begin)
     out.write(head)
-    out.seek(begin + size)
-    return size
+    out.seek(begin + len(head) + body)
+    return len(head) + body
 
 
 def _move(file: BinaryIO, source: int, target: int, size: int) -> None:
@@ -188,6 +196,9 @@ def _header(delta: BinaryIO) -> _Header:
         raise _damaged(f"its header is not valid: {error}") from error
     if not 0 <= header.patch_size <= PATCH_LIMIT or not 0 < header.patch_packed <= _longest(header.patch_size):
         raise _damaged("its header says sizes that cannot be")
+    longest = _longest(header.carried_size) if header.carried_size else 0
+    if not 0 <= header.carried_size <= CARRIED_LIMIT or not 0 <= header.carried_packed <= longest:
+        raise _damaged("its header says sizes that cannot be")
     return header
 
 
@@ -198,13 +209,41 @@ def _take(delta: BinaryIO, size: int) -> bytes:
     return data
 
 
-def base_of(delta: BinaryIO) -> str:
-    """The tree digest of the base that a delta needs; leaves the position behind its header.
+def read_ends(delta: BinaryIO) -> Ends:
+    """From which tree to which a delta says that it leads. The file is left behind its header.
 
     Raises:
         SteleError: `delta.damaged`.
     """
-    return _header(delta).base
+    header = _header(delta)
+    return Ends(header.base, header.tree)
+
+
+def read_carried(delta: BinaryIO, against: bytes) -> bytes:
+    """What a delta carries, of which nothing is believed. `against`: what its base carries. Raises like `read_ends`."""
+    header = _header(delta)
+    packed = _take(delta, header.carried_packed)
+    return _unpack(packed, against, header.carried_size) if packed else b""
+
+
+def _tree(base: Tree, header: _Header, delta: BinaryIO, tree_digest: str) -> Tree:
+    if header.base != base.digest():
+        raise wrong_base(header.base)
+    if header.tree != tree_digest:
+        raise _wrong_result(f"it says that it makes the tree {header.tree[:19]}")
+    _take(delta, header.carried_packed)
+    try:
+        whole = patches.apply(base, _unpack(_take(delta, header.patch_packed), b"", header.patch_size))
+    except patches.PatchError as error:
+        raise _damaged(f"its change of the tree is not valid ({error})") from error
+    if sha256(whole) != tree_digest:
+        raise _wrong_result("its tree has another digest")
+    return trees.decode(whole)
+
+
+def apply_tree(base: Tree, delta: BinaryIO, tree_digest: str) -> Tree:
+    """The new tree alone; nothing behind the patch is read. Arguments and errors as of `apply`."""
+    return _tree(base, _header(delta), delta, tree_digest)
 
 
 def apply(base: Tree, old: ContentReader, delta: BinaryIO, tree_digest: str, spool: int) -> tuple[Tree, Contents]:
@@ -224,31 +263,23 @@ def apply(base: Tree, old: ContentReader, delta: BinaryIO, tree_digest: str, spo
         SteleError: `delta.damaged`, `delta.wrong-base`, `delta.wrong-result`, and what `old` raises.
     """
     header = _header(delta)
-    if header.base != base.digest():
-        raise SteleError(
-            f"the delta needs another base (tree {header.base[:19]}) than the one that is here",
-            remedy="take a delta from a release that you have, or the whole strata",
-            code="delta.wrong-base",
-        )
-    if header.tree != tree_digest:
-        raise _wrong_result(f"it says that it makes the tree {header.tree[:19]}")
+    tree = _tree(base, header, delta, tree_digest)
     try:
-        whole = patches.apply(base, _unpack(_take(delta, header.patch_packed), b"", header.patch_size))
-    except patches.PatchError as error:
-        raise _damaged(f"its change of the tree is not valid ({error})") from error
-    if sha256(whole) != tree_digest:
-        raise _wrong_result("its tree has another digest")
-    tree = trees.decode(whole)
-    planned = groups(base, tree)
+        planned = groups(place(pairs(base, tree), header.starts))
+    except ValueError as error:
+        raise _damaged(str(error)) from error
     if len(planned) != len(header.frames):
         raise _damaged("it has another number of frames than the two trees ask for")
-    places = _contents(planned, header.frames, _Pieces(old), delta, spool)
+    try:
+        places = _contents(planned, header.frames, Windows(old), delta, spool)
+    except ShortContentError as error:
+        raise _wrong_result(f"the old content {str(error)[:12]} is shorter than its tree says") from error
     if delta.read(1):
         raise _damaged("something follows its last frame")
     return tree, Contents(places, spool=spool)
 
 
-def _contents(planned: Sequence[Group], frames: Sequence[int], old: _Pieces, delta: BinaryIO, spool: int) -> dict[str, InSpool]:
+def _contents(planned: Sequence[Group], frames: Sequence[int], old: Windows, delta: BinaryIO, spool: int) -> dict[str, InSpool]:
     """Unpack every group into the spool; returns where each content lies in it."""
     begun: dict[str, int] = {}
     sizes: dict[str, int] = {}
@@ -259,7 +290,7 @@ def _contents(planned: Sequence[Group], frames: Sequence[int], old: _Pieces, del
             raise _damaged("its header says sizes that cannot be")
         data = memoryview(_unpack(_take(delta, packed), old.all(group.old), group.size))
         following = planned[number + 1].pieces[0] if number + 1 < len(planned) else None
-        for place, piece in enumerate(group.pieces):
+        for at_piece, piece in enumerate(group.pieces):
             if not piece.start:
                 state = hashlib.sha256()
                 begun[piece.digest], sizes[piece.digest] = at, 0
@@ -268,7 +299,7 @@ def _contents(planned: Sequence[Group], frames: Sequence[int], old: _Pieces, del
             sizes[piece.digest] += piece.size
             _write(spool, part, at)
             at += piece.size
-            later = group.pieces[place + 1] if place + 1 < len(group.pieces) else following
+            later = group.pieces[at_piece + 1] if at_piece + 1 < len(group.pieces) else following
             if (later is None or later.digest != piece.digest) and state.hexdigest() != piece.digest:
                 raise _wrong_result(f"a content does not have the digest {piece.digest[:12]}")
     return {digest: InSpool(offset, sizes[digest]) for digest, offset in begun.items()}

@@ -1,0 +1,194 @@
+"""Updates by delta between two stores: what arrives is what was signed, byte for byte, or is refused and nothing stays of it."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stele.flow import updates
+from stele.host import immutable
+from stele.model import release as releases
+from stele.model import spec as specs
+from stele.model.release import Publication
+from stele.model.tree import Tree
+from stele.seal import release as sealing
+from stele.seal.delta import codec
+from stele.seal.rebuild import LayerRebuilder
+from stele.seal.sign import sign
+from stele.seal.stored import StoredContents
+from stele.store.layout import Layout
+from stele.trust.errors import SteleError
+from stele.trust.release_key import PrivateKey
+from tests.trees import Held, file, folder, varied
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEY = PrivateKey.generate()
+NOISE = os.urandom(300_000)
+
+
+def seal(store: Layout, files: dict[bytes, bytes]) -> releases.Release:
+    held = Held()
+    folders = {path[:at] for path in files for at in range(len(path)) if path[at : at + 1] == b"/"}
+    nodes = [folder(b""), *map(folder, folders), *(file(path, data, held) for path, data in files.items())]
+    spec = specs.from_builtins({"stele": 0, "name": "shop", "command": ["/app"]})
+    sealed = sealing.seal(Tree.build(nodes), held, spec, store)
+    store.publish(sign(sealed, KEY, store))
+    return sealed.release
+
+
+V1 = {b"app": NOISE, b"etc/conf": b"a = 1\n" * 999, b"srv/same": os.urandom(100_000), b"srv/gone": b"gone"}
+V2 = {**V1, b"app": NOISE[:1000] + b"two" + NOISE[1000:], b"srv/new": b"new" * 50}
+V3 = {**V2, b"etc/conf": b"a = 3\n" * 999}
+del V2[b"srv/gone"], V3[b"srv/gone"]
+
+
+class Two:
+    """A store with three releases, and another with the first of them."""
+
+    def __init__(self, tmp: Path) -> None:
+        self.here, self.there = (Layout(tmp / name, trusted=[KEY.public], rebuild=LayerRebuilder()) for name in ("here", "there"))
+        self.v1, self.v2, self.v3 = (seal(self.here, files) for files in (V1, V2, V3))
+        assert seal(self.there, V1).digest == self.v1.digest
+
+    def delta(self, base: releases.Release, release: releases.Release) -> io.BytesIO:
+        out = io.BytesIO()
+        updates.make_delta(self.here, base, release, out)
+        return out
+
+    def pull(self, target: str, *chain: io.BytesIO) -> releases.Release:
+        """What a pull does with deltas that it has fetched, the signature aside."""
+        built = updates.head(self.there, self.v1, target, chain)
+        self.there.put(built.manifest)
+        self.there.put(built.config)
+        updates.build(self.there, self.v1, built.release, chain)
+        self.there.publish(Publication(release=built.release))
+        return built.release
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Two]:
+    yield Two(tmp_path)
+    for path in tmp_path.glob("*/erofs/*"):
+        immutable.make_mutable(path)
+
+
+def same_images(two: Two, release: releases.Release) -> None:
+    for stratum in release.strata:
+        assert two.there.image(stratum).read_bytes() == two.here.image(stratum).read_bytes()
+        assert two.there.prepare_image(stratum).stratum == stratum
+
+
+def test_a_delta_between_stores_makes_the_release_byte_for_byte(two: Two) -> None:
+    delta = two.delta(two.v1, two.v2)
+    assert len(delta.getvalue()) < 6000
+    pulled = two.pull(two.v2.digest, delta)
+    assert pulled == two.v2
+    assert two.there.tree(pulled.digest) == two.here.tree(pulled.digest)
+    same_images(two, pulled)
+
+
+def test_a_chain_of_deltas_needs_nothing_of_the_release_between(two: Two) -> None:
+    pulled = two.pull(two.v3.digest, two.delta(two.v1, two.v2), two.delta(two.v2, two.v3))
+    assert pulled == two.v3
+    same_images(two, pulled)
+    assert not two.there.has_stratum(two.v2.strata[0])
+
+
+def test_a_base_without_images_is_read_from_its_layers(two: Two) -> None:
+    for stratum in two.v1.strata:
+        two.there.remove_image(stratum)
+    same_images(two, two.pull(two.v2.digest, two.delta(two.v1, two.v2)))
+
+
+def test_a_pulled_release_is_a_base_itself(two: Two) -> None:
+    two.pull(two.v2.digest, two.delta(two.v1, two.v2))
+    out = io.BytesIO()
+    updates.make_delta(two.there, two.v2, two.v1, out)
+    assert out.tell() > 0
+
+
+def test_a_delta_for_another_base_is_refused(two: Two) -> None:
+    with pytest.raises(SteleError) as refused:
+        two.pull(two.v3.digest, two.delta(two.v2, two.v3))
+    assert refused.value.code == "delta.wrong-base"
+
+
+def test_a_delta_to_another_release_is_refused(two: Two) -> None:
+    with pytest.raises(SteleError) as refused:
+        two.pull(two.v2.digest, two.delta(two.v1, two.v3))
+    assert refused.value.code == "release.wrong-bytes"
+
+
+def test_contents_that_were_not_signed_are_refused_and_leave_no_image(two: Two) -> None:
+    before = sorted(path.name for path in (two.there.root / "erofs").iterdir())
+    honest = updates.head(two.there, two.v1, two.v2.digest, [two.delta(two.v1, two.v2)])
+    forged = two.delta(two.v1, two.v3)
+    with pytest.raises(SteleError) as refused:
+        updates.build(two.there, two.v1, honest.release, [forged])
+    assert refused.value.code == "delta.wrong-result"
+    assert sorted(path.name for path in (two.there.root / "erofs").iterdir()) == before
+    assert not list((two.there.root / "tmp").iterdir())
+
+
+def test_a_damaged_base_is_named_as_such(two: Two) -> None:
+    path = two.there.image(two.v1.strata[0])
+    data = bytearray(path.read_bytes())
+    at = data.find(NOISE[:64])
+    data[at] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    with pytest.raises(SteleError) as refused:
+        two.pull(two.v2.digest, two.delta(two.v1, two.v2))
+    assert refused.value.code == "store.damaged"
+
+
+def test_an_attached_delta_is_found_and_made_once(two: Two) -> None:
+    offer = updates.attach_delta(two.here, two.v1, two.v2)
+    assert updates.attach_delta(two.here, two.v1, two.v2) == offer
+    assert updates.offers(two.v2.digest, two.here.referrers(two.v2.digest)) == [offer]
+    assert [release.digest for release in two.here.releases()] == [two.v1.digest, two.v2.digest, two.v3.digest]
+    assert two.here.release(two.v2.digest) == two.v2  # its signature is still found
+
+
+def test_the_cheapest_way_is_taken() -> None:
+    def offer(base: str, target: str, size: int) -> updates.Offer:
+        return updates.Offer(base, target, size, releases.Descriptor(media_type="", digest=base + target, size=1))
+
+    ways = {"c": [offer("a", "c", 100), offer("b", "c", 10)], "b": [offer("a", "b", 20), offer("z", "b", 1)], "a": [offer("c", "a", 1)]}
+
+    def cheapest(have: str, limit: int) -> list[str]:
+        return [item.base for item in updates.cheapest("c", lambda digest: ways.get(digest, []), have.__contains__, limit)]
+
+    assert cheapest("a", 1000) == ["a", "b"]
+    assert cheapest("b", 1000) == ["b"]
+    assert cheapest("az", 1000) == ["z", "b"]
+    assert cheapest("a", 30) == []  # the strata cost no more
+    assert cheapest("", 1000) == []
+
+
+def test_stored_contents_are_those_that_were_sealed(tmp_path: Path) -> None:
+    tree, held = varied()
+    store = Layout(tmp_path / "store", rebuild=LayerRebuilder())
+    release = sealing.seal(tree, held, specs.from_builtins({"stele": 0, "name": "shop", "command": ["/app"]}), store).release
+    store.publish(Publication(release=release))
+    for images in (True, False):
+        with StoredContents(release, tree, store) as contents:
+            for node in tree.files():
+                if node.size:
+                    assert contents.read(node.sha256) == held.read(node.sha256)
+        if images:
+            for stratum in release.strata:
+                store.remove_image(stratum)
+
+
+def test_what_travels_besides_is_bounded(two: Two) -> None:
+    delta = two.delta(two.v1, two.v2).getvalue()
+    assert codec.read_carried(io.BytesIO(delta), updates.carried(two.here, two.v1)) == updates.carried(two.here, two.v2)
+    with pytest.raises(SteleError):
+        codec.read_carried(io.BytesIO(delta), b"another base")
