@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from stele.model import release as releases
 from stele.model.release import DELTA_TYPE, Descriptor, Referrer, Release
-from stele.seal import restore, strata
+from stele.seal import packages, restore, strata
 from stele.seal.delta import codec
 from stele.seal.release import attach
 from stele.seal.sources.spool import anonymous_file
@@ -169,7 +169,7 @@ def build(store: Layout, base: Release, release: Release, chain: Sequence[Binary
             tree, new = codec.apply(tree, contents, _begin(file), digest, anonymous_file())
             stack.callback(new.close)
             contents = Over(new, contents)
-        slices = strata.cut(tree, release.spec)
+        slices = strata.cut(tree, release.spec, packages.find(tree, contents))
         missing = _missing(store, release.strata, slices)
         restore.images(missing, contents, store)
         store.put(tree.encode())
