@@ -9,8 +9,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stele.ledger import tiles
+from stele.ledger.chains import Chains
 from stele.ledger.reader import LedgerReader
-from stele.model.epochmap import map_root
 from stele.model.event import Entry, decode_entry
 from stele.trust import merkle, note
 
@@ -37,7 +37,7 @@ def rewrite(folder: Path, old: str, new: str, forger: note.Signer | None = None)
     """
     reader = LedgerReader(folder)
     raws: list[bytes] = []
-    heads: dict[str, tuple[int, str]] = {}
+    chains = Chains()
     altered = 0
     for raw in reader.raw_entries(0, reader.size):
         event = decode_entry(raw).event
@@ -45,10 +45,10 @@ def rewrite(folder: Path, old: str, new: str, forger: note.Signer | None = None)
             event = msgspec.structs.replace(event, data={**event.data, "release": new})
             altered += 1
         if event.kind == "epoch":
-            event = msgspec.structs.replace(event, data={**event.data, "map_root": map_root(heads).hex()})
-        count, head = heads.get(event.workload, (0, ""))
-        entry = Entry(event=event, seq=count, prev=head)
-        heads[event.workload] = (count + 1, entry.digest())
+            event = msgspec.structs.replace(event, data={**event.data, "map_root": chains.fold()[0].hex()})
+        chain = chains.get(event.workload)
+        entry = Entry(event=event, seq=chain.count, prev=chain.head)
+        chains.put(entry, entry.digest())
         raws.append(entry.encode())
     _write_tiles(folder, raws)
     if forger is not None:
@@ -60,6 +60,7 @@ def rewrite(folder: Path, old: str, new: str, forger: note.Signer | None = None)
 
 def _write_tiles(folder: Path, raws: list[bytes]) -> None:
     shutil.rmtree(folder / "tile")
+    shutil.rmtree(folder / "map", ignore_errors=True)  # who misses it makes it again
     for number in range(-(-len(raws) // tiles.WIDTH)):
         part = raws[number * tiles.WIDTH : (number + 1) * tiles.WIDTH]
         tiles.write_tile(folder, tiles.bundle_path(number, len(part)), tiles.pack_bundle(part))

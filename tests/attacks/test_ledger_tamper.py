@@ -70,7 +70,7 @@ def opening(folder: Path) -> str:
 
 def test_the_untouched_ledger_is_whole(folder):
     assert problems(folder) == []
-    assert len(shown(folder)) == 3 + 1 + 4  # archived checkpoints, the checkpoint, two sizes of a tile and of a bundle
+    assert len(shown(folder)) == 3 + 1 + 4 + 2  # archived checkpoints, the checkpoint, two sizes of a tile and of a bundle, the maps
 
 
 def test_attack_flip_any_byte_of_any_file(folder):
@@ -102,8 +102,8 @@ def test_attack_remove_any_file(folder):
     for path in shown(folder):
         data, needed = path.read_bytes(), is_needed(folder, path)
         path.unlink()
-        # a missing archived checkpoint is not missed here: it is for those who kept a copy
-        assert bool(problems(folder)) == (needed and path.parent.name != "checkpoints"), path
+        # a missing archived checkpoint is not missed here: it is for those who kept a copy; maps can be made again
+        assert bool(problems(folder)) == (needed and path.parent.name not in {"checkpoints", "map"}), path
         path.write_bytes(data)
 
 
@@ -298,9 +298,9 @@ def test_power_cut_tears_tiles_that_were_never_synced(folder, torn):
 def test_the_edge_refuses_what_does_not_continue_a_chain(folder):
     edge = Edge()
     raws = list(LedgerReader(folder).raw_entries(0, 3))
-    edge.take(raws[0])
+    edge.take_checked(raws[0])
     with pytest.raises(SteleError) as raised:
-        edge.take(raws[0])
+        edge.take_checked(raws[0])
     assert raised.value.code == "ledger.damaged"
     assert edge.size == 1
     assert decode_entry(raws[0]).seq == 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stele.flow import opening
 from stele.flow.record import Recorder
-from stele.ledger import projection
+from stele.ledger import mapfile, projection
 from stele.ledger.reader import LedgerReader
 from stele.trust import trust_keys
 from stele.trust.errors import SteleError
@@ -67,7 +67,7 @@ def check(places: Places, ledger: str | None, trust: str | None) -> dict[str, An
 
 
 def rebuild(places: Places) -> int:
-    """Delete the projection and build it anew; returns how many entries it has.
+    """Delete the projection and the epoch maps and make them anew; returns how many entries there are.
 
     Raises:
         SteleError: `ledger.locked` while an agent runs (it keeps the projection up to date itself).
@@ -75,6 +75,7 @@ def rebuild(places: Places) -> int:
     with contextlib.closing(opening.open_ledger(places)):
         pass  # holds the lock for a moment: while somebody else writes, the projection is theirs
     projection.remove(places.ledger / "projection.sqlite")
+    mapfile.remove(places.ledger)
     with contextlib.closing(opening.open_ledger(places)) as ledger:
         return ledger.size
 

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
 from typing import TYPE_CHECKING
 
-from stele.ledger import tiles
-from stele.model.epochmap import map_root
+import msgspec
+
+from stele.ledger import epoch, projection, tiles
+from stele.ledger.chains import Chains
+from stele.ledger.mapfile import MapFile
+from stele.model import epochmap
 from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
 from stele.trust import merkle, note
+from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from stele.model.epochmap import Branch, Leaf, Node, Stub
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a workload's chain stands: entries (0: the map does not name it), digest of the last, digest of the facts they make.
+
+    `path`: hashes beside its path in the map, from the root on. `other`: the leaf that its path ends at, if that is another's.
+    """
+
+    count: int
+    head: str
+    facts: str
+    path: tuple[bytes, ...]
+    other: Leaf | None
+
+
+def _place(workload: str, root: Node | None, load: Callable[[Stub], Leaf | Branch] = epochmap.no_stubs) -> Place:
+    path, leaf = epochmap.find(root, workload, load)
+    if leaf is None or leaf.workload != workload:
+        return Place(0, "", "", path, leaf)
+    return Place(leaf.count, leaf.head, leaf.state, path, None)
 
 
 class LedgerReader:
@@ -56,6 +85,43 @@ class LedgerReader:
         """Consistency proof from size `old` to the checkpoint's."""
         return merkle.consistency(old, self.size, self._hashes.subtree)
 
+    def place(self, workload: str) -> Place:
+        """Where a workload's chain stands by the map under the checkpoint; made from all entries where there is no such map.
+
+        Raises:
+            SteleError: `ledger.damaged`, `ledger.bad-map`: a node of the map is not what its hash says.
+        """
+        (last,) = self.raw_entries(self.size - 1, self.size)
+        said = decode_entry(last).event.data.get("map_root")
+        with contextlib.suppress(OSError), MapFile(self._folder) as file:
+            found = file.root(self.size - 1)
+            if found is not None and epochmap.hash_of(found.node).hex() == said:
+                return _place(workload, found.node, file.load)
+        chains = Chains()
+        for index, raw in enumerate(self.raw_entries(0, self.size - 1)):
+            chains.take(decode_entry(raw), sha256(raw), index)
+        if chains.fold()[0].hex() != said:
+            raise tiles.damaged("its last entry does not commit to what precedes it")
+        return _place(workload, chains.root)
+
+    def chain(self, workload: str, count: int) -> Iterator[tuple[int, bytes]]:
+        """Index and bytes of the first `count` entries of a workload. Not checked: whoever uses them checks the chain.
+
+        The projection says where they lie; where it does not know, all entries are looked at.
+        """
+        known = projection.places(self._folder / "projection.sqlite", workload, count)
+        if known is None:
+            mine = (
+                (index, raw) for index, raw in enumerate(self.raw_entries(0, self.size)) if decode_entry(raw).event.workload == workload
+            )
+            yield from itertools.islice(mine, count)
+            return
+        for number, group in itertools.groupby(known, key=lambda index: index // tiles.WIDTH):
+            first = number * tiles.WIDTH
+            bundle = list(self.raw_entries(first, min(first + tiles.WIDTH, self.size)))
+            for index in group:
+                yield index, bundle[index - first]
+
     def check(self, trusted: Sequence[note.Verifier]) -> list[str]:
         """Check everything; returns what does not fit, nothing if all does."""
         problems: list[str] = []
@@ -64,37 +130,53 @@ class LedgerReader:
         except SteleError as error:
             return [f"checkpoint: {error.reason}"]
         hashes: list[bytes] = []
-        heads: dict[str, tuple[int, str]] = {}
+        chains = Chains()
+        maps: dict[int, tuple[bytes, int]] = {}
         try:
             for index, raw in enumerate(self.raw_entries(0, self.size)):
                 hashes.append(merkle.leaf_hash(raw))
-                problems += self._check_entry(index, raw, heads)
+                problems += self._check_entry(index, raw, chains, maps)
         except SteleError as error:
             problems.append(error.reason)
         if len(hashes) == head.size and merkle.root(hashes) != head.root:
             problems.append(f"the entries do not lead to the signed root of size {head.size}: {self._culprits(hashes)}")
         problems += self._check_tiles(hashes)
         problems += self._check_archive(trusted, hashes)
+        problems += self._check_map(maps)
         return problems
 
-    def _check_entry(self, index: int, raw: bytes, heads: dict[str, tuple[int, str]]) -> list[str]:
+    def _check_entry(self, index: int, raw: bytes, chains: Chains, maps: dict[int, tuple[bytes, int]]) -> list[str]:
+        problems = []
         try:
             entry = decode_entry(raw)
         except SteleError as error:
             return [f"entry {index}: {error.reason}"]
-        name = entry.event.workload
-        count, head = heads.get(name, (0, ""))
-        problems = []
-        if (entry.seq, entry.prev) != (count, head):
-            problems.append(f"entry {index} does not continue the chain of {name or 'the host'}")
         if entry.event.kind == "epoch":
-            data = entry.event.data
-            if data.get("covers") != index or data.get("map_root") != map_root(heads).hex():
-                problems.append(f"epoch entry {index} does not commit to what precedes it")
-        heads[name] = (count + 1, entry.digest())
+            try:
+                epoch.check(entry, index, chains)
+            except SteleError as error:
+                problems.append(error.reason)
+            maps[index] = epochmap.hash_of(chains.root), chains.workloads
+        try:
+            chains.take(entry, sha256(raw), index)
+        except SteleError as error:
+            problems.append(error.reason)
+            chains.put(entry, sha256(raw))  # so that only the first that is wrong is named
         if index == self.size - 1 and entry.event.kind != "epoch":
             problems.append("the last entry is not an epoch")
         return problems
+
+    def _check_map(self, maps: dict[int, tuple[bytes, int]]) -> list[str]:
+        """The maps on disk, every node of them, against those that the entries make. What is missing is no harm: it can be made."""
+        try:
+            file = MapFile(self._folder)
+        except OSError:
+            return []
+        with file:
+            try:
+                return file.check(maps)
+            except SteleError as error:
+                return [error.reason]
 
     def _culprits(self, hashes: Sequence[bytes]) -> str:
         """Which entries differ from the level-0 tiles, for the reader's eye."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.ledger import tiles
+from stele.ledger.chains import Chains
 from stele.ledger.edge import Edge
+from stele.ledger.mapfile import MapFile
 from stele.ledger.reader import archived
+from stele.model import epochmap
 from stele.model.event import Entry, decode_entry
 from stele.trust import note
+from stele.trust.digest import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,14 +22,18 @@ if TYPE_CHECKING:
 
     from stele.ledger.wal import Wal
 
+log = logging.getLogger(__name__)
+
 
 class Recovered(NamedTuple):
     """What was found. `entries`: those from index `base`, as the WAL has them; `unpublished`: their end, after the checkpoint.
 
-    `synced_names`, `shown_names`: partial tiles that recovery and the present checkpoint need.
+    `map`: the epoch maps, for writing, up to the last epoch entry. `synced_names`, `shown_names`: partial tiles that recovery and
+    the present checkpoint need.
     """
 
     edge: Edge
+    map: MapFile
     published: int
     base: int
     entries: list[bytes]
@@ -34,7 +43,7 @@ class Recovered(NamedTuple):
 
 
 def recover(folder: Path, wal: Wal, verifier: note.Verifier) -> Recovered:
-    """Take what is below the WAL's base from the bundles, the rest from the WAL; every root that was ever signed must come out.
+    """Take what is below the WAL's base from the tiles, the rest from the WAL; every root signed since the base must come out.
 
     Tiles above the base are not synced: what a power cut tore of them is written again from the WAL.
 
@@ -42,9 +51,9 @@ def recover(folder: Path, wal: Wal, verifier: note.Verifier) -> Recovered:
         SteleError: `ledger.damaged`; `trust.*`: a checkpoint is not by this ledger's key.
         OSError: a torn tile could not be written again.
     """
-    published, roots = _signed(folder, verifier)
     base, entries = wal.base, wal.recovered
     wal.recovered = []
+    published, roots = _signed(folder, verifier, base)
     newest = max(roots, default=0)
     if wal.is_new and newest:
         raise tiles.damaged("there are checkpoints, but the write-ahead log is gone")
@@ -52,28 +61,68 @@ def recover(folder: Path, wal: Wal, verifier: note.Verifier) -> Recovered:
         raise tiles.damaged(f"the write-ahead log begins at {base}, after the checkpoint of size {published}")
     if base + len(entries) < newest:
         raise tiles.damaged(f"the write-ahead log ends at {base + len(entries)}, before the signed checkpoint of size {newest}")
-    edge = Edge()
+    maps = MapFile(folder, write=True)
+    try:
+        edge = _edge_at(folder, base, roots, maps)
+        synced = edge.partial()
+        shown = synced
+        for raw in entries:
+            _count_in(edge, raw, maps)
+            _compare(edge, roots)
+            if edge.size == published:
+                shown = edge.partial()
+        for name, data in [*edge.pending, *shown]:
+            tiles.write_tile(folder, name, data)
+        edge.pending.clear()
+        synced_names, shown_names = frozenset(name for name, _ in synced), frozenset(name for name, _ in shown)
+        _prune(folder, published, synced_names | shown_names)
+    except BaseException:
+        maps.close()
+        raise
+    return Recovered(edge, maps, published, base, entries, entries[published - base :], synced_names, [shown_names])
+
+
+def _count_in(edge: Edge, raw: bytes, maps: MapFile) -> None:
+    index = edge.size
+    if edge.take_checked(raw).event.kind == "epoch":
+        maps.commit(index, edge.chains.root, edge.chains.workloads)
+
+
+def _edge_at(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) -> Edge:
+    """The edge of what is below the WAL's base, where everything was synced: from the tiles and the map, if they fit.
+
+    The base is the size of a checkpoint, its last entry an epoch, and that names the map: so all that is taken is signed.
+    """
+    kept = maps.keep(base)
+    if base == 0:
+        return Edge()
+    edge = Edge.at(folder, base)
+    if base not in roots:
+        raise tiles.damaged(f"the checkpoint of size {base}, where the write-ahead log begins, is missing")
+    _compare(edge, roots)
+    (last,) = tiles.raw_entries(folder, base, base - 1, base)
+    data = decode_entry(last).event.data
+    if kept is not None and (kept.epoch, epochmap.hash_of(kept.node).hex()) == (base - 1, data.get("map_root")):
+        edge.chains = Chains(kept.node, kept.workloads, maps.load)
+        edge.chains.take(decode_entry(last), sha256(last), base - 1)
+        edge.ends_in_epoch = True
+        return edge
+    log.warning("the epoch map is missing or does not fit: it is made again from all %d entries", base)
+    return _replayed(folder, base, roots, maps)
+
+
+def _replayed(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) -> Edge:
+    maps.keep(0)
+    edge = Edge(Chains(load=maps.load))
     for raw in tiles.raw_entries(folder, base, 0, base):
-        edge.take(raw)
-        _compare(edge, roots)
-    edge.pending.clear()
-    synced = edge.partial()
-    shown = synced
-    for raw in entries:
-        edge.take(raw)
-        _compare(edge, roots)
-        if edge.size == published:
-            shown = edge.partial()
-    for name, data in [*edge.pending, *shown]:
-        tiles.write_tile(folder, name, data)
-    edge.pending.clear()
-    synced_names, shown_names = frozenset(name for name, _ in synced), frozenset(name for name, _ in shown)
-    _prune(folder, published, synced_names | shown_names)
-    return Recovered(edge, published, base, entries, entries[published - base :], synced_names, [shown_names])
+        _count_in(edge, raw, maps)
+        edge.pending.clear()
+    _compare(edge, roots)
+    return edge
 
 
-def _signed(folder: Path, verifier: note.Verifier) -> tuple[int, dict[int, bytes]]:
-    """The checkpoint's size, and size and root of it and of every archived one.
+def _signed(folder: Path, verifier: note.Verifier, base: int) -> tuple[int, dict[int, bytes]]:
+    """The checkpoint's size; size and root of it, of the one at the WAL's base, and of every archived one that is newer.
 
     A crash may leave one archived checkpoint that is newer than `checkpoint`: it was signed, so its root must come out, too.
     """
@@ -82,7 +131,7 @@ def _signed(folder: Path, verifier: note.Verifier) -> tuple[int, dict[int, bytes
         head = note.open_checkpoint((folder / "checkpoint").read_bytes(), [verifier])
         published, roots[head.size] = head.size, head.root
     for size, path in archived(folder):
-        if size < published:
+        if size < published and size != base:
             continue  # `LedgerReader.check` looks at all of them
         old = note.open_checkpoint(path.read_bytes(), [verifier])
         if old.size != size or roots.get(size, old.root) != old.root:

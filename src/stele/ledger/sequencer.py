@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from stele.model.epochmap import Node
+
 log = logging.getLogger(__name__)
 MAX_BATCH = 4096  # events; a larger call is a batch of its own
 RECYCLE_BYTES = 4 << 20
@@ -67,17 +69,19 @@ class Ledger:
         self._ending = threading.Event()
         self._wake = threading.Event()
         self._failed: SteleError | None = None
-        self._wal = Wal(folder / ".state")
-        try:
+        with contextlib.ExitStack() as opened:
+            self._wal = Wal(folder / ".state")
+            opened.callback(self._wal.close)
             found = recovery.recover(folder, self._wal, signer.verifier)
+            self._maps = found.map
+            opened.callback(found.map.close)
             self._edge, self.published, self._unpublished = found.edge, found.published, found.unpublished
             self._synced_names, self._shown_names = found.synced_names, found.shown_names
             self._projection = projection.Projection(folder / "projection.sqlite", self.size)
             self._projection.catch_up(recovery.entries_from(folder, self._projection.applied, found))
-        except BaseException:
-            self._wal.close()
-            raise
+            opened.pop_all()
         self._unprojected: list[tuple[int, Entry]] = []
+        self._unmapped: list[tuple[int, Node | None, int]] = []  # maps of epoch entries that are not on disk yet
         if self.size > self.published:
             self._wake.set()
         self._thread = threading.Thread(target=self._run, name="ledger-publish", daemon=True)
@@ -122,7 +126,8 @@ class Ledger:
 
     def heads(self) -> dict[str, tuple[int, str]]:
         """Count and last digest of every workload's chain."""
-        return {name: head for name, head in self._edge.heads.copy().items() if name != HOST_WORKLOAD}
+        with self._leading():
+            return {name: (chain.count, chain.head) for name, chain in self._edge.chains.all().items() if name != HOST_WORKLOAD}
 
     # ---- appending ---------------------------------------------------------------------------
 
@@ -208,7 +213,7 @@ class Ledger:
                 ticket.error = SteleError(failed.reason, remedy=failed.remedy, code=failed.code)
             return
         heads: dict[str, tuple[int, str]] = {}
-        made: list[tuple[_Ticket, bytes, Entry]] = []
+        made: list[tuple[_Ticket, bytes, Entry, str]] = []
         for ticket in batch:
             trial = dict(heads)
             try:
@@ -221,7 +226,7 @@ class Ledger:
         if not made:
             return
         try:
-            self._wal.append([raw for _, raw, _ in made])
+            self._wal.append([raw for _, raw, _, _ in made])
         except OSError as error:
             failure = _write_failed("written", error, "free space or mend the disk, then start the agent again")
             if not isinstance(error, NoRoom):
@@ -229,16 +234,20 @@ class Ledger:
             for ticket in batch:
                 ticket.error = ticket.error or failure
             return
-        for ticket, raw, entry in made:
+        for ticket, raw, entry, digest in made:
             at = self._edge.size
-            self._edge.take(raw, entry)
+            self._edge.take(raw, entry, digest)
             self._unpublished.append(raw)
             if self._projection.usable:
                 self._unprojected.append((at, entry))
             ticket.result.append(Committed(at, entry))
 
-    def _place(self, event: Event, heads: dict[str, tuple[int, str]]) -> tuple[bytes, Entry]:
-        count, head = heads.get(event.workload) or self._edge.heads.get(event.workload, (0, ""))
+    def _place(self, event: Event, heads: dict[str, tuple[int, str]]) -> tuple[bytes, Entry, str]:
+        known = heads.get(event.workload)
+        if known is None:
+            chain = self._edge.chains.get(event.workload)
+            known = chain.count, chain.head
+        count, head = known
         entry = Entry(event=event, seq=count, prev=head)
         plain = entry.plain()
         raw = canonical.encode(plain)
@@ -249,8 +258,9 @@ class Ledger:
                 code="ledger.entry-too-large",
             )
         from_plain(plain)  # what could not be read back must not be written
-        heads[event.workload] = (count + 1, sha256(raw))
-        return raw, entry
+        digest = sha256(raw)
+        heads[event.workload] = (count + 1, digest)
+        return raw, entry, digest
 
     # ---- publishing --------------------------------------------------------------------------
 
@@ -269,9 +279,11 @@ class Ledger:
                 # the last leaf of every checkpoint commits to the latest entry of every workload; a publishing that failed
                 # half-way may have left it already
                 if not self._edge.ends_in_epoch:
-                    ticket = _Ticket([epoch_event(self.size, self._edge.heads, self._clock())])
+                    ticket = _Ticket([epoch_event(self.size, self._edge.chains, self._clock())])
+                    chains = self._edge.chains
+                    made = chains.root, chains.workloads
                     self._flush([ticket])
-                    ticket.settle()
+                    self._unmapped += [(committed.at, *made) for committed in ticket.settle()]
                 if self._failed is not None:
                     raise self._failed
                 size, root, partial = self.size, self._edge.root(), self._edge.partial()
@@ -280,6 +292,9 @@ class Ledger:
             try:
                 for name, data in written:
                     tiles.write_tile(self._folder, name, data)
+                while self._unmapped:
+                    self._maps.commit(*self._unmapped[0])
+                    del self._unmapped[0]
                 signed = self._signer.sign(note.Checkpoint(self._signer.verifier.name, size, root).body())
                 durable.write(self._folder / "checkpoints" / str(size), signed)
                 durable.write(self._folder / "checkpoint", signed)
@@ -353,4 +368,5 @@ class Ledger:
                 self._thread.join()
                 self._projection.close()
                 self._wal.close()
+                self._maps.close()
                 os.close(self._lock_fd)

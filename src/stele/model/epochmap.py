@@ -1,31 +1,179 @@
-"""The epoch map, version 0: an RFC 6962 tree over (workload, count, head), sorted by workload (docs/spec/ledger.md). Pure."""
+"""The epoch map, version 1: workload → where its chain stands, in a hash trie (docs/spec/epoch-map.md). Pure.
+
+Nodes are never changed: putting leaves in makes new nodes along their paths and shares the rest, so that every root that was
+ever made stays provable for as long as its nodes are kept.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from bisect import bisect_left
+from hashlib import sha256
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
 
-from stele.trust import canonical, merkle
+from stele.trust import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Sequence
+
+EMPTY = bytes(32)  # the hash of a part of the map that holds nothing
+MAX_DEPTH = 256
 
 
-def map_leaf(workload: str, count: int, head: str) -> bytes:
-    """The leaf hash of one workload."""
-    return merkle.leaf_hash(canonical.encode({"workload": workload, "count": count, "head": head}))
+class Stub:
+    """A node that is kept elsewhere. `at`: where, from 1."""
+
+    __slots__ = ("at", "hash")
+
+    def __init__(self, digest: bytes, at: int) -> None:
+        self.hash, self.at = digest, at
 
 
-def _leaves(heads: Mapping[str, tuple[int, str]]) -> list[bytes]:
-    return [map_leaf(name, *heads[name]) for name in sorted(heads)]
+class Leaf:
+    """Where one workload's chain stands: entries so far, digest of the last, digest of the state that they make.
+
+    `at`: where it is kept, 0 for nowhere yet. `kept`: what whoever keeps it wants to know of it besides.
+    """
+
+    __slots__ = ("at", "count", "hash", "head", "kept", "key", "state", "workload")
+
+    def __init__(self, workload: str, count: int, head: str, state: str, kept: object = None) -> None:
+        self.workload, self.count, self.head, self.state, self.kept = workload, count, head, state, kept
+        self.key = key_of(workload)
+        self.hash = leaf_hash(workload, count, head, state)
+        self.at = 0
 
 
-def map_root(heads: Mapping[str, tuple[int, str]]) -> bytes:
-    """Root of the map."""
-    return merkle.root(_leaves(heads))
+class Branch:
+    """Two parts of the map, by one bit of the key."""
+
+    __slots__ = ("at", "hash", "left", "right")
+
+    def __init__(self, left: Node | None, right: Node | None) -> None:
+        self.left, self.right = left, right
+        self.hash = branch_hash(hash_of(left), hash_of(right))
+        self.at = 0
 
 
-def map_inclusion(heads: Mapping[str, tuple[int, str]], workload: str) -> tuple[int, list[bytes]]:
-    """Index and audit path of one workload."""
-    leaves = _leaves(heads)
-    index = sorted(heads).index(workload)
-    return index, merkle.inclusion(index, len(leaves), lambda begin, end: merkle.root(leaves[begin:end]))
+Node = Stub | Leaf | Branch
+_KEY = attrgetter("key")
+
+
+class Found(NamedTuple):
+    """Where the path of a key ends: at a leaf (its own, or another's that stands alone there), or at nothing.
+
+    `siblings`: hashes beside the path, from the root on.
+    """
+
+    siblings: tuple[bytes, ...]
+    leaf: Leaf | None
+
+
+def key_of(workload: str) -> int:
+    """A workload's place in the map: 256 bits, the first of them the highest."""
+    return int.from_bytes(sha256(workload.encode("utf-8", "surrogatepass")).digest())
+
+
+def leaf_hash(workload: str, count: int, head: str, state: str) -> bytes:
+    """The hash of a leaf. `head`, `state`: as `sha256:<hex>`."""
+    return sha256(b"\0" + canonical.encode({"workload": workload, "count": count, "head": head, "state": state})).digest()
+
+
+def branch_hash(left: bytes, right: bytes) -> bytes:
+    """The hash of two parts."""
+    return sha256(b"\1" + left + right).digest()
+
+
+def hash_of(node: Node | None) -> bytes:
+    """The hash of a part of the map; of the whole: its root."""
+    return EMPTY if node is None else node.hash
+
+
+def no_stubs(stub: Stub) -> Leaf | Branch:
+    """For maps that are wholly in memory."""
+    raise AssertionError(f"nobody keeps the node {stub.at}")
+
+
+def put(node: Node | None, leaves: Sequence[Leaf], load: Callable[[Stub], Leaf | Branch] = no_stubs, depth: int = 0) -> Node | None:
+    """The map with these leaves in it, in place of those with their keys.
+
+    Args:
+        node: the map so far.
+        leaves: at most one for each workload, sorted by key.
+        load: fetches a node that is kept elsewhere.
+        depth: of `node`; all keys agree in so many bits.
+    """
+    if not leaves:
+        return node
+    if isinstance(node, Stub):
+        node = load(node)
+    if isinstance(node, Branch):
+        at = _halve(leaves, depth)
+        return Branch(put(node.left, leaves[:at], load, depth + 1), put(node.right, leaves[at:], load, depth + 1))
+    if isinstance(node, Leaf):
+        at = bisect_left(leaves, node.key, key=_KEY)
+        if at == len(leaves) or leaves[at].key != node.key:
+            leaves = [*leaves[:at], node, *leaves[at:]]
+    return _build(leaves, depth)
+
+
+def _halve(leaves: Sequence[Leaf], depth: int) -> int:
+    """How many of the leaves have a 0 in the bit at `depth`."""
+    low = MAX_DEPTH - depth
+    middle = (leaves[0].key >> low << low) | 1 << low - 1
+    return bisect_left(leaves, middle, key=_KEY)
+
+
+def _build(leaves: Sequence[Leaf], depth: int) -> Node | None:
+    if len(leaves) < 2:
+        return leaves[0] if leaves else None
+    at = _halve(leaves, depth)
+    return Branch(_build(leaves[:at], depth + 1), _build(leaves[at:], depth + 1))
+
+
+def find(node: Node | None, workload: str, load: Callable[[Stub], Leaf | Branch] = no_stubs) -> Found:
+    """Where the path of a workload ends, and what proves it."""
+    key = key_of(workload)
+    siblings: list[bytes] = []
+    while True:
+        if isinstance(node, Stub):
+            node = load(node)
+        if not isinstance(node, Branch):
+            return Found(tuple(siblings), node)
+        if key >> (MAX_DEPTH - 1 - len(siblings)) & 1:
+            siblings.append(hash_of(node.left))
+            node = node.right
+        else:
+            siblings.append(hash_of(node.right))
+            node = node.left
+
+
+def leaves(node: Node | None, load: Callable[[Stub], Leaf | Branch] = no_stubs) -> Iterator[Leaf]:
+    """All leaves, in the order of their keys."""
+    if isinstance(node, Stub):
+        node = load(node)
+    if isinstance(node, Leaf):
+        yield node
+    elif isinstance(node, Branch):
+        yield from leaves(node.left, load)
+        yield from leaves(node.right, load)
+
+
+def root_from(workload: str, siblings: Sequence[bytes], end: bytes) -> bytes:
+    """The root of the map in which the path of `workload`, with these siblings, ends in the node with hash `end`."""
+    key = key_of(workload)
+    for depth in range(len(siblings) - 1, -1, -1):
+        sibling = siblings[depth]
+        end = branch_hash(sibling, end) if key >> (MAX_DEPTH - 1 - depth) & 1 else branch_hash(end, sibling)
+    return end
+
+
+def shows_absence(workload: str, siblings: Sequence[bytes], other: str | None) -> bool:
+    """Whether a path that ends at nothing (`other` None) or at another's leaf shows that `workload` is not in the map.
+
+    Another's leaf stands in for all of its part of the map: it shows something only if `workload` would be in that part.
+    """
+    if other is None:
+        return True
+    low = MAX_DEPTH - len(siblings)
+    return other != workload and key_of(other) >> low == key_of(workload) >> low

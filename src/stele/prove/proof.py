@@ -6,7 +6,6 @@ import base64
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from stele.model import history
-from stele.model.epochmap import map_inclusion
 from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
 from stele.prove.verify import FORMAT, releases_named
 from stele.trust import canonical, merkle
@@ -14,7 +13,7 @@ from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from stele.trust.note import Checkpoint
 
@@ -26,6 +25,26 @@ class ReleaseEvidence(NamedTuple):
     config: bytes
     payload: bytes
     signature: bytes
+
+
+class Place(Protocol):
+    """Where a workload's chain stands: entries, digest of the last, digest of their facts; and what proves it."""
+
+    @property
+    def count(self) -> int:
+        """Entries; 0 if the map does not name it."""
+
+    @property
+    def head(self) -> str:
+        """Digest of the last."""
+
+    @property
+    def facts(self) -> str:
+        """Digest of what they make."""
+
+    @property
+    def path(self) -> Sequence[bytes]:
+        """Hashes beside its path in the map, from the root on."""
 
 
 class Log(Protocol):
@@ -44,6 +63,12 @@ class Log(Protocol):
     def inclusion(self, index: int) -> list[bytes]:
         """Audit path of one."""
 
+    def place(self, workload: str) -> Place:
+        """Where a workload's chain stands by the last epoch's map."""
+
+    def chain(self, workload: str, count: int) -> Iterator[tuple[int, bytes]]:
+        """Index and bytes of the first `count` entries of a workload."""
+
 
 def build(log: Log, workload: str, at_ns: int, evidence: Callable[[str], ReleaseEvidence]) -> bytes:
     """The proof file's bytes.
@@ -57,29 +82,21 @@ def build(log: Log, workload: str, at_ns: int, evidence: Callable[[str], Release
     Raises:
         SteleError: `prove.unknown-workload`, `prove.not-covered`, `ledger.damaged`.
     """
-    heads: dict[str, tuple[int, str]] = {}
-    mine: list[tuple[int, bytes, Entry]] = []
-    epoch, last = b"", None
-    for index, epoch in enumerate(log.raw_entries(0, log.size)):
-        last = decode_entry(epoch)
-        if index < log.size - 1:
-            heads[last.event.workload] = (last.seq + 1, sha256(epoch))
-        if last.event.workload == workload and workload != HOST_WORKLOAD:
-            mine.append((index, epoch, last))
-    if not mine or last is None:
+    place = log.place(workload)
+    if workload == HOST_WORKLOAD or not place.count:
         raise SteleError(
             f"the ledger knows no workload {workload!r}",
             remedy="`stele log` shows the names; proofs of absence are not made yet",
             code="prove.unknown-workload",
         )
+    (epoch,) = log.raw_entries(log.size - 1, log.size)
+    mine = [(index, raw, decode_entry(raw)) for index, raw in log.chain(workload, place.count)]
     events = [entry.event for _, _, entry in mine]
-    end_ns = max(last.event.time_ns, history.reached_ns(events))
+    end_ns = max(decode_entry(epoch).event.time_ns, history.reached_ns(events))
     at_ns = at_ns or end_ns
     if at_ns > end_ns:
         raise SteleError("the ledger does not reach that instant yet", remedy="give an instant that has passed", code="prove.not-covered")
-    index, path = map_inclusion(heads, workload)
-    count, head = heads[workload]
-    inmap = {"index": index, "count": count, "head": head, "path": _hexes(path)}
+    inmap = {"count": place.count, "head": place.head, "facts": place.facts, "path": _hexes(place.path)}
     return _encode(log, at_ns, mine, inmap, epoch, history.at(workload, events, at_ns), evidence)
 
 
@@ -95,7 +112,7 @@ def _audit(log: Log, index: int, raw: bytes) -> list[str]:
     return _hexes(path)
 
 
-def _hexes(path: list[bytes]) -> list[str]:
+def _hexes(path: Sequence[bytes]) -> list[str]:
     return [item.hex() for item in path]
 
 

@@ -9,8 +9,7 @@ import base64
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stele.model import history, release
-from stele.model.epochmap import map_leaf
+from stele.model import epochmap, facts, history, release
 from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
 from stele.trust import canonical, cosign, merkle, note
 from stele.trust.digest import sha256
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from stele.model.event import Event
     from stele.trust.trust_keys import Trust
 
-FORMAT = "stele-proof v0"
+FORMAT = "stele-proof v1"
 MAX_PROOF = 64 << 20  # bytes: what a hostile file may cost in memory is some twenty times that
 
 
@@ -55,8 +54,8 @@ def _fields(value: Any, **types: type) -> dict[str, Any]:
     return value
 
 
-def _path(value: Any) -> list[bytes]:
-    if not isinstance(value, list) or len(value) > 64:
+def _path(value: Any, longest: int = 64) -> list[bytes]:
+    if not isinstance(value, list) or len(value) > longest:
         raise _fail("an audit path is not a list of hashes")
     out = []
     for text in value:
@@ -75,6 +74,7 @@ class _Head(NamedTuple):
     time_ns: int
     length: int
     head: str
+    facts: str
 
 
 def verify(data: bytes, trust: Trust | None) -> Verdict:
@@ -132,16 +132,15 @@ def _check_head(raw: dict[str, Any], workload: str, trust: Trust) -> _Head:
     entry = decode_entry(leaf)
     if entry.event.kind != "epoch" or entry.event.workload != HOST_WORKLOAD:
         raise _fail("the last entry of the signed log is not an epoch")
-    committed = _fields(entry.event.data, covers=int, map_root=str, map_size=int)
-    if committed["covers"] != checkpoint.size - 1:
-        raise _fail("the epoch does not cover the whole log")
-    # 3. its map names this workload's count and head
-    inmap = _fields(raw["map"], index=int, count=int, head=str, path=list)
-    leaf_hash = map_leaf(workload, inmap["count"], inmap["head"])
-    root = merkle.root_from_inclusion(inmap["index"], committed["map_size"], leaf_hash, _path(inmap["path"]))
-    if root is None or root.hex() != committed["map_root"]:
+    committed = _fields(entry.event.data, covers=int, map=int, map_root=str, map_size=int)
+    if committed["covers"] != checkpoint.size - 1 or committed["map"] != 1:
+        raise _fail("the epoch does not cover the whole log, or its map is of another format")
+    # 3. its map names this workload's count, head and facts
+    inmap = _fields(raw["map"], count=int, head=str, facts=str, path=list)
+    leaf_hash = epochmap.leaf_hash(workload, inmap["count"], inmap["head"], inmap["facts"])
+    if epochmap.root_from(workload, _path(inmap["path"], epochmap.MAX_DEPTH), leaf_hash).hex() != committed["map_root"]:
         raise _fail("the epoch's map does not name this workload so")
-    return _Head(checkpoint, committed["covers"], entry.event.time_ns, inmap["count"], inmap["head"])
+    return _Head(checkpoint, committed["covers"], entry.event.time_ns, inmap["count"], inmap["head"], inmap["facts"])
 
 
 def _check_chain(raw: Sequence[Any], workload: str, head: _Head) -> list[Entry]:
@@ -165,6 +164,8 @@ def _check_chain(raw: Sequence[Any], workload: str, head: _Head) -> list[Entry]:
         entries.append(entry)
     if previous != head.head:
         raise _fail("the chain does not end in the head that the epoch names")
+    if facts.of(history.reduce(workload, [entry.event for entry in entries])).digest != head.facts:
+        raise _fail("the chain does not make the facts that the epoch names")
     return entries
 
 

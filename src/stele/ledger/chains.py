@@ -1,0 +1,109 @@
+"""Where every workload's chain stands: what changed since the last epoch in memory, the rest in the epoch map.
+
+Not thread-safe: its owner serialises.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from stele.ledger.tiles import damaged
+from stele.model import epochmap, facts
+from stele.model.epochmap import Leaf, Node, no_stubs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stele.model.epochmap import Branch, Stub
+    from stele.model.event import Entry
+    from stele.model.facts import Facts
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """Entries so far, digest of the last ("" before the first), and the facts that they make."""
+
+    count: int
+    head: str
+    facts: Facts
+
+
+NEW = Chain(0, "", facts.NONE)
+
+
+def _chain(leaf: Leaf) -> Chain:
+    assert isinstance(leaf.kept, facts.Facts)
+    return Chain(leaf.count, leaf.head, leaf.kept)
+
+
+class Chains:
+    """The ends of all chains. `root`: the map of the last epoch; `workloads`: how many it holds."""
+
+    def __init__(self, root: Node | None = None, workloads: int = 0, load: Callable[[Stub], Leaf | Branch] = no_stubs) -> None:
+        self.root, self.workloads = root, workloads
+        self._load = load
+        self._known: dict[str, Chain] = {}
+        self._fresh: set[str] = set()  # not in the map yet
+        self._changed: set[str] = set()
+
+    def get(self, workload: str) -> Chain:
+        """Where a workload's chain stands.
+
+        Raises:
+            SteleError: `ledger.bad-map`.
+        """
+        known = self._known.get(workload)
+        if known is None:
+            leaf = epochmap.find(self.root, workload, self._load).leaf
+            if leaf is None or leaf.workload != workload:
+                known = NEW
+                self._fresh.add(workload)
+            else:
+                known = _chain(leaf)
+            self._known[workload] = known
+        return known
+
+    def take(self, entry: Entry, digest: str, index: int) -> None:
+        """Count one more entry in.
+
+        Args:
+            entry: the entry.
+            digest: of its bytes, as `sha256:<hex>`.
+            index: its place in the log, for the error.
+
+        Raises:
+            SteleError: `ledger.damaged` if it does not continue its chain, `ledger.bad-map`; nothing was counted.
+        """
+        name = entry.event.workload
+        chain = self.get(name)
+        if (entry.seq, entry.prev) != (chain.count, chain.head):
+            raise damaged(f"entry {index} does not continue the chain of {name or 'the host'}")
+        self.put(entry, digest)
+
+    def put(self, entry: Entry, digest: str) -> None:
+        """Count an entry in wherever its chain stands, as a reader does who looks for all that is wrong."""
+        name = entry.event.workload
+        chain = self.get(name)
+        self._known[name] = Chain(entry.seq + 1, digest, chain.facts.after(entry.event))
+        self._changed.add(name)
+
+    def fold(self) -> tuple[bytes, int]:
+        """Make the map of what is counted in; returns its root and the number of its workloads.
+
+        Raises:
+            SteleError: `ledger.bad-map`.
+        """
+        changed = [(name, self._known[name]) for name in self._changed]
+        leaves = [Leaf(name, chain.count, chain.head, chain.facts.digest, chain.facts) for name, chain in changed]
+        leaves.sort(key=lambda leaf: leaf.key)
+        self.root = epochmap.put(self.root, leaves, self._load)
+        self.workloads += len(self._fresh & self._changed)
+        self._fresh -= self._changed
+        self._changed.clear()
+        return epochmap.hash_of(self.root), self.workloads
+
+    def all(self) -> dict[str, Chain]:
+        """Where every chain stands. Reads the whole map."""
+        found = {leaf.workload: _chain(leaf) for leaf in epochmap.leaves(self.root, self._load)}
+        return found | {name: chain for name, chain in self._known.items() if chain.count}

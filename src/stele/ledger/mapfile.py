@@ -1,0 +1,242 @@
+"""The nodes of all epoch maps on disk, each once, appended and never changed (docs/spec/epoch-map.md).
+
+It is made from the entries and can be made again; nothing read from it is believed before it fits the hash that it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from stele.host import durable
+from stele.model import facts
+from stele.model.epochmap import EMPTY, Branch, Leaf, Node, Stub, branch_hash, hash_of
+from stele.trust import canonical
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_BRANCH = struct.Struct("<cQ32sQ32s")
+_LEAF = struct.Struct("<cI")
+_ROOT = struct.Struct("<QQ32sQ")  # epoch's index, root's place, root, workloads
+_MAX_LEAF = 1 << 24
+_GUESS = 512  # bytes: most nodes are shorter
+
+
+class Root(NamedTuple):
+    """One epoch's map. `epoch`: index of its entry. `node`: its root. `workloads`: how many it holds."""
+
+    epoch: int
+    node: Node | None
+    workloads: int
+
+
+def stale(reason: str) -> SteleError:
+    """The error for a file that does not fit the ledger."""
+    return SteleError(
+        f"the ledger's epoch map cannot be used: {reason}",
+        remedy="stop what writes the ledger; `stele log rebuild` makes the map again from the entries",
+        code="ledger.bad-map",
+    )
+
+
+class MapFile:
+    """The open files. Reading is safe from several threads; one thread writes."""
+
+    def __init__(self, folder: Path, *, write: bool = False) -> None:
+        """Open `<folder>/map`; for writing it is made where there is none.
+
+        Raises:
+            OSError: it cannot be, or (for reading) is not there.
+        """
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY)
+        if write:
+            durable.make_dirs(folder / "map")
+        self._nodes = os.open(folder / "map" / "nodes", flags, 0o644)
+        try:
+            self._roots = os.open(folder / "map" / "roots", flags, 0o644)
+        except BaseException:
+            os.close(self._nodes)
+            raise
+        self._count = os.fstat(self._roots).st_size // _ROOT.size
+        self._end = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        os.close(self._nodes)
+        os.close(self._roots)
+
+    # --- reading
+
+    def root(self, epoch: int) -> Root | None:
+        """The map of the epoch entry at this index, as the file has it; compare its hash with the entry's."""
+        low, high = 0, self._count
+        while low < high:
+            middle = (low + high) // 2
+            found = self._record(middle)
+            if found.epoch == epoch:
+                return found
+            low, high = (middle + 1, high) if found.epoch < epoch else (low, middle)
+        return None
+
+    def _record(self, number: int) -> Root:
+        raw = os.pread(self._roots, _ROOT.size, number * _ROOT.size)
+        if len(raw) < _ROOT.size:
+            raise stale("a record is cut off")
+        epoch, at, digest, workloads = _ROOT.unpack(raw)
+        return Root(epoch, Stub(digest, at) if at else None, workloads)
+
+    def load(self, stub: Stub) -> Leaf | Branch:
+        """The node of a stub.
+
+        Raises:
+            SteleError: `ledger.bad-map`: what is there is not it.
+        """
+        at = stub.at - 1
+        raw = os.pread(self._nodes, _GUESS, at) if 0 <= at < 1 << 62 else b""
+        node: Leaf | Branch
+        if raw[:1] == b"B" and len(raw) >= _BRANCH.size:
+            _, left_at, left, right_at, right = _BRANCH.unpack_from(raw)
+            if branch_hash(left, right) != stub.hash or not self._fits(left_at, left, at) or not self._fits(right_at, right, at):
+                raise stale("a branch is not the one that is meant")
+            node = Branch(Stub(left, left_at) if left_at else None, Stub(right, right_at) if right_at else None)
+        elif raw[:1] == b"L" and len(raw) >= _LEAF.size:
+            _, length = _LEAF.unpack_from(raw)
+            if length > _MAX_LEAF:
+                raise stale("a leaf is not the one that is meant")
+            body = raw[_LEAF.size : _LEAF.size + length]
+            if len(body) < length:
+                body = os.pread(self._nodes, length, at + _LEAF.size)
+            node = _leaf(body)
+            if node.hash != stub.hash:
+                raise stale("a leaf is not the one that is meant")
+        else:
+            raise stale("a node is missing")
+        node.at = stub.at
+        return node
+
+    def _end_of(self, root: Root | None) -> int:
+        """Where the nodes of a map end: with its root, which is written last."""
+        if root is None or root.node is None:
+            return 0
+        node = self.load(root.node) if isinstance(root.node, Stub) else root.node
+        return node.at - 1 + (_BRANCH.size if isinstance(node, Branch) else _LEAF.size + len(_leaf_body(node)))
+
+    @staticmethod
+    def _fits(child_at: int, digest: bytes, at: int) -> bool:
+        return child_at <= at and (child_at == 0) == (digest == EMPTY)  # children lie before their parents: no circles
+
+    def check(self, maps: Mapping[int, tuple[bytes, int]]) -> list[str]:
+        """Read every node; returns what does not fit the roots and sizes that there should be, by their epochs.
+
+        Raises:
+            SteleError: `ledger.bad-map`: a node is not what its hash says, or a map is missing.
+        """
+        problems = []
+        seen: dict[int, bytes] = {}  # nodes that were read, by where they lie
+        for number, (epoch, expected) in enumerate(sorted(maps.items())):
+            found = self._record(number)
+            if (found.epoch, hash_of(found.node), found.workloads) != (epoch, *expected):
+                problems.append(f"the epoch map of entry {epoch} on disk is not the one of the entries")
+                continue
+            pending = [found.node]
+            while pending:
+                node = pending.pop()
+                if isinstance(node, Stub) and seen.get(node.at) != node.hash:
+                    loaded = self.load(node)
+                    seen[node.at] = node.hash
+                    pending += [loaded.left, loaded.right] if isinstance(loaded, Branch) else []
+        return problems
+
+    # --- writing
+
+    def keep(self, size: int) -> Root | None:
+        """Forget the maps of epochs at or beyond `size`; returns the newest that is left."""
+        found = None
+        while self._count:
+            record = self._record(self._count - 1)
+            if record.epoch < size:
+                found = record
+                break
+            self._count -= 1
+        try:
+            self._end = self._end_of(found)
+        except SteleError:  # its root is not there: none of it is of use
+            found, self._count, self._end = None, 0, 0
+        os.ftruncate(self._roots, self._count * _ROOT.size)
+        os.ftruncate(self._nodes, self._end)
+        return found
+
+    def commit(self, epoch: int, node: Node | None, workloads: int) -> None:
+        """Append an epoch's map: the nodes that are not kept yet, then its record. Not synced.
+
+        Raises:
+            OSError: nothing was committed; the same call may succeed later.
+        """
+        out = bytearray()
+        fresh: list[Leaf | Branch] = []
+        self._collect(node, out, fresh)
+        try:
+            _pwrite(self._nodes, out, self._end)
+            record = _ROOT.pack(epoch, node.at if node else 0, node.hash if node else EMPTY, workloads)
+            _pwrite(self._roots, record, self._count * _ROOT.size)
+        except BaseException:
+            for each in fresh:
+                each.at = 0
+            raise
+        self._end, self._count = self._end + len(out), self._count + 1
+
+    def _collect(self, node: Node | None, out: bytearray, fresh: list[Leaf | Branch]) -> int:
+        """Add a node and what is below to `out`, children first; returns its place."""
+        if node is None:
+            return 0
+        if node.at or isinstance(node, Stub):
+            return node.at
+        if isinstance(node, Branch):
+            left, right = self._collect(node.left, out, fresh), self._collect(node.right, out, fresh)
+            data = _BRANCH.pack(b"B", left, node.left.hash if node.left else EMPTY, right, node.right.hash if node.right else EMPTY)
+        else:
+            body = _leaf_body(node)
+            data = _LEAF.pack(b"L", len(body)) + body
+        node.at = self._end + len(out) + 1
+        fresh.append(node)
+        out += data
+        return node.at
+
+
+def _pwrite(fd: int, data: bytes | bytearray, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, at)
+        view, at = view[done:], at + done
+
+
+def _leaf_body(leaf: Leaf) -> bytes:
+    assert isinstance(leaf.kept, facts.Facts)
+    plain: dict[str, Any] = {"workload": leaf.workload, "count": leaf.count, "head": leaf.head, "facts": leaf.kept.plain()}
+    return canonical.encode(plain)
+
+
+def _leaf(body: bytes) -> Leaf:
+    try:
+        plain = canonical.decode(body)
+        kept = facts.from_plain(plain["facts"])
+        leaf = Leaf(plain["workload"], plain["count"], plain["head"], kept.digest, kept)
+    except (SteleError, KeyError, TypeError, AttributeError) as error:
+        raise stale("a leaf cannot be read") from error
+    return leaf
+
+
+def remove(folder: Path) -> None:
+    """Delete the maps of a ledger that nobody writes; its next opening makes them again."""
+    for name in ("nodes", "roots"):
+        (folder / "map" / name).unlink(missing_ok=True)
