@@ -39,8 +39,9 @@ from stele.cli.context import Call, with_call
     show_default=True,
     help="Of the OCI layers; the digest depends on it.",
 )
+@click.option("--paranoid", is_flag=True, help="Read every file again, also those that look unchanged since they were last sealed.")
 @with_call
-def seal(call: Call, source: Path, spec_file: Path, kind: str, reference: str, compression: str) -> None:
+def seal(call: Call, source: Path, spec_file: Path, kind: str, reference: str, compression: str, *, paranoid: bool) -> None:
     """Seal SOURCE (a folder, a docker archive or an OCI layout) and the spec into one signed release.
 
     Needs neither root nor the agent. The same input gives the same digest, for anyone, anywhere.
@@ -56,6 +57,7 @@ def seal(call: Call, source: Path, spec_file: Path, kind: str, reference: str, c
             kind=kind,
             reference=reference,
             compression=compression,
+            paranoid=paranoid,
             say=say,
             record=sealing.recorder(call.places, lambda body: call.agent.call("POST", "/v1/record", body)),
         )

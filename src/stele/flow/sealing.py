@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+import stat
 import time
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from stele.flow import opening
 from stele.flow.record import Recorder
+from stele.host import durable
 from stele.model import spec as specs
+from stele.seal import codec, settings, sources
 from stele.seal import release as releases
-from stele.seal import settings, sources
 from stele.seal.sign import sign
+from stele.seal.sources import statcache
+from stele.store import reuse
 from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey
 
@@ -34,6 +40,7 @@ def seal(
     kind: str,
     reference: str,
     compression: str,
+    paranoid: bool,
     say: Callable[[str], None],
     record: Callable[[Release], None],
 ) -> dict[str, Any]:
@@ -46,28 +53,32 @@ def seal(
         kind: of the source, or "auto".
         reference: which image, where the source holds several.
         compression: of the layers.
+        paranoid: read every file, whatever the stat cache knows of it.
         say: told of each step.
         record: commits `release.sealed`; the release counts as sealed only then.
 
     Raises:
         SteleError: `spec.*`, `seal.*`, `store.*`, `ledger.*`.
     """
-    begun = time.monotonic_ns()
+    begun, begun_ns = time.monotonic_ns(), time.time_ns()
     spec = specs.parse_yaml(spec_file.read_bytes())
     store = opening.open_store(places)
     say(f"reading {source}")
-    with sources.load(source, kind=cast("SourceKind", kind), reference=reference, time=spec.time) as found:
+    cache = statcache.StatCache() if paranoid else _stat_cache(places, source)
+    with sources.load(source, kind=cast("SourceKind", kind), reference=reference, time=spec.time, cache=cache) as found:
         applied = settings.apply_settings(found.tree, found.contents, spec, spec_file.parent)
         say(f"sealing {len(applied.tree)} paths")
-        sealed = releases.seal(
-            applied.tree, applied.contents, spec, store, compression=cast("Compression", compression), platform=found.platform
-        )
+        packing = cast("Compression", compression)
+        same = {} if paranoid else reuse.strata(store, spec.name, codec.codec_name(packing))
+        sealed = releases.seal(applied.tree, applied.contents, spec, store, compression=packing, platform=found.platform, reuse=same)
         notes = found.notes
         size = applied.tree.bytes_total()
         count = len(applied.tree)
     say("signing")
     store.publish(sign(sealed, PrivateKey.from_pem(places.release_key.read_bytes()), store))
     record(sealed.release)
+    if cache.recorded:
+        _keep_stat_cache(places, source, cache.encode(begun_ns))
     return {
         "workload": spec.name,
         "release": sealed.release.digest,
@@ -79,6 +90,30 @@ def seal(
         "notes": list(notes),
         "took_ns": time.monotonic_ns() - begun,
     }
+
+
+def _stat_cache_path(places: Places, source: Path) -> Path:
+    return places.stat_caches / hashlib.sha256(os.fsencode(os.path.realpath(source))).hexdigest()
+
+
+def _stat_cache(places: Places, source: Path) -> statcache.StatCache:
+    """What is known of a source folder's files; only what this user wrote, and nobody else could, is believed."""
+    try:
+        fd = os.open(_stat_cache_path(places, source), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return statcache.StatCache()
+    with os.fdopen(fd, "rb") as file:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+            return statcache.StatCache()
+        return statcache.decode(file.read())
+
+
+def _keep_stat_cache(places: Places, source: Path, data: bytes) -> None:
+    """Keep it for the next seal; that it cannot be kept is no harm."""
+    with contextlib.suppress(OSError):
+        durable.make_dirs(places.stat_caches, 0o700)
+        durable.write(_stat_cache_path(places, source), data, mode=0o600)
 
 
 def recorder(places: Places, ask_agent: Callable[[dict[str, Any]], object]) -> Callable[[Release], None]:

@@ -57,7 +57,8 @@ class Stratum(msgspec.Struct, frozen=True, kw_only=True):
 
     `diff_id`: SHA-256 of the uncompressed tar. `layer`: the compressed blob. `image`: SHA-256 of the EROFS image
     file as it is mounted (data of `data_size` bytes, then its dm-verity hash tree); `image_size`: bytes of the whole
-    file. `verity_root`: 64 hex digits of the dm-verity root hash over the first `data_size` bytes.
+    file. `verity_root`: 64 hex digits of the dm-verity root hash over the first `data_size` bytes. `nodes`: digest of
+    its nodes as a tree of their own; "" in releases of format 0.
     """
 
     name: str
@@ -67,10 +68,14 @@ class Stratum(msgspec.Struct, frozen=True, kw_only=True):
     image_size: int
     data_size: int
     verity_root: str
+    nodes: str = ""
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """A release, as read from its manifest and config (both already checked against their digests)."""
+    """A release, as read from its manifest and config (both already checked against their digests).
+
+    `codec`: what compressed its layers: library, version, parameters.
+    """
 
     digest: str
     workload: str
@@ -79,6 +84,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     strata: tuple[Stratum, ...]
     config_digest: str
     manifest_size: int
+    codec: str = ""
 
     @property
     def subject(self) -> Descriptor:
@@ -185,6 +191,7 @@ class _Row(_Strict, frozen=True, kw_only=True):
     image_size: int
     data_size: int
     verity_root: str
+    nodes: str = ""
 
 
 def encode_config(spec: Spec, tree_digest: str, strata: tuple[Stratum, ...], platform: str) -> bytes:
@@ -304,6 +311,7 @@ def _release(digest: str, size: int, outer: _Manifest, config: _Config) -> Relea
         strata=tuple(_stratum(row, layer, diff_id) for row, layer, diff_id in rows),
         config_digest=outer.config.digest,
         manifest_size=size,
+        codec=outer.annotations.get(ANNOTATION_CODEC, ""),
     )
 
 
@@ -321,4 +329,5 @@ def _stratum(row: _Row, layer: _Descriptor, diff_id: str) -> Stratum:
         image_size=row.image_size,
         data_size=row.data_size,
         verity_root=row.verity_root,
+        nodes=parse_digest(row.nodes) if row.nodes else "",
     )

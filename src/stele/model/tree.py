@@ -201,6 +201,11 @@ def check(nodes: tuple[Node, ...]) -> None:
         seen[node.path] = node
 
 
+def joined(lines: Iterable[bytes]) -> bytes:
+    """The canonical bytes of a tree, of the lines of its nodes in order."""
+    return TREE_HEADER + b"".join(lines)
+
+
 class Tree(msgspec.Struct, frozen=True):
     """All nodes, sorted by path bytes; the first is the root directory (path b"").
 
@@ -222,7 +227,11 @@ class Tree(msgspec.Struct, frozen=True):
 
     def encode(self) -> bytes:
         """The canonical bytes: the header line, then one canonical JSON line per node."""
-        return TREE_HEADER + b"".join(map(_line, self.nodes))
+        return joined(self.lines())
+
+    def lines(self) -> list[bytes]:
+        """The canonical line of each node, in order."""
+        return list(map(_line, self.nodes))
 
     def digest(self) -> str:
         """The tree digest, `sha256:<hex>` of `encode()`."""

@@ -7,17 +7,24 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from stele.model import release as releases
 from stele.model.release import LAYER_TYPES, MANIFEST_TYPE, TREE_TYPE, Descriptor, Referrer, Release, Stratum
+from stele.model.tree import joined
 from stele.seal import codec, erofs, erofs_layout, packages, strata, tar, verity
 from stele.trust import canonical
+from stele.trust.digest import sha256
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from stele.model.ports import BlobSink, ContentReader
     from stele.model.spec import Spec
     from stele.model.tree import Node, Tree
     from stele.seal.codec import Compression
     from stele.seal.packages import Package
+    from stele.seal.strata import Slice
 
 PIECE = 1 << 20  # bytes handed to hash and compression at a time
 _MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64", 258: "loong64"}
@@ -47,7 +54,14 @@ class Image(NamedTuple):
 
 
 def seal(
-    tree: Tree, contents: ContentReader, spec: Spec, sink: BlobSink, *, compression: Compression = "zstd", platform: str = ""
+    tree: Tree,
+    contents: ContentReader,
+    spec: Spec,
+    sink: BlobSink,
+    *,
+    compression: Compression = "zstd",
+    platform: str = "",
+    reuse: Mapping[str, Stratum] | None = None,
 ) -> Sealed:
     """Make a release of a tree; its blobs and images go to `sink`, which then lacks only `publish`.
 
@@ -58,19 +72,18 @@ def seal(
         sink: takes blobs and images.
         compression: of the layers; of all digests only the manifest's depends on it.
         platform: as `linux/amd64`; "" to take it from the programs in the tree.
+        reuse: strata that `sink` holds in both forms and this compression, by the digest of their nodes.
 
     Raises:
         SteleError: `seal.*`, and those of `sink`.
     """
-    tree_bytes = tree.encode()
+    lines = dict(zip((node.path for node in tree.nodes), tree.lines(), strict=True))
+    tree_bytes = joined(lines.values())
     known = packages.find(tree, contents)
     with ThreadPoolExecutor(_WORKERS) as pool:
-        slices = strata.cut(tree, spec, known)
-        images = [pool.submit(_image, sink, piece.nodes, contents) for piece in slices]
-        layers = [pool.submit(_layer, sink, piece.nodes, contents, compression) for piece in slices]
+        making = [_begin(pool, sink, piece, lines, contents, compression, reuse or {}) for piece in strata.cut(tree, spec, known)]
         tree_digest = sink.put(tree_bytes)
-        made = zip(slices, (future.result() for future in layers), (future.result() for future in images), strict=True)
-        table = tuple(_stratum(piece.name, diff_id, layer, image) for piece, (diff_id, layer), image in made)
+        table = tuple(finish() for finish in making)
     config = releases.encode_config(spec, tree_digest, table, platform or platform_of(tree, contents))
     manifest = releases.encode_manifest(spec, table, config, codec.codec_name(compression))
     sink.put(config)
@@ -99,16 +112,38 @@ def attach(sink: BlobSink, release: Release, artifact_type: str, blob: Descripto
     return Referrer(descriptor=descriptor, artifact_type=artifact_type, annotations=annotations)
 
 
-def _stratum(name: str, diff_id: str, layer: Descriptor, image: Image) -> Stratum:
-    return Stratum(
-        name=name,
-        diff_id=diff_id,
-        layer=layer,
-        image=image.digest,
-        image_size=image.size,
-        data_size=image.data_size,
-        verity_root=image.verity_root,
-    )
+def _begin(
+    pool: ThreadPoolExecutor,
+    sink: BlobSink,
+    piece: Slice,
+    lines: Mapping[bytes, bytes],
+    contents: ContentReader,
+    compression: Compression,
+    reuse: Mapping[str, Stratum],
+) -> Callable[[], Stratum]:
+    """Begin to make a stratum, unless it is there; returns how to wait for it."""
+    nodes = sha256(joined(lines[node.path] for node in piece.nodes))
+    same = reuse.get(nodes)
+    if same is not None:
+        return lambda: msgspec.structs.replace(same, name=piece.name)
+    making_image = pool.submit(_image, sink, piece.nodes, contents)
+    making_layer = pool.submit(_layer, sink, piece.nodes, contents, compression)
+
+    def finish() -> Stratum:
+        diff_id, layer = making_layer.result()
+        image = making_image.result()
+        return Stratum(
+            name=piece.name,
+            diff_id=diff_id,
+            layer=layer,
+            image=image.digest,
+            image_size=image.size,
+            data_size=image.data_size,
+            verity_root=image.verity_root,
+            nodes=nodes,
+        )
+
+    return finish
 
 
 def _layer(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader, compression: Compression) -> tuple[str, Descriptor]:

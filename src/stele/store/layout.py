@@ -138,6 +138,11 @@ class Layout:
         """Whether a stratum is there in one form at least; neither is read."""
         return self._images.path(stratum.image).exists() or self.has_blob(stratum.layer.digest)
 
+    def is_whole(self, stratum: Stratum) -> bool:
+        """Whether a stratum is there in both forms, at their sizes; neither is read."""
+        parts = (self._blob_path(stratum.layer.digest), stratum.layer.size), (self._images.path(stratum.image), stratum.image_size)
+        return all(path.is_file() and path.stat().st_size == size for path, size in parts)
+
     def blob(self, digest: str, limit: int = MANIFEST_LIMIT) -> bytes:
         """One blob whole, checked against its digest.
 

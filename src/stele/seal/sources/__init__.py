@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stele.seal.sources.source import Limits, Source
+    from stele.seal.sources.statcache import StatCache
 
 
 def load(
@@ -26,6 +27,7 @@ def load(
     reference: str = "",
     time: int = DEFAULT_TIME,
     limits: Limits | None = None,
+    cache: StatCache | None = None,
 ) -> Source:
     """Read a source. The result is a context manager, and must be closed.
 
@@ -35,6 +37,7 @@ def load(
         reference: which image, where it holds several: a tag or a digest.
         time: modification time for all nodes, seconds since 1970 (the spec's `time`).
         limits: on what archives may unfold to.
+        cache: what a folder's files held at an earlier seal; without it, or of an archive, everything is read.
 
     Raises:
         SteleError: `seal.source-missing`, and those listed in docs/spec/sources.md.
@@ -47,7 +50,7 @@ def load(
             from stele.seal.sources import folder
 
             _no_reference(reference)
-            return folder.load(source, time=time)
+            return folder.load(source, time=time, cache=cache)
         if kind == "docker-archive":
             raise _not(source, "is a folder, not an archive")
         from stele.seal.sources import oci_layout

@@ -16,6 +16,7 @@ from stele.seal.contents import CHUNK, Contents, InFolder, Place, changed, unrea
 from stele.seal.inode import PYC_HEADER, Inode, Notes, compiled_from
 from stele.seal.normalise import MOUNT_POINTS, folder_owner, is_kept_xattr, kept_xattrs, tree_of
 from stele.seal.sources.source import Source
+from stele.seal.sources.statcache import Known, StatCache
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
-def load(folder: Path, *, time: int) -> Source:
-    """Read a folder.
+def load(folder: Path, *, time: int, cache: StatCache | None = None) -> Source:
+    """Read a folder. `cache`: says of files what they hold, and is told.
 
     Raises:
         SteleError: `seal.source-missing`, `seal.unreadable`, `seal.source-changed`, and those of `normalise.tree_of`.
@@ -45,23 +46,27 @@ def load(folder: Path, *, time: int) -> Source:
         ) from error
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, root)
-        walk = _Walk(root)
+        walk = _Walk(root, cache or StatCache())
         top = walk.run()
         tree = tree_of(top, time=time, notes=walk.notes)
         undo.pop_all()
         return Source(tree=tree, contents=Contents(walk.places, folder=root), kind="folder", notes=walk.notes.lines())
 
 
-def _state(info: os.stat_result) -> tuple[int, ...]:
+def _state(info: os.stat_result) -> tuple[int, int, int, int, int, int]:
     return (info.st_dev, info.st_ino, info.st_mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+_Hashing = list[tuple[Inode, bytes, tuple[int, int, int, int, int, int], Future[str]]]
 
 
 class _Walk:
     """One pass over a folder."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, cache: StatCache) -> None:
         info = os.fstat(root)
         self.root = root
+        self.cache = cache
         self.device = info.st_dev
         self.owner, self.group = info.st_uid, info.st_gid
         self.notes = Notes()
@@ -76,7 +81,7 @@ class _Walk:
         """Walk; returns the root directory."""
         top = self._inode("dir", os.fstat(self.root))
         pending = [(b"", top)]
-        hashing: list[tuple[Inode, bytes, Future[str]]] = []
+        hashing: _Hashing = []
         with ThreadPoolExecutor(WORKERS) as self.pool:
             try:
                 while pending:
@@ -88,11 +93,12 @@ class _Walk:
             except BaseException:
                 self.failed.set()
                 raise
-        for inode, path, future in hashing:
+        for inode, path, before, future in hashing:
             inode.sha256 = future.result()
             self.places.setdefault(inode.sha256, InFolder(path, inode.size))
-        for path, before in self.directories:
-            self._compare(path, before)
+            self._record(path, inode, before)
+        for path, was in self.directories:
+            self._compare(path, was)
         return top
 
     def _skip(self, path: bytes) -> None:
@@ -106,7 +112,7 @@ class _Walk:
             finally:
                 os.close(fd)
 
-    def _directory(self, path: bytes, inode: Inode, hashing: list[tuple[Inode, bytes, Future[str]]]) -> list[tuple[bytes, Inode]]:
+    def _directory(self, path: bytes, inode: Inode, hashing: _Hashing) -> list[tuple[bytes, Inode]]:
         """Read one directory; returns the directories in it."""
         try:
             fd = open_below(self.root, path, _DIRECTORY)
@@ -137,7 +143,7 @@ class _Walk:
             os.close(fd)
         return inner
 
-    def _entry(self, folder: int, name: bytes, path: bytes, hashing: list[tuple[Inode, bytes, Future[str]]]) -> Inode | None:
+    def _entry(self, folder: int, name: bytes, path: bytes, hashing: _Hashing) -> Inode | None:
         try:
             info = os.stat(name, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError as error:
@@ -187,8 +193,14 @@ class _Walk:
         path: bytes,
         inode: Inode,
         info: os.stat_result,
-        hashing: list[tuple[Inode, bytes, Future[str]]],
+        hashing: _Hashing,
     ) -> None:
+        before = _state(info)
+        known = self.cache.find(path, before)
+        if known is not None:
+            inode.sha256, inode.compiled = known.sha256, known.compiled
+            self.places.setdefault(known.sha256, InFolder(path, inode.size))
+            return
         try:
             fd = os.open(name, _FILE, dir_fd=folder)
         except PermissionError as error:
@@ -197,7 +209,6 @@ class _Walk:
             raise changed(path) from error
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, fd)
-            before = _state(info)
             if _state(os.fstat(fd)) != before:
                 raise changed(path)
             inode.xattrs = self._xattrs(fd, path)
@@ -205,7 +216,7 @@ class _Walk:
                 self._check_pyc(inode, os.pread(fd, PYC_HEADER, 0))
                 self.room.acquire()
                 undo.pop_all()
-                hashing.append((inode, path, self.pool.submit(self._hash, fd, path, before)))
+                hashing.append((inode, path, before, self.pool.submit(self._hash, fd, path, before)))
                 return
             try:
                 data = _read_all(fd, inode.size)
@@ -215,6 +226,7 @@ class _Walk:
                 raise changed(path)
         self._check_pyc(inode, data)
         inode.sha256 = hashlib.sha256(data).hexdigest()
+        self._record(path, inode, before)
         if inode.sha256 in self.places:
             return
         if self.kept + len(data) <= KEPT:
@@ -222,6 +234,10 @@ class _Walk:
             self.places[inode.sha256] = data
         else:
             self.places[inode.sha256] = InFolder(path, inode.size)
+
+    def _record(self, path: bytes, inode: Inode, state: tuple[int, int, int, int, int, int]) -> None:
+        if not inode.xattrs:  # those with any are few, and read again
+            self.cache.record(path, Known(state, inode.sha256, inode.compiled))
 
     def _check_pyc(self, inode: Inode, head: bytes) -> None:
         inode.compiled = compiled_from(head[:PYC_HEADER])

@@ -1,0 +1,69 @@
+"""What a folder's files held when they were last sealed, so that unchanged ones need not be read (docs/spec/stat-cache.md).
+
+A file is taken for unchanged only if all that a stat says of it is as it was, and its ctime was past when it was recorded.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HEADER = b"stele-stat-cache v0\n"
+# file times advance with the timer tick, 1 to 10 ms: a file whose ctime is younger than this when a seal begins
+# may yet be written within the same tick, and would look the same
+SETTLED_NS = 20_000_000
+
+
+class Known(msgspec.Struct, frozen=True, array_like=True):
+    """A file as it was: `state` (device, inode, mode, size, mtime, ctime; times in ns), and what its content said.
+
+    `compiled`: as in `Inode`.
+    """
+
+    state: tuple[int, int, int, int, int, int]
+    sha256: str
+    compiled: tuple[int, int] | None = None
+
+
+class StatCache:
+    """Files by path: those known from an earlier seal, and those that this one records."""
+
+    def __init__(self, known: Mapping[bytes, Known] | None = None) -> None:
+        self._known = known or {}
+        self.recorded: dict[bytes, Known] = {}
+        self.hits = 0
+
+    def find(self, path: bytes, state: tuple[int, ...]) -> Known | None:
+        """What a file holds, if it is as it was."""
+        known = self._known.get(path)
+        if known is None or known.state != state:
+            return None
+        self.hits += 1
+        self.recorded[path] = known
+        return known
+
+    def record(self, path: bytes, known: Known) -> None:
+        """A file that was read."""
+        self.recorded[path] = known
+
+    def encode(self, begun_ns: int) -> bytes:
+        """The cache for the next seal. `begun_ns`: when this one began, UTC nanoseconds; what is younger is left out."""
+        kept = {path: known for path, known in self.recorded.items() if known.state[5] < begun_ns - SETTLED_NS}
+        body = msgspec.msgpack.encode(kept)
+        return HEADER + sha256(body).digest() + body
+
+
+def decode(data: bytes) -> StatCache:
+    """A cache as it was written; an empty one where it was not."""
+    body = memoryview(data)[len(HEADER) + 32 :]
+    if data[: len(HEADER)] != HEADER or sha256(body).digest() != data[len(HEADER) : len(HEADER) + 32]:
+        return StatCache()
+    try:
+        return StatCache(msgspec.msgpack.decode(body, type=dict[bytes, Known]))
+    except msgspec.MsgspecError:
+        return StatCache()
