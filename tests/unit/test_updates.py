@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stele.flow import updates
+from stele.flow import deltas, updates
 from stele.host import immutable
 from stele.model import release as releases
 from stele.model import spec as specs
@@ -58,15 +58,16 @@ class Two:
 
     def delta(self, base: releases.Release, release: releases.Release) -> io.BytesIO:
         out = io.BytesIO()
-        updates.make_delta(self.here, base, release, out)
+        deltas.make_delta(self.here, base, release, out)
         return out
 
     def pull(self, target: str, *chain: io.BytesIO) -> releases.Release:
         """What a pull does with deltas that it has fetched, the signature aside."""
-        built = updates.head(self.there, self.v1, target, chain)
-        self.there.put(built.manifest)
-        self.there.put(built.config)
-        updates.build(self.there, self.v1, built.release, chain)
+        with deltas.whole(self.there, self.v1.digest) as base:
+            built = updates.head(base, target, chain)
+            self.there.put(built.manifest)
+            self.there.put(built.config)
+            updates.build(self.there, base, built.release, chain)
         self.there.publish(Publication(release=built.release))
         return built.release
 
@@ -109,7 +110,7 @@ def test_a_base_without_images_is_read_from_its_layers(two: Two) -> None:
 def test_a_pulled_release_is_a_base_itself(two: Two) -> None:
     two.pull(two.v2.digest, two.delta(two.v1, two.v2))
     out = io.BytesIO()
-    updates.make_delta(two.there, two.v2, two.v1, out)
+    deltas.make_delta(two.there, two.v2, two.v1, out)
     assert out.tell() > 0
 
 
@@ -127,10 +128,9 @@ def test_a_delta_to_another_release_is_refused(two: Two) -> None:
 
 def test_contents_that_were_not_signed_are_refused_and_leave_no_image(two: Two) -> None:
     before = sorted(path.name for path in (two.there.root / "erofs").iterdir())
-    honest = updates.head(two.there, two.v1, two.v2.digest, [two.delta(two.v1, two.v2)])
     forged = two.delta(two.v1, two.v3)
-    with pytest.raises(SteleError) as refused:
-        updates.build(two.there, two.v1, honest.release, [forged])
+    with deltas.whole(two.there, two.v1.digest) as base, pytest.raises(SteleError) as refused:
+        updates.build(two.there, base, two.v2, [forged])
     assert refused.value.code == "delta.wrong-result"
     assert sorted(path.name for path in (two.there.root / "erofs").iterdir()) == before
     assert not list((two.there.root / "tmp").iterdir())
@@ -149,21 +149,21 @@ def test_a_damaged_base_is_named_as_such(two: Two) -> None:
 
 
 def test_an_attached_delta_is_found_and_made_once(two: Two) -> None:
-    offer = updates.attach_delta(two.here, two.v1, two.v2)
-    assert updates.attach_delta(two.here, two.v1, two.v2) == offer
-    assert updates.offers(two.v2.digest, two.here.referrers(two.v2.digest)) == [offer]
+    offer = deltas.attach_delta(two.here, two.v1, two.v2)
+    assert deltas.attach_delta(two.here, two.v1, two.v2) == offer
+    assert deltas.offers(two.v2.digest, two.here.referrers(two.v2.digest)) == [offer]
     assert [release.digest for release in two.here.releases()] == [two.v1.digest, two.v2.digest, two.v3.digest]
     assert two.here.release(two.v2.digest) == two.v2  # its signature is still found
 
 
 def test_the_cheapest_way_is_taken() -> None:
-    def offer(base: str, target: str, size: int) -> updates.Offer:
-        return updates.Offer(base, target, size, releases.Descriptor(media_type="", digest=base + target, size=1))
+    def offer(base: str, target: str, size: int) -> deltas.Offer:
+        return deltas.Offer(base, target, size, releases.Descriptor(media_type="", digest=base + target, size=1))
 
     ways = {"c": [offer("a", "c", 100), offer("b", "c", 10)], "b": [offer("a", "b", 20), offer("z", "b", 1)], "a": [offer("c", "a", 1)]}
 
     def cheapest(have: str, limit: int) -> list[str]:
-        return [item.base for item in updates.cheapest("c", lambda digest: ways.get(digest, []), have.__contains__, limit)]
+        return [item.base for item in deltas.cheapest("c", lambda digest: ways.get(digest, []), have.__contains__, limit)]
 
     assert cheapest("a", 1000) == ["a", "b"]
     assert cheapest("b", 1000) == ["b"]
@@ -189,6 +189,6 @@ def test_stored_contents_are_those_that_were_sealed(tmp_path: Path) -> None:
 
 def test_what_travels_besides_is_bounded(two: Two) -> None:
     delta = two.delta(two.v1, two.v2).getvalue()
-    assert codec.read_carried(io.BytesIO(delta), updates.carried(two.here, two.v1)) == updates.carried(two.here, two.v2)
+    assert codec.read_carried(io.BytesIO(delta), deltas.carried(two.here, two.v1)) == deltas.carried(two.here, two.v2)
     with pytest.raises(SteleError):
         codec.read_carried(io.BytesIO(delta), b"another base")

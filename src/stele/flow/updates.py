@@ -1,158 +1,137 @@
-"""Updates by delta: making and attaching deltas, choosing the cheapest way to a release, and building the release from deltas.
-
-Nothing that a delta makes is believed before it came out at the digests of the signed release.
-"""
+"""Updates by delta: the cheapest way to a release, and the release built from it; every result at the signed digests or refused."""
 
 from __future__ import annotations
 
 import contextlib
-import heapq
-import os
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from stele.flow import deltas
 from stele.model import release as releases
-from stele.model.release import DELTA_TYPE, Descriptor, Referrer, Release
 from stele.seal import packages, restore, strata
-from stele.seal.delta import codec
-from stele.seal.release import attach
-from stele.seal.sources.spool import anonymous_file
-from stele.seal.stored import Over, StoredContents
-from stele.store.images import hash_fd
+from stele.seal.delta import codec, cutting
+from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
+    from stele.flow.deltas import Artifact, Offer, Origin
     from stele.model.ports import ContentReader
-    from stele.model.release import Stratum
-    from stele.model.tree import Node
+    from stele.model.release import Release, Stratum
+    from stele.model.tree import Node, Tree
+    from stele.seal.delta.codec import Side
+    from stele.seal.strata import Slice
     from stele.store.layout import Layout
-
-BASE = "dev.stele.delta.base"  # annotations of the artifact: digest of the base release,
-BASE_TREE = "dev.stele.delta.base-tree"  # its tree digest,
-SIZE = "dev.stele.delta.size"  # and the bytes of the delta
-LONGEST_CHAIN = 8
-
-
-class Offer(NamedTuple):
-    """A delta that somebody offers: from release `base` to `target` (digests), `size` bytes, in the artifact `manifest`."""
-
-    base: str
-    target: str
-    size: int
-    manifest: Descriptor
-
-
-def carried(store: Layout, release: Release) -> bytes:
-    """What of a release travels in a delta besides its tree and contents: its manifest, a line feed, its config."""
-    return store.blob(release.digest) + b"\n" + store.blob(release.config_digest)
-
-
-@contextlib.contextmanager
-def _side(store: Layout, release: Release) -> Iterator[codec.Side]:
-    tree = store.tree(release.digest)
-    with StoredContents(release, tree, store) as contents:
-        yield codec.Side(tree, contents, carried(store, release))
-
-
-def make_delta(store: Layout, base: Release, release: Release, out: BinaryIO) -> int:
-    """Write the delta from one release of the store to another; returns its bytes.
-
-    Raises:
-        SteleError: `store.damaged`.
-    """
-    with _side(store, base) as old, _side(store, release) as new:
-        return codec.make(old, new, out)
-
-
-def attach_delta(store: Layout, base: Release, release: Release) -> Offer:
-    """Make a delta from `base` to `release` and publish it in the store as an artifact that refers to `release`.
-
-    Where the store has one from this base already, that one is given back.
-
-    Raises:
-        SteleError: `store.*`.
-    """
-    for offer in offers(release.digest, store.referrers(release.digest)):
-        if offer.base == base.digest and store.has_blob(offer.manifest.digest):
-            return offer
-    with store.draft("blob") as draft, os.fdopen(os.dup(draft.fd), "w+b") as out:
-        size = make_delta(store, base, release, out)
-        out.flush()
-        digest, _ = hash_fd(draft.fd)
-        draft.commit(digest)
-    blob = Descriptor(media_type=DELTA_TYPE, digest=digest, size=size)
-    created = releases.rfc3339(release.spec.time)
-    notes = {BASE: base.digest, BASE_TREE: base.tree_digest, SIZE: str(size), "org.opencontainers.image.created": created}
-    referrer = attach(store, release, DELTA_TYPE, blob, notes)
-    store.refer(release, (referrer,))
-    return Offer(base.digest, release.digest, size, referrer.descriptor)
-
-
-def offers(target: str, referrers: Iterable[Referrer]) -> list[Offer]:
-    """The deltas among what refers to the release `target`; what does not say what it is, is passed over."""
-    found = []
-    for item in referrers:
-        base, size = item.annotations.get(BASE, ""), item.annotations.get(SIZE, "")
-        if item.artifact_type == DELTA_TYPE and base and size.isascii() and size.isdigit() and len(size) < 19:
-            found.append(Offer(base, target, int(size), item.descriptor))
-    return found
-
-
-def cheapest(target: str, offers_of: Callable[[str], Sequence[Offer]], have: Callable[[str], bool], limit: int) -> tuple[Offer, ...]:
-    """The deltas, first to last, that lead from a release that is here to `target` with the fewest bytes; () if none is below `limit`.
-
-    Args:
-        target: digest of the release that is wanted.
-        offers_of: the deltas that lead to a release; asked once per release that is looked at.
-        have: whether a release is here whole.
-        limit: bytes that the whole strata would cost.
-    """
-    ways: list[tuple[int, str, tuple[Offer, ...]]] = [(0, target, ())]
-    done: set[str] = set()
-    while ways:
-        size, digest, chain = heapq.heappop(ways)
-        if chain and have(digest):
-            return chain
-        if digest in done or len(chain) == LONGEST_CHAIN:
-            continue
-        done.add(digest)
-        for offer in offers_of(digest):
-            if offer.base not in done and size + offer.size < limit:
-                heapq.heappush(ways, (size + offer.size, offer.base, (offer, *chain)))
-    return ()
 
 
 class Built(NamedTuple):
-    """What deltas made: the release, with the bytes that name it."""
+    """A release that a delta carries, with the bytes that name it."""
 
     release: Release
     manifest: bytes
     config: bytes
 
 
-def head(store: Layout, base: Release, target: str, chain: Sequence[BinaryIO]) -> Built:
+class Received(NamedTuple):
+    """A release that came by deltas; its images, tree, manifest and config are in the store, which lacks `publish`.
+
+    `moved`: bytes of the deltas and of their manifests. `chain`: the deltas. `made`: how many images.
+    """
+
+    release: Release
+    chain: tuple[Offer, ...]
+    moved: int
+    made: int
+
+
+def receive(
+    store: Layout, target: str, origin: Origin, *, limit: int, say: Callable[[str], None], releases_here: Sequence[Release] | None = None
+) -> Received | None:
+    """Bring a release into the store by the cheapest deltas; None where whole strata are to be taken instead, and why is said.
+
+    Args:
+        store: where to.
+        target: digest of the release; whoever calls has checked the signature over it, or does before publishing.
+        origin: where the deltas come from.
+        limit: bytes that the missing strata would cost.
+        say: told what is done, and which delta was refused.
+        releases_here: what may serve as a base; None: all that are whole.
+
+    Raises:
+        SteleError: `store.full`, `store.not-writable`; and a base that is damaged (`store.damaged`).
+    """
+    here = {release.digest: release for release in (store.releases() if releases_here is None else releases_here)}
+
+    def have(digest: str) -> bool:
+        return digest == deltas.EMPTY or (digest in here and deltas.is_whole(store, here[digest]))
+
+    tried: set[str] = set()
+    while True:
+
+        def offered(digest: str) -> list[Offer]:
+            return [offer for offer in deltas.offers(digest, origin.referrers(digest)) if offer.manifest.digest not in tried]
+
+        chain = deltas.cheapest(target, offered, have, limit)
+        if not chain:
+            return None
+        say(f"taking {len(chain)} delta{'s' * (len(chain) > 1)} from {chain[0].base[:19]}: {sum(offer.size for offer in chain)} bytes")
+        try:
+            return _receive(store, target, origin, chain)
+        except SteleError as error:
+            if not error.code.startswith(("delta.", "release.")):
+                raise
+            say(f"a delta was refused: {error.reason}")
+            tried.update(offer.manifest.digest for offer in chain)
+
+
+def _receive(store: Layout, target: str, origin: Origin, chain: tuple[Offer, ...]) -> Received:
+    with contextlib.ExitStack() as stack:
+        found = [deltas.artifact(origin, offer) for offer in chain]
+        for offer, its in zip(chain, found, strict=True):
+            if its.delta.size != offer.size:
+                raise codec.damaged("it has another size than was offered")
+        files = [stack.enter_context(origin.open_blob(its.delta)) for its in found]
+        base = stack.enter_context(deltas.whole(store, chain[0].base))
+        built = head(base, target, files)
+        made = build(store, base, built.release, files, record=_record(origin, found[-1]))
+        store.put(built.config)
+        store.put(built.manifest)
+    return Received(built.release, chain, sum(offer.size + offer.manifest.size for offer in chain), made)
+
+
+def _record(origin: Origin, artifact: Artifact) -> Callable[[], bytes]:
+    def read() -> bytes:
+        if artifact.cut is None or artifact.cut.size > cutting.LIMIT:
+            return b""
+        with origin.open_blob(artifact.cut) as file:
+            return file.read()
+
+    return read
+
+
+def head(base: Side, target: str, chain: Sequence[BinaryIO]) -> Built:
     """The release `target` as a chain of deltas from `base` carries it.
 
     Raises:
         SteleError: `delta.*`, `release.*`: it is not the release of that digest.
     """
-    known = carried(store, base)
-    if chain and codec.read_ends(_begin(chain[0])).base != base.tree_digest:
-        raise codec.wrong_base(codec.read_ends(_begin(chain[0])).base)
+    known = base.carried
+    if chain and (needed := codec.read_ends(deltas.rewound(chain[0])).base) != base.tree.digest():
+        raise codec.wrong_base(needed)
     for file in chain:
-        known = codec.read_carried(_begin(file), known)
+        known = codec.read_carried(deltas.rewound(file), known)
     manifest, _, config = known.partition(b"\n")
     return Built(releases.parse(target, manifest, config), manifest, config)
 
 
-def build(store: Layout, base: Release, release: Release, chain: Sequence[BinaryIO]) -> int:
+def build(store: Layout, base: Side, release: Release, chain: Sequence[BinaryIO], *, record: Callable[[], bytes] = bytes) -> int:
     """Make the images of `release` that the store lacks, from `base` and a chain of deltas; and its tree.
 
     Args:
-        store: has `base` whole.
+        store: where to.
         base: what the first delta starts from.
         release: signed, checked.
         chain: the deltas, open for reading; hostile perhaps.
+        record: how the release is cut, where its maker wrote that down.
 
     Returns:
         How many images were made.
@@ -160,29 +139,35 @@ def build(store: Layout, base: Release, release: Release, chain: Sequence[Binary
     Raises:
         SteleError: `delta.*`, `release.rebuild-differs`, `store.*`. The store is then as it was, but for unnamed files.
     """
-    wanted = [codec.read_ends(_begin(file)) for file in chain[1:]]
     with contextlib.ExitStack() as stack:
-        tree = store.tree(base.digest)
-        contents: ContentReader = stack.enter_context(StoredContents(base, tree, store))
-        for number, file in enumerate(chain):
-            digest = wanted[number].base if number < len(wanted) else release.tree_digest
-            tree, new = codec.apply(tree, contents, _begin(file), digest, anonymous_file())
-            stack.callback(new.close)
-            contents = Over(new, contents)
-        slices = strata.cut(tree, release.spec, packages.find(tree, contents))
-        missing = _missing(store, release.strata, slices)
-        restore.images(missing, contents, store)
-        store.put(tree.encode())
+        tree, contents = deltas.applied(base, release, chain, stack)
+        return restore_missing(store, release, tree, contents, slices_of(release, tree, contents, record))
+
+
+def restore_missing(store: Layout, release: Release, tree: Tree, contents: ContentReader, slices: Sequence[Slice]) -> int:
+    """Make the images of the strata that the store has in neither form, and the tree; returns how many. Raises like `build`."""
+    missing = [item for item in paired(release, slices) if not store.has_stratum(item[0])]
+    restore.images(missing, contents, store)
+    store.put(tree.encode())
     return len(missing)
 
 
-def _begin(file: BinaryIO) -> BinaryIO:
-    file.seek(0)
-    return file
+def slices_of(release: Release, tree: Tree, contents: ContentReader, record: Callable[[], bytes] = bytes) -> tuple[Slice, ...]:
+    """How a release is cut: as is written down, else by the rules of this version.
+
+    Raises:
+        SteleError: `delta.damaged`, and those of `contents`.
+    """
+    written = record()
+    return cutting.decode(tree, written) if written else strata.cut(tree, release.spec, packages.find(tree, contents))
 
 
-def _missing(store: Layout, wanted: Sequence[Stratum], slices: Sequence[strata.Slice]) -> list[tuple[Stratum, Sequence[Node]]]:
-    """The strata that are in the store in neither form, with their nodes."""
-    if [piece.name for piece in slices] != [stratum.name for stratum in wanted]:
-        raise restore.differs(wanted[0], "table of strata")
-    return [(stratum, piece.nodes) for stratum, piece in zip(wanted, slices, strict=True) if not store.has_stratum(stratum)]
+def paired(release: Release, slices: Sequence[Slice]) -> list[tuple[Stratum, Sequence[Node]]]:
+    """The strata of a release with their nodes.
+
+    Raises:
+        SteleError: `release.rebuild-differs`.
+    """
+    if [piece.name for piece in slices] != [stratum.name for stratum in release.strata]:
+        raise restore.differs(release.strata[0], "table of strata")
+    return [(stratum, piece.nodes) for stratum, piece in zip(release.strata, slices, strict=True)]

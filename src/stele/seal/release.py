@@ -17,7 +17,7 @@ from stele.trust import canonical
 from stele.trust.digest import sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from stele.model.ports import BlobSink, ContentReader
     from stele.model.spec import Spec
@@ -94,8 +94,10 @@ def seal(
     return Sealed(release, manifest, config, (referrer,), known)
 
 
-def attach(sink: BlobSink, release: Release, artifact_type: str, blob: Descriptor, annotations: dict[str, str]) -> Referrer:
-    """Put an OCI artifact of one blob, with the release as its subject, into `sink` (OCI image-spec 1.1, manifest.md)."""
+def attach(
+    sink: BlobSink, release: Release, artifact_type: str, blob: Descriptor, annotations: dict[str, str], more: Sequence[Descriptor] = ()
+) -> Referrer:
+    """Put an OCI artifact of one or more blobs, with the release as its subject, into `sink` (OCI image-spec 1.1, manifest.md)."""
     empty = sink.put(releases.EMPTY)
     manifest = canonical.encode(
         {
@@ -103,7 +105,7 @@ def attach(sink: BlobSink, release: Release, artifact_type: str, blob: Descripto
             "mediaType": MANIFEST_TYPE,
             "artifactType": artifact_type,
             "config": {"mediaType": releases.EMPTY_TYPE, "digest": empty, "size": len(releases.EMPTY)},
-            "layers": [blob.plain()],
+            "layers": [item.plain() for item in (blob, *more)],
             "subject": release.subject.plain(),
             "annotations": annotations,
         }

@@ -236,6 +236,12 @@ class Layout:
         return tree
 
     @contextlib.contextmanager
+    def open_blob(self, descriptor: Descriptor) -> Iterator[images.CheckedFile]:
+        """A blob as a readable, seekable file, checked against its digest. Raises `store.damaged`."""
+        with images.opened(self._blob_path(descriptor.digest), descriptor.digest) as file:
+            yield file
+
+    @contextlib.contextmanager
     def layer(self, stratum: Stratum) -> Iterator[images.CheckedFile]:
         """A stratum's layer as a readable, seekable file, checked against its digest.
 
