@@ -122,8 +122,8 @@ def test_a_damaged_cache_is_an_empty_one(data):
 
 
 def seal(places: Places, root: Path, spec: Path, *, paranoid: bool = False) -> str:
-    options = {"kind": "auto", "reference": "", "compression": "zstd", "paranoid": paranoid}
-    found = sealing.seal(places, root, spec, **options, say=lambda _: None, record=lambda _: None)  # type: ignore[arg-type]
+    options = sealing.Options(paranoid=paranoid)
+    found = sealing.seal(places, root, spec, options=options, say=lambda _: None, record=lambda _: None)
     return str(found["release"])
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from stele.cli import render
 from stele.cli.context import Call, with_call
 
+KINDS = ["auto", "folder", "docker-archive", "oci-layout", "root-tar", "debian", "containerfile"]
+
 
 @click.command(
     epilog="\b\nExample:\n  stele seal ./rootfs -f stele.yaml\n"
-    "  stele seal myapp.tar --kind docker-archive\n  stele seal ./layout --reference v1.2"
+    "  stele seal myapp.tar --kind docker-archive\n  stele seal ./layout --reference v1.2 --platform linux/arm64\n"
+    "  stele seal Containerfile\n  stele seal base.debian.yaml\n  stele seal --from shop -f stele.yaml     (other settings only)"
 )
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.argument("source", type=click.Path(path_type=Path, exists=True), required=False)
+@click.option(
+    "--from", "base", metavar="RELEASE", default="", help="In place of SOURCE: a release in the store, to be sealed with other settings."
+)
 @click.option(
     "-f",
     "--file",
@@ -24,14 +31,11 @@ from stele.cli.context import Call, with_call
     show_default=True,
     help="The spec.",
 )
-@click.option(
-    "--kind",
-    type=click.Choice(["auto", "folder", "docker-archive", "oci-layout"]),
-    default="auto",
-    show_default=True,
-    help="What SOURCE is.",
-)
+@click.option("--kind", type=click.Choice(KINDS), default="auto", show_default=True, help="What SOURCE is.")
 @click.option("--reference", default="", help="Which image, where SOURCE holds several.")
+@click.option("--platform", default="", help="Which platform of an image for several, as linux/arm64 [default: this machine's].")
+@click.option("--build-arg", "arguments", multiple=True, metavar="NAME=VALUE", help="For a Containerfile's ARG; recorded, so no secrets.")
+@click.option("--build-network", "network", is_flag=True, help="Let a Containerfile's RUN steps use the network.")
 @click.option(
     "--compression",
     type=click.Choice(["zstd", "gzip", "none"]),
@@ -41,23 +45,24 @@ from stele.cli.context import Call, with_call
 )
 @click.option("--paranoid", is_flag=True, help="Read every file again, also those that look unchanged since they were last sealed.")
 @with_call
-def seal(call: Call, source: Path, spec_file: Path, kind: str, reference: str, compression: str, *, paranoid: bool) -> None:
-    """Seal SOURCE (a folder, a docker archive or an OCI layout) and the spec into one signed release.
+def seal(call: Call, source: Path | None, base: str, spec_file: Path, **given: Any) -> None:
+    """Seal SOURCE and the spec into one signed release.
 
-    Needs neither root nor the agent. The same input gives the same digest, for anyone, anywhere.
+    SOURCE is a folder, a docker archive, an OCI layout, a tar archive of a root file system, a Containerfile (built with buildah),
+    or a list of Debian packages (installed with mmdebstrap). Needs neither root nor the agent. The same content gives the same
+    digest, for anyone, anywhere.
     """
+    if (source is None) == (not base):
+        raise click.UsageError("give either SOURCE or --from RELEASE")
     call.need_keys()
     from stele.flow import sealing
 
-    with render.progress(f"sealing {source}", quiet=call.json) as say:
+    with render.progress(f"sealing {source or base}", quiet=call.json) as say:
         sealed = sealing.seal(
             call.places,
-            source,
+            source or base,
             spec_file,
-            kind=kind,
-            reference=reference,
-            compression=compression,
-            paranoid=paranoid,
+            options=sealing.Options(**given),
             say=say,
             record=sealing.recorder(call.places, lambda body: call.agent.call("POST", "/v1/record", body)),
         )

@@ -9,11 +9,13 @@ import stat
 import time
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import msgspec
+
 from stele.flow import opening
 from stele.flow.record import Recorder
 from stele.host import durable
 from stele.model import spec as specs
-from stele.seal import codec, settings, sources
+from stele.seal import codec, from_release, settings, sources
 from stele.seal import release as releases
 from stele.seal.sign import sign
 from stele.seal.sources import statcache
@@ -27,20 +29,35 @@ if TYPE_CHECKING:
 
     from stele.flow.places import Places
     from stele.model.release import Release
+    from stele.model.spec import Spec
+    from stele.seal.sources.source import Source
+    from stele.store.layout import Layout
 
-SourceKind = Literal["auto", "folder", "docker-archive", "oci-layout"]
+SourceKind = Literal["auto", "folder", "docker-archive", "oci-layout", "root-tar", "debian", "containerfile"]
 Compression = Literal["zstd", "gzip", "none"]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to seal. `kind`, `reference`, `platform`, `network`, `arguments`: see `stele.seal.sources.load`.
+
+    `compression`: of the layers. `paranoid`: read every file, make every stratum, whatever is known from before.
+    """
+
+    kind: str = "auto"
+    reference: str = ""
+    platform: str = ""
+    network: bool = False
+    arguments: tuple[str, ...] = ()
+    compression: str = "zstd"
+    paranoid: bool = False
 
 
 def seal(
     places: Places,
-    source: Path,
+    source: Path | str,
     spec_file: Path,
     *,
-    kind: str,
-    reference: str,
-    compression: str,
-    paranoid: bool,
+    options: Options,
     say: Callable[[str], None],
     record: Callable[[Release], None],
 ) -> dict[str, Any]:
@@ -48,12 +65,9 @@ def seal(
 
     Args:
         places: the data folder.
-        source: a folder, an archive or a layout.
+        source: what `options.kind` says; text names a release in the store, which is sealed anew with other settings.
         spec_file: `stele.yaml`; its folder is where settings' sources lie.
-        kind: of the source, or "auto".
-        reference: which image, where the source holds several.
-        compression: of the layers.
-        paranoid: read every file, whatever the stat cache knows of it.
+        options: how.
         say: told of each step.
         record: commits `release.sealed`; the release counts as sealed only then.
 
@@ -64,12 +78,12 @@ def seal(
     spec = specs.parse_yaml(spec_file.read_bytes())
     store = opening.open_store(places)
     say(f"reading {source}")
-    cache = statcache.StatCache() if paranoid else _stat_cache(places, source)
-    with sources.load(source, kind=cast("SourceKind", kind), reference=reference, time=spec.time, cache=cache) as found:
+    packing = cast("Compression", options.compression)
+    same = {} if options.paranoid else reuse.strata(store, source if isinstance(source, str) else spec.name, codec.codec_name(packing))
+    cache = statcache.StatCache() if options.paranoid or isinstance(source, str) else _stat_cache(places, source)
+    with _read(store, source, spec, options, cache) as found:
         applied = settings.apply_settings(found.tree, found.contents, spec, spec_file.parent)
         say(f"sealing {len(applied.tree)} paths")
-        packing = cast("Compression", compression)
-        same = {} if paranoid else reuse.strata(store, spec.name, codec.codec_name(packing))
         sealed = releases.seal(applied.tree, applied.contents, spec, store, compression=packing, platform=found.platform, reuse=same)
         notes = found.notes
         size = applied.tree.bytes_total()
@@ -77,7 +91,7 @@ def seal(
     say("signing")
     store.publish(sign(sealed, PrivateKey.from_pem(places.release_key.read_bytes()), store))
     record(sealed.release)
-    if cache.recorded:
+    if cache.recorded and not isinstance(source, str):
         _keep_stat_cache(places, source, cache.encode(begun_ns))
     return {
         "workload": spec.name,
@@ -90,6 +104,22 @@ def seal(
         "notes": list(notes),
         "took_ns": time.monotonic_ns() - begun,
     }
+
+
+def _read(store: Layout, source: Path | str, spec: Spec, options: Options, cache: statcache.StatCache) -> Source:
+    if isinstance(source, str):
+        release = store.release(source)
+        return from_release.load(release, store.tree(release.digest), store, spec)
+    return sources.load(
+        source,
+        kind=cast("SourceKind", options.kind),
+        reference=options.reference,
+        time=spec.time,
+        cache=cache,
+        platform=options.platform,
+        network=options.network,
+        arguments=options.arguments,
+    )
 
 
 def _stat_cache_path(places: Places, source: Path) -> Path:

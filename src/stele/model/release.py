@@ -74,7 +74,7 @@ class Stratum(msgspec.Struct, frozen=True, kw_only=True):
 class Release(msgspec.Struct, frozen=True, kw_only=True):
     """A release, as read from its manifest and config (both already checked against their digests).
 
-    `codec`: what compressed its layers: library, version, parameters.
+    `codec`: what compressed its layers: library, version, parameters. `platform`: what it runs on, as `linux/amd64`.
     """
 
     digest: str
@@ -85,6 +85,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     config_digest: str
     manifest_size: int
     codec: str = ""
+    platform: str = ""
 
     @property
     def subject(self) -> Descriptor:
@@ -312,6 +313,7 @@ def _release(digest: str, size: int, outer: _Manifest, config: _Config) -> Relea
         config_digest=outer.config.digest,
         manifest_size=size,
         codec=outer.annotations.get(ANNOTATION_CODEC, ""),
+        platform=f"{config.os}/{config.architecture}",
     )
 
 

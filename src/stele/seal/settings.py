@@ -14,14 +14,15 @@ import msgspec
 from stele.host.below import open_below
 from stele.model.spec import parse_mode, parse_owner
 from stele.model.tree import Node, Tree, name_fault, quote
+from stele.seal.contents import Contents
 from stele.seal.normalise import MOUNT_POINTS
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stele.model.ports import ContentReader
     from stele.model.spec import Setting, Spec, Writable
-    from stele.seal.contents import Contents
 
 MAX_SETTING = 16 << 20  # bytes
 
@@ -31,14 +32,14 @@ class Applied(NamedTuple):
 
     tree: Tree
     paths: frozenset[bytes]
-    contents: Contents
+    contents: ContentReader
 
 
 def _bad(setting: str, reason: str, remedy: str) -> SteleError:
     return SteleError(f"the setting {setting} cannot be sealed: {reason}", remedy=remedy, code="seal.bad-setting")
 
 
-def apply_settings(tree: Tree, contents: Contents, spec: Spec, base_dir: Path) -> Applied:
+def apply_settings(tree: Tree, contents: ContentReader, spec: Spec, base_dir: Path) -> Applied:
     """Put the spec's settings files into the tree, and a directory wherever an instance mounts something.
 
     Args:
@@ -66,7 +67,15 @@ def apply_settings(tree: Tree, contents: Contents, spec: Spec, base_dir: Path) -
             content = _content(setting, base)
             node = _place(tree, new, setting, content, spec.time)
             data[node.sha256] = content
-    return Applied(tree.with_nodes(new.values()), frozenset(new), contents.extended(data))
+    return Applied(tree.with_nodes(new.values()), frozenset(new), _with(contents, data))
+
+
+def _with(contents: ContentReader, data: dict[str, bytes]) -> ContentReader:
+    if isinstance(contents, Contents):
+        return contents.extended(data)
+    from stele.seal.stored import Over
+
+    return Over(Contents(data), contents)
 
 
 def _directory(path: bytes, time: int) -> Node:

@@ -14,6 +14,7 @@ from stele.model.spec import DEFAULT_TIME
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from stele.seal.sources.source import Limits, Source
@@ -23,20 +24,29 @@ if TYPE_CHECKING:
 def load(
     source: Path,
     *,
-    kind: Literal["auto", "folder", "docker-archive", "oci-layout"] = "auto",
+    kind: Literal["auto", "folder", "docker-archive", "oci-layout", "root-tar", "debian", "containerfile"] = "auto",
     reference: str = "",
     time: int = DEFAULT_TIME,
     limits: Limits | None = None,
     cache: StatCache | None = None,
+    platform: str = "",
+    network: bool = False,
+    arguments: Sequence[str] = (),
 ) -> Source:
     """Read a source. The result is a context manager, and must be closed.
 
     Args:
-        source: a folder, an OCI layout (folder or archive), or a docker archive; archives may be gzip or zstd.
-        kind: what it is; `auto` looks (a folder with `oci-layout` and `index.json` is an OCI layout).
+        source: a folder, an OCI layout (folder or archive), a docker archive, the tar archive of a root file system, a
+            Containerfile, or a Debian package list; archives may be gzip or zstd.
+        kind: what it is; `auto` looks: a folder with `oci-layout` and `index.json` is an OCI layout, a file named
+            Containerfile or Dockerfile is built, one named `*.debian.yaml` is a package list. A folder with a Containerfile
+            is still a folder.
         reference: which image, where it holds several: a tag or a digest.
         time: modification time for all nodes, seconds since 1970 (the spec's `time`).
         limits: on what archives may unfold to.
+        platform: which of several that an image is for, as `linux/arm64`; "": this machine's.
+        network: whether a Containerfile's RUN steps may use it.
+        arguments: `NAME=value`, for a Containerfile's ARG lines.
         cache: what a folder's files held at an earlier seal; without it, or of an archive, everything is read.
 
     Raises:
@@ -44,6 +54,19 @@ def load(
     """
     if not os.path.exists(source):  # unlike Path.exists, False also where a folder on the way may not be searched
         raise SteleError(f"there is no {source}", remedy="give the path of a folder or an archive", code="seal.source-missing")
+    from stele.seal.sources.source import Limits
+
+    limits = limits or Limits()
+    if kind == "containerfile" or (kind == "auto" and source.is_file() and _is_containerfile(source)):
+        from stele.seal.sources import containerfile
+
+        _no_reference(reference)
+        return containerfile.load(source, network=network, arguments=arguments, platform=platform, time=time, limits=limits)
+    if kind == "debian" or (kind == "auto" and source.name.endswith(".debian.yaml")):
+        from stele.seal.sources import debian
+
+        _no_reference(reference)
+        return debian.load(source, time=time, limits=limits)
     if source.is_dir():
         is_layout = (source / "oci-layout").is_file() and (source / "index.json").is_file()
         if kind == "folder" or (kind == "auto" and not is_layout):
@@ -51,37 +74,45 @@ def load(
 
             _no_reference(reference)
             return folder.load(source, time=time, cache=cache)
-        if kind == "docker-archive":
+        if kind in {"docker-archive", "root-tar"}:
             raise _not(source, "is a folder, not an archive")
         from stele.seal.sources import oci_layout
         from stele.seal.sources.blobs import FolderBlobs
-        from stele.seal.sources.source import Limits
 
-        return oci_layout.load(FolderBlobs(source), reference=reference, time=time, limits=limits or Limits())
+        return oci_layout.load(FolderBlobs(source), reference=reference, time=time, limits=limits, platform=platform)
     if kind == "folder":
         raise _not(source, "is not a folder")
-    return _archive(source, kind, reference, time, limits)
+    if kind == "root-tar":
+        from stele.seal.sources import root_tar
+
+        _no_reference(reference)
+        return root_tar.load(source, time=time, limits=limits, platform=platform)
+    return _archive(source, kind, reference, time, limits, platform)
 
 
-def _archive(source: Path, kind: str, reference: str, time: int, limits: Limits | None) -> Source:
+def _is_containerfile(source: Path) -> bool:
+    from stele.seal.sources import containerfile
+
+    return containerfile.find(source) is not None
+
+
+def _archive(source: Path, kind: str, reference: str, time: int, limits: Limits, platform: str) -> Source:
     from stele.seal.sources import docker_archive, oci_layout
     from stele.seal.sources.blobs import ArchiveBlobs
-    from stele.seal.sources.source import Limits
 
-    limits = limits or Limits()
     blobs = ArchiveBlobs(source, limits)
     if kind in {"auto", "docker-archive"} and "manifest.json" in blobs:
         return docker_archive.load(blobs, reference=reference, time=time, limits=limits)
     if kind in {"auto", "oci-layout"} and "oci-layout" in blobs:
-        return oci_layout.load(blobs, reference=reference, time=time, limits=limits)
+        return oci_layout.load(blobs, reference=reference, time=time, limits=limits, platform=platform)
     blobs.close()
-    raise _not(source, "holds neither the manifest.json of a docker archive nor an OCI layout")
+    raise _not(source, "holds neither the manifest.json of a docker archive nor an OCI layout (of a root file system: --kind root-tar)")
 
 
 def _no_reference(reference: str) -> None:
     if reference:
         raise SteleError(
-            "a folder holds no images to choose from by --reference",
+            "this source holds no images to choose from by --reference",
             remedy="leave --reference out, or give an archive or a layout",
             code="seal.source-missing",
         )

@@ -164,8 +164,8 @@ def blob_name(digest: str) -> str:
         raise bad_archive("the image", f"{digest[:80]!r} is not a SHA-256 digest") from error
 
 
-def choose(blobs: Blobs, index: bytes, reference: str, notes: Notes) -> Image:
-    """The image meant in an OCI layout whose index.json is `index`.
+def choose(blobs: Blobs, index: bytes, reference: str, notes: Notes, wanted: str = "") -> Image:
+    """The image meant in an OCI layout whose index.json is `index`. `wanted`: the platform, as `linux/arm64`; "": this machine's.
 
     Raises:
         SteleError: `seal.ambiguous-image`, `seal.no-platform`, `seal.missing-blob`, `seal.bad-archive`, `seal.digest-mismatch`.
@@ -173,7 +173,7 @@ def choose(blobs: Blobs, index: bytes, reference: str, notes: Notes) -> Image:
     listed = parse(index, _Document, "index.json").manifests or []
     found = {one.digest: one for one in _named(listed, reference)}
     if len(found) > 1 and len({_reference(one) for one in found.values()}) == 1 and all(one.platform for one in found.values()):
-        chosen = _for_this_machine(list(found.values()), notes)
+        chosen = _for_platform(list(found.values()), wanted, notes)
     elif len(found) == 1:
         (chosen,) = found.values()
     else:
@@ -185,7 +185,7 @@ def choose(blobs: Blobs, index: bytes, reference: str, notes: Notes) -> Image:
         document = _load(blobs, chosen)
         if document.manifests is None:
             break
-        chosen = _for_this_machine(document.manifests, notes)
+        chosen = _for_platform(document.manifests, wanted, notes)
     if document.config is None or document.layers is None:
         raise bad_archive(chosen.digest, "it is not an image manifest")
     config = parse(read_small(blobs, blob_name(document.config.digest), document.config.digest), Config, "the image's config")
@@ -238,19 +238,27 @@ def ambiguous(names: list[str], reference: str, *, how_many: int) -> SteleError:
     )
 
 
-def _for_this_machine(manifests: list[Descriptor], notes: Notes) -> Descriptor:
-    wanted = MACHINES.get(platform.machine(), platform.machine())
+def this_platform() -> str:
+    """This machine's platform."""
+    return f"linux/{MACHINES.get(platform.machine(), platform.machine())}"
+
+
+def _for_platform(manifests: list[Descriptor], wanted: str, notes: Notes) -> Descriptor:
+    """The one of several that is for a platform; a variant that nobody asked for is the plain one."""
+    whose = "as asked for" if wanted else "this machine's"
+    wanted = wanted or this_platform()
     images = [one for one in manifests if not _is_attachment(one)]
-    fitting = [one for one in images if one.platform is not None and (one.platform.os, one.platform.architecture) == ("linux", wanted)]
-    plain = [one for one in fitting if one.platform is not None and one.platform.variant in {"", "v8"}]
-    fitting = plain or fitting
+    fitting = [one for one in images if one.platform is not None and str(one.platform) == wanted]
+    if not fitting:
+        same = [one for one in images if one.platform is not None and f"{one.platform.os}/{one.platform.architecture}" == wanted]
+        fitting = [one for one in same if one.platform is not None and one.platform.variant in {"", "v8"}] or same
     if len({one.digest for one in fitting}) == 1:
-        notes.add(f"the image is for {len(images)} platforms; sealed is linux/{wanted}, this machine's")
+        notes.add(f"the image is for {len(images)} platforms; sealed is {wanted}, {whose}")
         return fitting[0]
     raise SteleError(
-        f"the image has {'no' if not fitting else 'more than one'} variant for linux/{wanted}; it has: "
+        f"the image has {'no' if not fitting else 'more than one'} variant for {wanted}; it has: "
         + ", ".join(str(one.platform or "unknown")[:60] for one in images[:20]),
-        remedy="name the manifest's digest with --reference, or copy the one platform (skopeo copy --override-arch)",
+        remedy="name one of them with --platform, or the manifest's digest with --reference",
         code="seal.no-platform",
     )
 
@@ -273,7 +281,7 @@ def flatten(blobs: Blobs, image: Image, kind: Kind, *, time: int, limits: Limits
             f"the image is for {image.config.os!r}; Stele runs Linux", remedy="seal an image for Linux", code="seal.no-platform"
         )
     made_for = Platform(image.config.architecture, image.config.os or "linux", image.config.variant)
-    if made_for.architecture not in {"", MACHINES.get(platform.machine(), platform.machine())}:
+    if made_for.architecture and f"linux/{made_for.architecture}" != this_platform():
         notes.add(f"the image is for {made_for}, which this machine is not")
     diff_ids = image.config.rootfs.diff_ids
     if len(diff_ids) != len(image.layers):

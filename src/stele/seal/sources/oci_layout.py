@@ -19,8 +19,8 @@ class _Layout(msgspec.Struct, frozen=True, rename="camel"):
     image_layout_version: str
 
 
-def load(blobs: Blobs, *, reference: str, time: int, limits: Limits) -> Source:
-    """Read one image of an OCI layout; closes `blobs`.
+def load(blobs: Blobs, *, reference: str, time: int, limits: Limits, platform: str = "") -> Source:
+    """Read one image of an OCI layout; closes `blobs`. `platform`: which of several, as `linux/arm64`; "": this machine's.
 
     Raises:
         SteleError: those of `image.choose` and `image.flatten`.
@@ -30,7 +30,7 @@ def load(blobs: Blobs, *, reference: str, time: int, limits: Limits) -> Source:
         if version.partition(".")[0] != "1":
             raise bad_archive("oci-layout", f"its version {version[:20]!r} is not 1")
         notes = Notes()
-        image = choose(blobs, read_small(blobs, "index.json"), reference, notes)
+        image = choose(blobs, read_small(blobs, "index.json"), reference, notes, platform)
         return flatten(blobs, image, "oci-layout", time=time, limits=limits, notes=notes)
     finally:
         blobs.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+from stele.model.ports import ContentReader
 
 if TYPE_CHECKING:
     from stele.model.tree import Tree
-    from stele.seal.contents import Contents
 
-Kind = Literal["folder", "docker-archive", "oci-layout"]
+Kind = Literal["folder", "docker-archive", "oci-layout", "root-tar", "debian", "containerfile", "release"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +40,37 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
+class Input:
+    """Something that a source was made of. `uri`: what it is; `digest`: `sha256:<hex>`, "" where it has none."""
+
+    uri: str
+    digest: str
+
+
+class Held(ContentReader, Protocol):
+    """Contents that hold descriptors."""
+
+    def close(self) -> None:
+        """Give them up."""
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """A source as read. A context manager: leaving it gives up the contents' descriptors and temporary file.
 
     `input_digest`: the OCI manifest's digest, for a docker archive the image id; "" for a folder, whose identity is
-    the tree's. `platform`: of an image, as `linux/amd64`. `notes`: what a person should be told, one line each.
+    the tree's. `platform`: of an image, as `linux/amd64`. `inputs`: what it was made of, where that is
+    known. `notes`: what a person should be told, one line each.
     """
 
     tree: Tree
-    contents: Contents
+    contents: Held
     kind: Kind
     input_digest: str = ""
     reference: str = ""
     platform: str = ""
     defaults: Defaults = field(default_factory=Defaults)
+    inputs: tuple[Input, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:

@@ -1,0 +1,166 @@
+"""Sources that are made first, by the tools of their fields: buildah and mmdebstrap."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stele.seal import packages, sources
+from stele.seal.sources import debian
+from stele.seal.sources.source import Input
+from stele.trust.digest import sha256
+from stele.trust.errors import SteleError
+
+
+def code(call, *args, **kwargs) -> str:
+    with pytest.raises(SteleError) as raised:
+        call(*args, **kwargs)
+    return raised.value.code
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A root file system with one static program."""
+    made = tmp_path_factory.mktemp("build") / "root"
+    (made / "bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", made / "bin" / "busybox")
+    (made / "bin" / "sh").symlink_to("busybox")
+    return made
+
+
+@pytest.fixture
+def context(tmp_path, root) -> Path:
+    made = tmp_path / "context"
+    made.mkdir()
+    subprocess.run(["tar", "-C", str(root), "--owner=0", "--group=0", "-cf", str(made / "root.tar"), "."], check=True)
+    (made / "app").write_text("hello\n")
+    return made
+
+
+def leftovers() -> set[str]:
+    return {name for name in os.listdir("/tmp") if name.startswith(("stele-build-", "stele-debian-"))}
+
+
+@pytest.mark.root
+def test_a_containerfile_gives_the_tree_that_its_folder_gives(context, root, tmp_path):
+    before = leftovers()
+    file = context / "Containerfile"
+    file.write_text('FROM scratch\nARG word=none\nADD root.tar /\nCOPY app /srv/app\nRUN echo $word > /srv/made\nCMD ["/bin/sh"]\n')
+    with sources.load(file, arguments=("word=given",)) as built:
+        tree = built.tree
+        assert built.kind == "containerfile"
+        assert built.defaults.command == ("/bin/sh",)
+        assert Input("file:Containerfile", sha256(file.read_bytes())) in built.inputs
+        assert Input("arg:word=given", "") in built.inputs
+        assert built.contents.read(tree.get(b"srv/made").sha256) == b"given\n"
+        assert "built without the network" in built.notes
+    by_hand = tmp_path / "by-hand"
+    shutil.copytree(root, by_hand, symlinks=True)
+    (by_hand / "srv").mkdir()
+    (by_hand / "srv" / "app").write_text("hello\n")
+    (by_hand / "srv" / "made").write_text("given\n")
+    for name in ("dev", "proc", "sys", "run"):
+        (by_hand / name).mkdir(exist_ok=True)
+    with sources.load(by_hand) as plain:
+        expected = {node.path for node in plain.tree.nodes} - {b"dev", b"proc", b"sys", b"run"}
+        assert expected <= {node.path for node in tree.nodes}
+        for name in (b"srv/app", b"srv/made", b"bin/busybox", b"bin/sh"):
+            assert tree.get(name) == plain.tree.get(name)
+    assert leftovers() == before
+
+
+@pytest.mark.root
+def test_steps_have_no_network_unless_it_is_given(context):
+    file = context / "Containerfile"
+    count = 'FROM scratch\nADD root.tar /\nRUN ["/bin/busybox", "sh", "-c", "test $(/bin/busybox grep -c : /proc/net/dev) -gt 1"]\n'
+    file.write_text(count)
+    assert code(sources.load, file) == "seal.build-failed"
+    with sources.load(file, network=True) as built:
+        assert "built with the network" in built.notes
+
+
+@pytest.mark.root
+def test_a_build_that_fails_says_why_and_leaves_nothing(context):
+    before = leftovers()
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY missing /\n")
+    with pytest.raises(SteleError) as raised:
+        sources.load(context, kind="containerfile")
+    assert raised.value.code == "seal.build-failed"
+    assert "missing" in raised.value.reason
+    assert leftovers() == before
+    assert code(sources.load, context / "app", kind="containerfile") == "seal.build-failed"
+    (context / "Dockerfile").unlink()
+    assert code(sources.load, context, kind="containerfile") == "seal.source-missing"
+
+
+def test_a_tar_archive_gives_the_tree_that_its_folder_gives(context, root, tmp_path):
+    with sources.load(root) as plain, sources.load(context / "root.tar", kind="root-tar") as archived:
+        assert archived.tree == plain.tree
+        assert archived.input_digest == sha256((context / "root.tar").read_bytes())
+    packed = tmp_path / "packed"
+    packed.write_bytes(subprocess.run(["gzip", "-c", str(context / "root.tar")], capture_output=True, check=True).stdout)
+    with sources.load(packed, kind="root-tar") as again:
+        assert again.tree == plain.tree
+    assert code(sources.load, context / "root.tar") == "seal.source-missing"  # it could be an image of some kind, but is none
+
+
+def test_a_hostile_tar_archive(tmp_path):
+    path = tmp_path / "bad.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(tarfile.TarInfo("../escape"))
+    assert code(sources.load, path, kind="root-tar") == "seal.path-escapes"
+    path.write_bytes(b"no archive at all" * 100)
+    assert code(sources.load, path, kind="root-tar") == "seal.bad-archive"
+
+
+LIST = "debian: 0\nsuite: bookworm\nvariant: essential\npackages: [busybox-static]\n"
+
+
+@pytest.mark.root
+def test_a_package_list_gives_the_same_tree_each_time_and_says_what_it_was(tmp_path):
+    path = tmp_path / "small.debian.yaml"
+    path.write_text(LIST)
+    before = leftovers()
+    with sources.load(path) as one, sources.load(path) as two:
+        assert one.tree == two.tree
+        assert one.inputs == two.inputs
+        found = packages.find(one.tree, one.contents)
+        installed = {f"pkg:deb/debian/{p.name}@{p.version}?arch={p.architecture}&distro=bookworm" for p in found}
+        assert {item.uri for item in one.inputs} == installed
+        assert all(item.digest.startswith("sha256:") for item in one.inputs)
+        assert "busybox-static" in {p.name for p in found}
+        assert one.tree.get(b"etc/machine-id").size == 0
+        assert one.tree.get(b"etc/hostname") is None
+    assert leftovers() == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]", "debian: 1\nsuite: x\n", LIST + "more: 1\n", LIST.replace("busybox-static", "--hook"),
+        LIST.replace("busybox-static", "a;b"),
+        LIST.replace("bookworm", "'../x'"), LIST + "mirror: 'deb [trusted=yes] http://x'\n", LIST + "mirror: 'copy:///x'\n",
+        LIST + "snapshot: yesterday\n", LIST + "mirror: 'http://x/'\nsnapshot: 20260101T000000Z\n", LIST + "components: ['main contrib']\n",
+        "!!python/object/apply:os.system ['true']", "a: &x [*x]\n",
+    ],
+)  # fmt: skip
+def test_package_lists_that_are_refused(tmp_path, text):
+    path = tmp_path / "list"
+    path.write_text(text)
+    assert code(sources.load, path, kind="debian") == "seal.bad-package-list"
+
+
+@given(st.text(max_size=80))
+def test_no_text_breaks_the_parser(text):
+    try:
+        debian.parse(text.encode("utf-8", "surrogatepass"))
+    except SteleError as error:
+        assert error.code == "seal.bad-package-list"
