@@ -19,6 +19,7 @@ PLACE = plan.Place(
     id="shop-0a1b2c",
     uid_base=0x7000_0000,
     rootfs="/run/stele/0123abcd/instances/shop-0a1b2c/rootfs",
+    data={"/srv/data": "/run/stele/t/instances/i/data/0"},
     volumes={"/var/lib/shop": "/run/stele/0123abcd/instances/shop-0a1b2c/vol/0"},
     netns="/run/netns/stele-0123abcd-shop-0a1b2c",
     cgroup="stele-0123abcd/shop-0a1b2c",

@@ -41,6 +41,12 @@ class Fleet:
         """Verify a release and make it serve. Raises what `deploy.apply` raises."""
         say("verifying the release")
         found = self._world.store.release(release)
+        if found.spec.kind == "dataset":
+            raise SteleError(
+                f"{found.workload} is a data set: it does not run",
+                remedy="name it under `data:` in the spec of a workload, seal that, and apply it",
+                code="deploy.is-a-data-set",
+            )
         self._world.record(found.workload, "release.admitted", release=found.digest, tree=found.tree_digest)
         running = self._running(found.workload)
         if running.release is not None and running.release.digest == found.digest and running.active is not None:

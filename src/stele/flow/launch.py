@@ -26,8 +26,8 @@ def prepare(world: World, release: Release) -> Instance:
     Raises:
         SteleError: whatever store, run or watch refuse with; nothing is left behind.
     """
-    images = tuple(Path(world.store.prepare_image(stratum).path) for stratum in release.strata)
-    instance = world.runtime.create(release, images, world.places.volumes)
+    data = {item.path: _data_set(world, item.release) for item in release.spec.data}
+    instance = world.runtime.create(release, _images(world, release), world.places.volumes, data)
     try:
         world.gate.register(instance, release.spec)
         world.sensor.watch(instance, release.spec)
@@ -35,6 +35,22 @@ def prepare(world: World, release: Release) -> Instance:
         discard(world, instance)
         raise
     return instance
+
+
+def _images(world: World, release: Release) -> tuple[Path, ...]:
+    return tuple(Path(world.store.prepare_image(stratum).path) for stratum in release.strata)
+
+
+def _data_set(world: World, digest: str) -> tuple[Release, tuple[Path, ...]]:
+    """A data set, its signature and every image of it verified."""
+    found = world.store.release(digest)
+    if found.spec.kind != "dataset":
+        raise SteleError(
+            f"{digest[:19]} is a release of the workload {found.workload}, not a data set",
+            remedy="name under `data:` the digest of what was sealed with `kind: dataset`",
+            code="deploy.not-a-data-set",
+        )
+    return found, _images(world, found)
 
 
 def start(world: World, instance: Instance, release: Release, *, role: str, logged: bool = False) -> None:

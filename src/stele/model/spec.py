@@ -5,6 +5,7 @@ The same record, less the local paths of its settings' sources, is sealed into t
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 from typing import Any, Literal
@@ -13,10 +14,14 @@ import msgspec
 import yaml
 
 from stele.model.units import parse_duration_ms, parse_size
+from stele.trust.digest import parse_digest
 from stele.trust.errors import SteleError
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?\Z", re.ASCII)
 DEFAULT_TIME = 315_532_800  # 1980-01-01T00:00:00Z: the earliest time that zip and its kin can express
+
+
+_NOT_OURS = frozenset({"/", "/proc", "/sys", "/dev"})
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,6 +45,13 @@ class Writable(_Record, frozen=True):
     size: str = "16MiB"
     mode: str = "1777"
     owner: str = "0:0"
+
+
+class Data(_Record, frozen=True):
+    """A data set that is mounted read-only: `release`, its digest, at `path`."""
+
+    path: str
+    release: str
 
 
 class Setting(_Record, frozen=True):
@@ -122,13 +134,15 @@ class Spec(_Record, frozen=True):
 
     stele: Literal[0]
     name: str
-    command: tuple[str, ...]
+    kind: Literal["workload", "dataset"] = "workload"
+    command: tuple[str, ...] = ()
     env: dict[str, str] = {}
     user: str = "0:0"
     workdir: str = "/"
     hostname: str = ""
     ports: tuple[Port, ...] = ()
     writable: tuple[Writable, ...] = ()
+    data: tuple[Data, ...] = ()
     settings: tuple[Setting, ...] = ()
     health: Health | None = None
     stop: Stop = Stop()
@@ -214,9 +228,11 @@ def check(spec: Spec) -> None:
     """
     if not NAME.match(spec.name):
         raise _bad(f"name {spec.name!r}: lower-case letters, digits and inner hyphens, at most 40")
-    if not spec.command or not all(spec.command[:1]):
+    if spec.kind == "dataset":
+        _check_dataset(spec)
+    elif not spec.command or not all(spec.command[:1]):
         raise _bad("command: at least the program is needed")
-    if not spec.command[0].startswith("/"):
+    elif not spec.command[0].startswith("/"):
         raise _bad(f"command: {spec.command[0]!r} must be an absolute path, so that what runs cannot depend on PATH")
     if any("\0" in part for part in (*spec.command, *spec.env.values())) or any("=" in key or not key or "\0" in key for key in spec.env):
         raise _bad("command or env holds a NUL byte, or an env name holds '='")
@@ -241,6 +257,14 @@ def check(spec: Spec) -> None:
             raise _bad("health: http must be a path that starts with '/'")
 
 
+def _check_dataset(spec: Spec) -> None:
+    """A data set says what it is called, what it holds, and nothing of running."""
+    own = {"stele", "name", "kind", "settings", "time", "secrets"}
+    plain = Spec(stele=0, name=spec.name)
+    if said := [name for name in Spec.__struct_fields__ if name not in own and getattr(spec, name) != getattr(plain, name)]:
+        raise _bad(f"{said[0]}: a data set does not run; it has a name, settings, time and secrets only")
+
+
 def _check_ports(spec: Spec) -> None:
     for port in spec.ports:
         if not 1 <= port.container <= 65535 or not 0 <= port.host <= 65535:
@@ -256,17 +280,25 @@ def _check_paths(spec: Spec) -> None:
         parse_size(item.size)
         _mode(item.mode)
         parse_owner(item.owner)
-        if item.path in {"/", "/proc", "/sys", "/dev"} or item.path.startswith(("/proc/", "/sys/", "/dev/")):
+        if item.path in _NOT_OURS or item.path.startswith(("/proc/", "/sys/", "/dev/")):
             raise _bad(f"writable: {item.path} cannot be made writable")
         if (item.kind == "volume") != bool(item.volume) or (item.volume and not NAME.match(item.volume)):
             raise _bad(f"writable {item.path}: kind volume needs a volume name (and only it)")
+    data = [clean_path(item.path, "data path") for item in spec.data]
+    for held in spec.data:
+        parse_digest(held.release)
+        if held.path in _NOT_OURS or held.path.startswith(("/proc/", "/sys/", "/dev/")):
+            raise _bad(f"data: nothing can be mounted at {held.path}")
+    for one, other in itertools.permutations([*data, *paths], 2):
+        if (one in data or other in data) and (one == other or one.startswith(other + "/")):
+            raise _bad(f"data: {one} and {other} are mounted over each other")
     settings = [clean_path(item.path, "settings path") for item in spec.settings]
     for setting in spec.settings:
         _mode(setting.mode)
         parse_owner(setting.owner)
-        for path in paths:
+        for path in (*paths, *data):
             if setting.path == path or setting.path.startswith(path + "/"):
-                raise _bad(f"settings {setting.path} lies on the writable path {path}: it would be hidden and changeable")
+                raise _bad(f"settings {setting.path} lies on {path}, where something is mounted: it would be hidden")
     if len(set(paths)) != len(paths) or len(set(settings)) != len(settings):
         raise _bad("a writable or settings path is named twice")
 
@@ -299,6 +331,10 @@ def sealed(spec: Spec) -> dict[str, Any]:
     settings = tuple(Setting(path=s.path, mode=s.mode, owner=s.owner) for s in spec.settings)
     plain = msgspec.to_builtins(msgspec.structs.replace(spec, settings=settings))
     assert isinstance(plain, dict)
+    if spec.kind == "workload":
+        del plain["kind"]
+    if not spec.data:
+        del plain["data"]
     if not spec.secrets.allow:
         del plain["secrets"]  # nothing was allowed, nothing is said: the label is as it was before there were secrets
     return plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import secrets
@@ -27,7 +28,7 @@ from stele.trust.digest import digest_hex
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from stele.host.slots import Slot
     from stele.host.ways import Ways
@@ -64,6 +65,13 @@ def _make_volume(folder: Path, item: Writable) -> None:
         durable.sync_dir(folder.parent)
 
 
+def _images(release: Release, files: Sequence[Path]) -> list[erofs_mount.Image]:
+    return [
+        erofs_mount.Image(path, digest_hex(stratum.image), stratum.data_size, stratum.verity_root)
+        for path, stratum in zip(files, release.strata, strict=True)
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Runtime:
     """Runs instances below one run folder. Thread-safe: different instances may be handled at the same time.
@@ -81,13 +89,16 @@ class Runtime:
 
     # ---- coming into being --------------------------------------------------------------------
 
-    def create(self, release: Release, images: Sequence[Path], volumes: Path) -> Instance:
+    def create(
+        self, release: Release, images: Sequence[Path], volumes: Path, data: Mapping[str, tuple[Release, Sequence[Path]]] | None = None
+    ) -> Instance:
         """Prepare an instance completely, up to its first instruction: a spare. Nothing of the release runs yet.
 
         Args:
             release: verified.
             images: the verified EROFS image of each of its strata, in their order.
             volumes: folder that holds `<workload>/<volume>/`.
+            data: for each path of the spec's `data` the data set, verified, and its images as above.
 
         Raises:
             SteleError: `run.*`; nothing is left behind.
@@ -97,7 +108,7 @@ class Runtime:
         folder.path.mkdir()
         folder.path.chmod(0o711)
         try:
-            return self._create(folder, release, images, volumes)
+            return self._create(folder, release, images, volumes, data or {})
         except BaseException:
             with contextlib.suppress(SteleError):  # the sweep tries again; the reason for failing is what matters
                 teardown.take_apart(folder, self.ways.cgroups, self.network)
@@ -117,12 +128,18 @@ class Runtime:
             path.mkdir(mode=mode, parents=True, exist_ok=True)
             path.chmod(mode)  # whatever the umask, and whoever made it
 
-    def _create(self, folder: Folder, release: Release, images: Sequence[Path], volumes: Path) -> Instance:
-        strata = [
-            erofs_mount.Image(path, digest_hex(stratum.image), stratum.data_size, stratum.verity_root)
-            for path, stratum in zip(images, release.strata, strict=True)
-        ]
-        made = Record(id=folder.id, workload=release.workload, release=release.digest, images=tuple(image.digest for image in strata))
+    def _create(
+        self,
+        folder: Folder,
+        release: Release,
+        images: Sequence[Path],
+        volumes: Path,
+        data: Mapping[str, tuple[Release, Sequence[Path]]],
+    ) -> Instance:
+        strata = _images(release, images)
+        sets = {path: _images(held, files) for path, (held, files) in data.items()}
+        used = dict.fromkeys(image.digest for image in itertools.chain(strata, *sets.values()))
+        made = Record(id=folder.id, workload=release.workload, release=release.digest, images=tuple(used))
         folder.write_record(made)
         slot = slots.take(self.run_dir.parent, folder.tag, folder.id)
         folder.write_record(msgspec.structs.replace(made, slot=slot.number, veth=slot.veth, address=slot.address))
@@ -130,12 +147,14 @@ class Runtime:
             network = pool.submit(self._make_network, folder, slot, release)
             verified = self._make_root(folder, slot, release, strata)
             bound = self._make_volumes(folder, slot, release, volumes)
+            shown, data_verified = self._make_data(folder, slot, sets)
             network.result()
         place = plan.Place(
             id=folder.id,
             uid_base=slot.uid_base,
             rootfs=str(folder.rootfs),
             volumes=bound,
+            data=shown,
             netns=str(netns.FOLDER / folder.netns),
             cgroup=folder.cgroup,
             listener=str(self.listener),
@@ -147,7 +166,7 @@ class Runtime:
         (folder.bundle / "config.json").write_bytes(msgspec.json.encode(plan.oci_config(release.spec, place)))
         log_path = self.logs / f"{folder.id}.log"
         pid = conmon.create(folder, log_path, CREATE_LIMIT_S)
-        instance = self._describe(folder, slot, release, pid, kernel_verified=verified, log_path=log_path)
+        instance = self._describe(folder, slot, release, pid, kernel_verified=verified and data_verified, log_path=log_path)
         folder.write_instance(instance)
         return instance
 
@@ -157,11 +176,29 @@ class Runtime:
 
     def _make_root(self, folder: Folder, slot: Slot, release: Release, strata: list[erofs_mount.Image]) -> bool:
         """Mount the sealed root; True if the kernel verifies every block of it."""
+        self._make_skeleton(folder, slot, release)
+        return self._stack(folder, slot, strata, folder.skeleton, folder.rootfs)
+
+    def _make_data(self, folder: Folder, slot: Slot, sets: Mapping[str, list[erofs_mount.Image]]) -> tuple[dict[str, str], bool]:
+        """Mount data sets; path inside -> folder outside, and whether the kernel verifies every block of all."""
+        shown: dict[str, str] = {}
+        verified = True
+        if sets:
+            folder.data.mkdir()
+            folder.data.chmod(0o711)
+            empty = folder.data / "empty"  # an overlay of one layer needs another
+            empty.mkdir(mode=0o755)
+            for number, (path, strata) in enumerate(sorted(sets.items())):
+                verified &= self._stack(folder, slot, strata, empty, folder.data / str(number))
+                shown[path] = str(folder.data / str(number))
+        return shown, verified
+
+    def _stack(self, folder: Folder, slot: Slot, strata: list[erofs_mount.Image], lowest: Path, target: Path) -> bool:
+        """Stack strata read-only at `target`, id-mapped, over `lowest`; True if the kernel verifies every block of them."""
         attached = erofs_mount.attach(
             self.run_dir / "strata", folder.tag, strata, verity=self.ways.verity, file_backed=self.ways.erofs == "file"
         )
-        self._make_skeleton(folder, slot, release)
-        folder.rootfs.mkdir(mode=0o755)
+        target.mkdir(mode=0o755)
         layers = self.run_dir / "l" / str(slot.number)
         layers.mkdir(mode=0o700)
         lowers = []
@@ -171,7 +208,7 @@ class Runtime:
                 mounts.attach_mapped(stratum.folder, layers / str(number), mapping, mounts.RDONLY | mounts.NOSUID | mounts.NODEV)
                 lowers.append(layers / str(number))
         # the last stratum is on top; the skeleton at the bottom only shows where the release has no mount point
-        mounts.overlay([*reversed(lowers), folder.skeleton], folder.rootfs, way=self.ways.overlay, name=f"stele-{folder.tag}")
+        mounts.overlay([*reversed(lowers), lowest], target, way=self.ways.overlay, name=f"stele-{folder.tag}")
         for lower in lowers:  # the overlay holds clones of its own
             mounts.unmount(lower)
             lower.rmdir()

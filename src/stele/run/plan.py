@@ -39,7 +39,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where on the host an instance is to run.
 
     `id`: the instance's. `uid_base`: first host id of its block. `rootfs`: folder of its sealed root.
-    `volumes`: path inside -> prepared folder outside. `netns`: path of its network namespace.
+    `volumes`, `data`: path inside -> prepared folder outside. `netns`: path of its network namespace.
     `cgroup`: path below every hierarchy's root. `listener`: Unix socket for the seccomp descriptor.
     `machine`: as uname -m says. `open_files`: the largest limit of open files that may be set.
     """
@@ -48,6 +48,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     uid_base: int
     rootfs: str
     volumes: dict[str, str]
+    data: dict[str, str]
     netns: str
     cgroup: str
     listener: str
@@ -57,7 +58,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 def mount_points(spec: Spec) -> tuple[str, ...]:
     """Every path that something is mounted on inside, parents first; the root must have them."""
-    return ("/proc", "/dev", *sorted(item.path for item in spec.writable))
+    return ("/proc", "/dev", *sorted([*(item.path for item in spec.writable), *(item.path for item in spec.data)]))
 
 
 def writable_paths(spec: Spec) -> tuple[str, ...]:
@@ -108,12 +109,17 @@ def _mounts(spec: Spec, place: Place) -> list[dict[str, Any]]:
         _mount("/dev/mqueue", "mqueue", CONFINED),
     ]
     # a path below another writable path comes after it, or it would be covered
-    return fixed + [_writable(item, place) for item in sorted(spec.writable, key=lambda item: item.path)]
+    writable = [_writable(item, place) for item in sorted(spec.writable, key=lambda item: item.path)]
+    return fixed + writable + [_bind(item.path, place.data[item.path], "ro") for item in spec.data]
+
+
+def _bind(path: str, source: str, access: str) -> dict[str, Any]:
+    return {"destination": path, "type": "bind", "source": source, "options": ["bind", access, *CONFINED]}
 
 
 def _writable(item: Writable, place: Place) -> dict[str, Any]:
     if item.kind == "volume":
-        return {"destination": item.path, "type": "bind", "source": place.volumes[item.path], "options": ["bind", "rw", *CONFINED]}
+        return _bind(item.path, place.volumes[item.path], "rw")
     uid, gid = parse_owner(item.owner)
     size = f"size={parse_size(item.size)}"
     return _mount(item.path, "tmpfs", ["rw", *CONFINED, size, f"mode={parse_mode(item.mode):04o}", f"uid={uid}", f"gid={gid}"])

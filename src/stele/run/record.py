@@ -50,6 +50,7 @@ class Folder:
         self.rootfs = self.path / "rootfs"
         self.skeleton = self.path / "skeleton"
         self.volumes = self.path / "vol"
+        self.data = self.path / "data"
         self.bundle = self.path / "bundle"
         self.conmon_pid = self.path / "conmon.pid"
         self.exit = self.path / "exit" / instance

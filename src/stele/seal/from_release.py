@@ -30,6 +30,7 @@ def load(release: Release, tree: Tree, files: StrataFiles, spec: Spec) -> Source
     old = release.spec
     _covers("settings", {item.path for item in old.settings}, {item.path for item in spec.settings})
     _covers("writable", {item.path for item in old.writable}, {item.path for item in spec.writable})
+    _covers("data", {item.path for item in old.data}, {item.path for item in spec.data})
     if old.time != spec.time:
         raise _refused(f"its time is {old.time}, that of the spec {spec.time}, and every file carries it")
     return Source(

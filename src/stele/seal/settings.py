@@ -58,6 +58,8 @@ def apply_settings(tree: Tree, contents: ContentReader, spec: Spec, base_dir: Pa
             new[name] = _directory(name, spec.time)
     for item in spec.writable:
         _mount_point(tree, new, item, spec.time)
+    for held in spec.data:
+        _directories(tree, new, os.fsencode(held.path)[1:], "data", spec.time)
     with contextlib.ExitStack() as stack:
         base = -1
         if any(setting.source for setting in spec.settings):
@@ -90,10 +92,20 @@ def _ancestors(path: bytes) -> list[bytes]:
 
 def _mount_point(tree: Tree, new: dict[bytes, Node], item: Writable, time: int) -> None:
     path = os.fsencode(item.path)[1:]
+    _directories(tree, new, path, "writable", time)
+    # runc gives a tmpfs the mode of the directory that it covers, whatever the mount options say
+    here = new.get(path) or tree.get(path)
+    uid, gid = parse_owner(item.owner)
+    if here is not None and (here.mode, here.uid, here.gid) != (parse_mode(item.mode), uid, gid):
+        new[path] = msgspec.structs.replace(here, mode=parse_mode(item.mode), uid=uid, gid=gid)
+
+
+def _directories(tree: Tree, new: dict[bytes, Node], path: bytes, field: str, time: int) -> None:
+    """Make sure of a directory at `path`, which `field` of the spec names."""
     if name_fault(path):
         raise SteleError(
-            f"the writable path /{quote(path)[:300]} {name_fault(path)}",
-            remedy="correct `writable` in the spec",
+            f"the {field} path /{quote(path)[:300]} {name_fault(path)}",
+            remedy=f"correct `{field}` in the spec",
             code="seal.bad-mount-point",
         )
     for above in (*_ancestors(path), path):
@@ -103,15 +115,10 @@ def _mount_point(tree: Tree, new: dict[bytes, Node], item: Writable, time: int) 
         elif node.kind != "dir":
             leads = f" to {quote(node.target)[:200]}" if node.kind == "symlink" else ""
             raise SteleError(
-                f"the writable path /{quote(path)[:300]} cannot be mounted: /{quote(above)[:300]} is a {node.kind}{leads} in the source",
-                remedy="name a directory in `writable`, and where a symlink leads elsewhere, the path that it leads to",
+                f"the {field} path /{quote(path)[:300]} cannot be mounted: /{quote(above)[:300]} is a {node.kind}{leads} in the source",
+                remedy=f"name a directory in `{field}`, and where a symlink leads elsewhere, the path that it leads to",
                 code="seal.bad-mount-point",
             )
-    # runc gives a tmpfs the mode of the directory that it covers, whatever the mount options say
-    here = new.get(path) or tree.get(path)
-    uid, gid = parse_owner(item.owner)
-    if here is not None and (here.mode, here.uid, here.gid) != (parse_mode(item.mode), uid, gid):
-        new[path] = msgspec.structs.replace(here, mode=parse_mode(item.mode), uid=uid, gid=gid)
 
 
 def _place(tree: Tree, new: dict[bytes, Node], setting: Setting, content: bytes, time: int) -> Node:

@@ -1,0 +1,74 @@
+"""Data sets: sealed data, mounted read-only by digest; a new version of it is a new release."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.host import Host
+
+pytestmark = [pytest.mark.root]
+COMMAND = ["/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/"]
+
+
+def seal_data(host: Host, text: str, name: str = "words") -> str:
+    folder = host.folder / f"data-{name}-{text}"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "index.html").write_text(text)
+    (folder / "sub" / "large").write_bytes(os.urandom(1 << 20))
+    (folder / "tool").write_bytes(Path("/bin/busybox").read_bytes())
+    for path, mode in ((folder, 0o755), (folder / "sub", 0o755), (folder / "tool", 0o755)):
+        path.chmod(mode)
+    spec = host.folder / f"{name}.yaml"
+    spec.write_text(json.dumps({"stele": 0, "name": name, "kind": "dataset"}))
+    return str(host.stele("seal", str(folder), "-f", str(spec))["release"])
+
+
+def seal(host: Host, data: str) -> str:
+    return host.seal("1", data=[{"path": "/srv/words", "release": data}])
+
+
+def words(host: Host) -> str:
+    return host.run_inside("cat /srv/words/index.html")
+
+
+def test_a_data_set_is_shown_replaced_and_brought_back(host: Host) -> None:
+    one, two = seal_data(host, "first"), seal_data(host, "second")
+    first, second = seal(host, one), seal(host, two)
+    assert first != second
+    host.stele("apply", first)
+    assert words(host) == "first"
+    host.wait(lambda: host.status()["good"] == [first], "confirmed")
+    host.stele("apply", second)
+    assert words(host) == "second"
+    host.stele("rollback", "tiny")
+    assert words(host) == "first"
+
+
+def test_nothing_changes_it_and_nothing_in_it_runs(host: Host) -> None:
+    host.stele("apply", seal(host, seal_data(host, "first")))
+    assert "Read-only file system" in host.run_inside("echo x > /srv/words/index.html")
+    assert words(host) == "first"
+    mounted = next(line.split() for line in host.run_inside("cat /proc/self/mountinfo").splitlines() if " /srv/words " in line)
+    assert {"ro", "nosuid", "nodev", "noexec"} <= set(mounted[5].split(","))
+    host.run_inside("/srv/words/tool echo IT RAN")
+    assert host.incident()["path"] == "/srv/words/tool"
+
+
+def test_what_is_refused(host: Host) -> None:
+    data = seal_data(host, "first")
+    images = list((host.data / "store" / "erofs").iterdir())
+    assert host.refused("apply", "words")["code"] == "deploy.is-a-data-set"
+    workload = host.seal("1")
+    assert host.refused("apply", seal(host, workload))["code"] == "deploy.not-a-data-set"
+    assert host.refused("apply", seal(host, "sha256:" + "0" * 64))["code"] == "store.unknown-release"
+    (image,) = images
+    good = seal(host, data)
+    raw = bytearray(image.read_bytes())
+    raw[-5000] ^= 1
+    image.chmod(0o600)
+    image.write_bytes(raw)
+    assert host.refused("apply", good)["code"] == "store.damaged"
