@@ -10,6 +10,7 @@ COMMANDS = {
     "releases": ("releases", "releases", "List the releases in the store"),
     "inspect": ("releases", "inspect", "Show one release: spec, strata, digests"),
     "diff": ("diff", "diff", "Show what changes from one release to another"),
+    "store": ("store", "store", "Keep the store small: old releases as deltas"),
     "verify": ("prove", "verify", "Check a proof file, or a release in the store"),
     "apply": ("deploy", "apply", "Run a release; replaces the old one when healthy"),
     "status": ("deploy", "status", "What is running, by which digest, enforced by what"),

@@ -7,6 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from stele.flow.unpacking import Unpacking
 from stele.ledger.sequencer import Ledger
 from stele.seal.rebuild import LayerRebuilder
 from stele.store.layout import Layout
@@ -38,4 +39,6 @@ def open_ledger(places: Places) -> Ledger:
 
 def open_store(places: Places) -> Layout:
     """Open the store; releases are believed only with a signature by this data folder's release key."""
-    return Layout(places.store, trusted=(PublicKey.from_pem(places.release_pub.read_bytes()),), rebuild=LayerRebuilder())
+    store = Layout(places.store, trusted=(PublicKey.from_pem(places.release_pub.read_bytes()),), rebuild=LayerRebuilder())
+    store.unpack = Unpacking(store)
+    return store

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stele.model.event import Entry
 
 
-def _entries(places: Places) -> Iterator[tuple[int, Entry]]:
+def entries(places: Places) -> Iterator[tuple[int, Entry]]:
     """Every published entry; none if nothing was published yet."""
     try:
         reader = LedgerReader(places.ledger)
@@ -39,7 +39,7 @@ def events(places: Places, *, workload: str, kind: str, last: int) -> list[dict[
     `kind` may be the beginning of a kind. The ledger's own epochs are left out unless they are asked for.
     """
     found: deque[dict[str, Any]] = deque(maxlen=last)
-    for index, entry in _entries(places):
+    for index, entry in entries(places):
         event = entry.event
         if (workload and event.workload != workload) or (event.kind == "epoch" and not kind):
             continue
@@ -56,7 +56,7 @@ def events(places: Places, *, workload: str, kind: str, last: int) -> list[dict[
 
 def incidents(places: Places) -> list[dict[str, Any]]:
     """One record per incident, oldest first."""
-    return fold_incidents(_entries(places))
+    return fold_incidents(entries(places))
 
 
 def check(places: Places, ledger: str | None, trust: str | None) -> dict[str, Any]:

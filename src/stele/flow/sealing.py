@@ -77,19 +77,20 @@ def seal(
     begun, begun_ns = time.monotonic_ns(), time.time_ns()
     spec = specs.parse_yaml(spec_file.read_bytes())
     store = opening.open_store(places)
-    say(f"reading {source}")
-    packing = cast("Compression", options.compression)
-    same = {} if options.paranoid else reuse.strata(store, source if isinstance(source, str) else spec.name, codec.codec_name(packing))
-    cache = statcache.StatCache() if options.paranoid or isinstance(source, str) else _stat_cache(places, source)
-    with _read(store, source, spec, options, cache) as found:
-        applied = settings.apply_settings(found.tree, found.contents, spec, spec_file.parent)
-        say(f"sealing {len(applied.tree)} paths")
-        sealed = releases.seal(applied.tree, applied.contents, spec, store, compression=packing, platform=found.platform, reuse=same)
-        notes = found.notes
-        size = applied.tree.bytes_total()
-        count = len(applied.tree)
-    say("signing")
-    store.publish(sign(sealed, PrivateKey.from_pem(places.release_key.read_bytes()), store))
+    with store.adding():
+        say(f"reading {source}")
+        packing = cast("Compression", options.compression)
+        same = {} if options.paranoid else reuse.strata(store, source if isinstance(source, str) else spec.name, codec.codec_name(packing))
+        cache = statcache.StatCache() if options.paranoid or isinstance(source, str) else _stat_cache(places, source)
+        with _read(store, source, spec, options, cache) as found:
+            applied = settings.apply_settings(found.tree, found.contents, spec, spec_file.parent)
+            say(f"sealing {len(applied.tree)} paths")
+            sealed = releases.seal(applied.tree, applied.contents, spec, store, compression=packing, platform=found.platform, reuse=same)
+            notes = found.notes
+            size = applied.tree.bytes_total()
+            count = len(applied.tree)
+        say("signing")
+        store.publish(sign(sealed, PrivateKey.from_pem(places.release_key.read_bytes()), store))
     record(sealed.release)
     if cache.recorded and not isinstance(source, str):
         _keep_stat_cache(places, source, cache.encode(begun_ns))

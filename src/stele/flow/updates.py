@@ -92,13 +92,15 @@ def _receive(store: Layout, target: str, origin: Origin, chain: tuple[Offer, ...
         files = [stack.enter_context(origin.open_blob(its.delta)) for its in found]
         base = stack.enter_context(deltas.whole(store, chain[0].base))
         built = head(base, target, files)
-        made = build(store, base, built.release, files, record=_record(origin, found[-1]))
+        made = build(store, base, built.release, files, record=record_of(origin, found[-1]))
         store.put(built.config)
         store.put(built.manifest)
     return Received(built.release, chain, sum(offer.size + offer.manifest.size for offer in chain), made)
 
 
-def _record(origin: Origin, artifact: Artifact) -> Callable[[], bytes]:
+def record_of(origin: Origin, artifact: Artifact) -> Callable[[], bytes]:
+    """How to read what a delta's maker wrote down of the cut; b"" if that is nothing."""
+
     def read() -> bytes:
         if artifact.cut is None or artifact.cut.size > cutting.LIMIT:
             return b""

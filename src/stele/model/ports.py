@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from stele.model.release import Publication, Stratum
-    from stele.model.tree import Node
+    from stele.model.release import Publication, Release, Stratum
+    from stele.model.tree import Node, Tree
 
 
 class Draft(Protocol):
@@ -91,3 +91,13 @@ class StrataFiles(Protocol):
 
     def layer(self, stratum: Stratum) -> AbstractContextManager[BinaryIO]:
         """The stratum's layer, checked against its digest. Raises `store.damaged`, also where it is missing."""
+
+
+class Unpacker(Protocol):
+    """Brings back releases that a store keeps as deltas."""
+
+    def tree(self, release: Release) -> Tree:
+        """The tree of a packed release, at its signed digest. Raises `store.damaged`, `delta.*`."""
+
+    def strata(self, release: Release) -> None:
+        """Make the images that a release lacks. Raises like `tree`, and `release.rebuild-differs`, `store.full`."""

@@ -91,6 +91,11 @@ def annotations_of(raw: Any) -> dict[str, str]:
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
+def is_tagged(entry: Any) -> bool:
+    """Whether an entry has a tag."""
+    return REF_NAME in annotations_of(entry)
+
+
 def tagged(index: Plain, tag: str) -> Plain | None:
     """The last entry with a tag."""
     found = [item for item in index.get("manifests", []) if annotations_of(item).get(REF_NAME) == tag]

@@ -6,23 +6,23 @@ import contextlib
 import fcntl
 import logging
 import os
-import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from stele.host import durable
 from stele.model import release as releases
 from stele.model import tree as trees
-from stele.model.release import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Publication, Referrer, Release, Stratum, reference_name
-from stele.store import drafts, images, signatures
+from stele.model.release import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Publication, Referrer, Release, Stratum
+from stele.store import drafts, images, naming, removal, signatures
 from stele.store import index as indexes
 from stele.trust.digest import digest_hex, sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from stele.model.ports import Draft, Rebuilder
+    from stele.model.ports import Draft, Rebuilder, Unpacker
     from stele.model.release import PreparedImage
     from stele.model.tree import Tree
     from stele.store.index import Plain
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 MANIFEST_LIMIT = 4 << 20  # bytes; as registries have it
 TREE_LIMIT = 4 << 30  # bytes
-_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})\Z", re.ASCII)
 
 
 class Evidence(NamedTuple):
@@ -59,6 +58,7 @@ class Layout:
         self.root = root
         self._trusted = tuple(trusted)
         self._rebuild = rebuild
+        self.unpack: Unpacker | None = None
         self._blobs = root / "blobs" / "sha256"
         self._images = images.Images(root)
         drafts.sweep(root)
@@ -123,6 +123,19 @@ class Layout:
             durable.sync_dir(self._blobs)
             durable.write(self.root / "index.json", indexes.with_referrers(index, release.digest, referrers, listed))
 
+    def unrefer(self, digest: str, gone: Collection[str]) -> None:
+        """Make artifacts (by their manifests' digests) no longer refer to a release; their blobs stay. Raises like `refer`."""
+        tag = indexes.referrers_tag(digest)
+        with self._locked(), drafts.writing(self.root):
+            index = self._index()
+            present = self._tagged(index, tag) or {}
+            left = {**present, "manifests": [item for item in present.get("manifests", []) if item.get("digest") not in gone]}
+            merged = indexes.merged_referrers(left, ())
+            listed = Descriptor(media_type=INDEX_TYPE, digest=self.put(merged), size=len(merged))
+            durable.sync_dir(self._blobs)
+            kept = [item for item in index.get("manifests", []) if item.get("digest") not in gone or indexes.is_tagged(item)]
+            durable.write(self.root / "index.json", indexes.with_referrers({**index, "manifests": kept}, digest, (), listed))
+
     # --- reading
 
     def referrers(self, digest: str) -> list[Referrer]:
@@ -133,6 +146,10 @@ class Layout:
     def has_blob(self, digest: str) -> bool:
         """Whether a blob is there; it is not read."""
         return self._blob_path(digest).exists()
+
+    def has_image(self, stratum: Stratum) -> bool:
+        """Whether a stratum's image is there; it is not read."""
+        return self._images.path(stratum.image).exists()
 
     def has_stratum(self, stratum: Stratum) -> bool:
         """Whether a stratum is there in one form at least; neither is read."""
@@ -213,7 +230,7 @@ class Layout:
         )
 
     def tree(self, digest: str) -> Tree:
-        """The tree of a release; made again from the layers where its blob is missing or damaged.
+        """The tree of a release; made again from layers or deltas where its blob is missing or damaged.
 
         Raises:
             SteleError: like `find`, and `release.rebuild-differs`.
@@ -222,7 +239,11 @@ class Layout:
         try:
             return trees.decode(self.blob(release.tree_digest, TREE_LIMIT))
         except SteleError as error:
-            if self._rebuild is None or error.code != "store.damaged":
+            if error.code != "store.damaged":
+                raise
+            if self.unpack is not None and not all(self.has_blob(stratum.layer.digest) for stratum in release.strata):
+                return self.unpack.tree(release)
+            if self._rebuild is None:
                 raise
         nodes: dict[bytes, trees.Node] = {}
         for stratum in release.strata:
@@ -258,13 +279,16 @@ class Layout:
         return self._images.open(stratum)
 
     def image(self, stratum: Stratum) -> Path:
-        """The path of a stratum's EROFS image; it is made again from the layer where it is missing. Not checked.
+        """The path of a stratum's EROFS image; made again where it is missing, from the layer, or with its packed release. Not checked.
 
         Raises:
             SteleError: `store.damaged`, `store.image-missing`, `release.rebuild-differs`, `store.full`, `store.not-writable`.
         """
         path = self._images.path(stratum.image)
         if path.exists():
+            return path
+        if self.unpack is not None and not self.has_blob(stratum.layer.digest):
+            self._unpack_one(stratum)
             return path
         if self._rebuild is None:
             raise SteleError(
@@ -277,6 +301,20 @@ class Layout:
             draft.commit(stratum.image)
         durable.sync_dir(self._images.folder)
         return path
+
+    def _unpack_one(self, stratum: Stratum) -> None:
+        """Unpack a release that has this stratum."""
+        assert self.unpack is not None
+        failed: SteleError | None = None
+        for release in self.releases():
+            if stratum in release.strata:
+                try:
+                    self.unpack.strata(release)
+                except SteleError as error:
+                    failed = error
+                else:
+                    return
+        raise failed or indexes.damaged(f"the stratum {stratum.name} is of no release that is here")
 
     def prepare_image(self, stratum: Stratum) -> PreparedImage:
         """A stratum's image, made immutable and then checked against the signed digest: ready to be mounted.
@@ -305,12 +343,53 @@ class Layout:
         """
         signed = self.check_signature(release.digest)
         found = self.find(signed.digest)
+        for stratum in found.strata:
+            if not self.has_stratum(stratum):
+                self.image(stratum)
+        if not self.has_blob(found.tree_digest):
+            self.put(self.tree(found.digest).encode())
         whole = [(self._images.path(s.image), s.image) for s in found.strata if self._images.path(s.image).exists()]
         held = {image for _, image in whole}
         layers = [s.layer.digest for s in found.strata if s.image not in held or self.has_blob(s.layer.digest)]
         parts = [(self._blob_path(digest), digest) for digest in (*layers, found.tree_digest)]
         total = sum(images.check_all([*whole, *parts])) + found.manifest_size
         return {"blobs": len(parts) + 2, "images": len(whole), "bytes": total}
+
+    # --- removing
+
+    def adding(self) -> AbstractContextManager[None]:
+        """While it lasts nothing is removed: whoever relies on what is here, and publishes it, does so inside."""
+        return removal.adding(self.root)
+
+    def removing(self) -> AbstractContextManager[None]:
+        """While it lasts nobody adds. Raises `store.busy`."""
+        return removal.removing(self.root)
+
+    def remove(self, blobs: Iterable[str], strata: Iterable[Stratum]) -> int:
+        """Remove blobs by digest, and images; only inside of `removing`. Returns the bytes.
+
+        Raises:
+            SteleError: `store.not-writable`.
+        """
+        paths = [self._blob_path(digest) for digest in blobs] + [self._images.path(stratum.image) for stratum in strata]
+        return removal.remove(self.root, paths)[1]
+
+    def foreign_layers(self) -> set[str]:
+        """Layers of images that other tools put here.
+
+        Raises:
+            SteleError: `store.damaged`: something that may be a release cannot be read, so what it needs is not known.
+        """
+        found: set[str] = set()
+        for digest in self._digests():
+            try:
+                self.find(digest)
+            except SteleError as error:
+                if error.code != "release.malformed":
+                    raise
+                layers = indexes.decode(self.blob(digest), "an image").get("layers", [])
+                found.update(indexes.descriptor(layer).digest for layer in layers)
+        return found
 
     # --- inside
 
@@ -358,22 +437,4 @@ class Layout:
         return list(dict.fromkeys(indexes.descriptor(item).digest for item in indexes.image_entries(self._index())))
 
     def _resolve(self, name: str) -> str:
-        known = self._digests()
-        prefix = _PREFIX.match(name)
-        found = [digest for digest in known if prefix and digest.startswith("sha256:" + prefix[1])]
-        if len(found) > 1:
-            raise SteleError(
-                f"{name!r} is the beginning of {len(found)} releases", remedy="give more of the digest", code="store.ambiguous"
-            )
-        if not found:
-            releases_here = [
-                release for release in self.releases() if name in {release.workload, reference_name(release.workload, release.digest)}
-            ]
-            found = [release.digest for release in releases_here[-1:]]
-        if not found:
-            raise SteleError(
-                f"the store has no release {name[:100]!r}",
-                remedy="`stele releases` lists what is there; name a digest, the beginning of one, or a workload",
-                code="store.unknown-release",
-            )
-        return found[0]
+        return naming.resolve(name, self._digests(), self.releases)

@@ -1,0 +1,293 @@
+"""Old releases at rest: kept as deltas, from which they come out whole again (docs/spec/store.md, Packed releases; ADR 52)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from stele.flow import deltas, reading, updates
+from stele.host import durable
+from stele.model.history import advance, start
+from stele.seal import packages, restore, strata
+from stele.seal.delta import cutting
+from stele.seal.rebuild import LayerRebuilder
+from stele.seal.sources.spool import anonymous_file
+from stele.seal.strata import Slice
+from stele.store.index import damaged
+from stele.trust.digest import parse_digest, sha256
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from typing import Self
+
+    from stele.flow.places import Places
+    from stele.model.history import WorkloadState
+    from stele.model.ports import ContentReader
+    from stele.model.release import Publication, Release
+    from stele.model.tree import Tree
+    from stele.store.layout import Layout
+
+DEPTH = 6  # deltas between a packed release and a whole one; less than the longest chain that is followed
+
+
+class Packed(NamedTuple):
+    """What packing did. `packed`: digests of the releases that are kept as deltas now. `freed`, `added`: bytes.
+
+    `left`: digests of those that could not be packed, and why.
+    """
+
+    packed: tuple[str, ...]
+    kept: tuple[str, ...]
+    freed: int
+    added: int
+    left: dict[str, str]
+
+
+def in_use(places: Places) -> dict[str, str]:
+    """Releases that the ledger says must stay whole, by digest, each with the reason."""
+    states: dict[str, WorkloadState] = {}
+    for _, entry in reading.entries(places):
+        name = entry.event.workload
+        states[name] = advance(states.get(name) or start(name), entry.event)
+    found: dict[str, str] = {}
+    for state in states.values():
+        for digest in state.good[-2:]:
+            found[digest] = "known good"
+        for live in state.frozen.values():
+            found[live.release] = "frozen as evidence"
+        for live in state.running.values():
+            found[live.release] = "running"
+        if state.active_release:
+            found[state.active_release] = "running"
+    return found
+
+
+def pins(store: Layout) -> set[str]:
+    """Digests of the releases that somebody pinned.
+
+    Raises:
+        SteleError: `store.damaged`.
+    """
+    try:
+        data = (store.root / "pins").read_bytes()
+        return {parse_digest(line) for line in data.decode("ascii").splitlines()}
+    except FileNotFoundError:
+        return set()
+    except (OSError, UnicodeDecodeError, SteleError) as error:
+        raise damaged("the list of pinned releases cannot be read") from error
+
+
+def set_pin(store: Layout, digest: str, *, pinned: bool) -> None:
+    """Pin a release, or no longer. Raises like `pins`."""
+    with store.adding():
+        found = pins(store) | {digest} if pinned else pins(store) - {digest}
+        durable.write(store.root / "pins", "".join(f"{item}\n" for item in sorted(found)).encode("ascii"))
+
+
+def plan(order: Sequence[str], keep: Collection[str], known: Mapping[str, str]) -> dict[str, str]:
+    """Which release each one is to be a delta of: a newer one, never more than `DEPTH` deltas from one that is kept whole. Pure.
+
+    Args:
+        order: releases of one workload, the oldest first; the last is kept.
+        keep: those that stay whole.
+        known: what those that are packed already are deltas of.
+    """
+    depth = {order[-1]: 0} if order else {}
+    found: dict[str, str] = {}
+    nearest = order[-1] if order else ""
+    newer = nearest
+    for digest in reversed(order[:-1]):
+        if digest in keep:
+            depth[digest], nearest = 0, digest
+        else:
+            base = known.get(digest, "")
+            if depth.get(base, DEPTH) >= DEPTH:
+                base = newer if depth[newer] < DEPTH else nearest
+            found[digest], depth[digest] = base, depth[base] + 1
+        newer = digest
+    return found
+
+
+def pack(store: Layout, keep: Collection[str], *, everything: bool, say: Callable[[str], None]) -> Packed:
+    """Keep releases as deltas; only what was proven to come out again is removed.
+
+    Args:
+        store: the store.
+        keep: digests of releases that stay whole, besides the newest of each workload.
+        everything: pack the content of those too; their images stay, their layers go.
+        say: told of each step.
+
+    Raises:
+        SteleError: `store.busy`, `store.damaged`, `store.full`, `store.not-writable`. Nothing was removed then.
+    """
+    here = store.releases()
+    foreign = store.foreign_layers()
+    by_name: dict[str, list[Release]] = {}
+    for release in here:
+        by_name.setdefault(release.workload, []).append(release)
+    kept = set(keep) | {items[-1].digest for items in by_name.values()}
+    packed: dict[str, Release] = {}
+    bases: dict[str, str] = {}
+    left: dict[str, str] = {}
+    added = 0
+    for items in by_name.values():
+        names = {release.digest: release for release in items}
+        wanted: dict[str, Release | None] = {}
+        for digest, newer in plan([*names], kept, _known(store, items)).items():
+            wanted[digest] = names[newer]
+        if everything:
+            wanted |= {digest: items[-1] for digest in names if digest in kept}
+            wanted[items[-1].digest] = None
+        for digest, release in names.items():  # the oldest first: what they are deltas of is whole then, mostly
+            if digest not in wanted:
+                continue
+            base = wanted[digest]
+            try:
+                added += _pack_one(store, base, release, say)
+                packed[digest], bases[digest] = release, base.digest if base else deltas.EMPTY
+            except SteleError as error:
+                if error.code in {"store.full", "store.not-writable"}:
+                    raise
+                left[digest] = error.reason
+                say(f"{release.workload} {digest[:19]} stays whole: {error.reason}")
+    freed = _remove(store, here, kept, packed, foreign, everything=everything)
+    freed += _remove_stale(store, here, bases)
+    return Packed(tuple(d for d in packed if d not in kept), tuple(sorted(kept & {r.digest for r in here})), freed, added, left)
+
+
+def _known(store: Layout, items: Sequence[Release]) -> dict[str, str]:
+    """What packed releases are deltas of, where that is a newer one of the same workload."""
+    place = {release.digest: at for at, release in enumerate(items)}
+    found = {}
+    for release in items:
+        for offer in deltas.offers(release.digest, store.referrers(release.digest)):
+            if place.get(offer.base, -1) > place[release.digest] and _is_pack(store, offer):
+                found[release.digest] = offer.base
+    return found
+
+
+def _is_pack(store: Layout, offer: deltas.Offer) -> bool:
+    """Whether an artifact was made to keep a release by, not to hand it on."""
+    return store.has_blob(offer.manifest.digest) and deltas.artifact(store, offer).cut is not None
+
+
+def _pack_one(store: Layout, base: Release | None, release: Release, say: Callable[[str], None]) -> int:
+    """Make and prove the delta of a release, unless it is there; returns its bytes."""
+    named = base.digest if base else deltas.EMPTY
+    for offer in deltas.offers(release.digest, store.referrers(release.digest)):
+        if offer.base == named and not deltas.is_whole(store, release):
+            return 0  # packed before, and proven then
+    say(f"packing {release.workload} {release.digest[:19]}")
+    with deltas.opened(store, release) as side:
+        slices = _slices(store, release, side.tree, side.contents)
+        cut = cutting.encode(side.tree, slices)
+    offer = deltas.attach_delta(store, base, release, cut=cut, thorough=base is not None)
+    prove(store, base, release, offer)
+    return offer.size
+
+
+def _slices(store: Layout, release: Release, tree: Tree, contents: ContentReader) -> tuple[Slice, ...]:
+    """How a release is cut: as this version would, if that fits; else as its layers say."""
+    found = strata.cut(tree, release.spec, packages.find(tree, contents))
+    if [piece.name for piece in found] == [stratum.name for stratum in release.strata]:
+        return found
+    rebuild, pieces = LayerRebuilder(), []
+    for stratum in release.strata:
+        with store.layer(stratum) as layer:
+            pieces.append(Slice(stratum.name, rebuild.nodes(layer, stratum)))
+    return tuple(pieces)
+
+
+def prove(store: Layout, base: Release | None, release: Release, offer: deltas.Offer) -> None:
+    """Unpack a release from one delta and compare every image with its signed digest; nothing of it is kept.
+
+    Raises:
+        SteleError: `delta.*`, `release.rebuild-differs`, `store.damaged`.
+    """
+    with contextlib.ExitStack() as stack:
+        old = stack.enter_context(deltas.opened(store, base) if base else deltas.whole(store, deltas.EMPTY))
+        its = deltas.artifact(store, offer)
+        file = stack.enter_context(store.open_blob(its.delta))
+        built = updates.head(old, release.digest, [file])
+        tree, contents = deltas.applied(old, built.release, [file], stack)
+        slices = updates.slices_of(release, tree, contents, updates.record_of(store, its))
+        restore.images(updates.paired(release, slices), contents, _Nowhere())
+
+
+class _Nowhere:
+    """A `BlobSink` that keeps nothing."""
+
+    def draft(self, kind: str) -> _Forgotten:
+        del kind
+        return _Forgotten()
+
+    def put(self, data: bytes) -> str:
+        return sha256(data)
+
+    def publish(self, publication: Publication) -> None:
+        del publication
+
+
+class _Forgotten:
+    def __init__(self) -> None:
+        self.fd = anonymous_file()
+
+    def commit(self, digest: str) -> None:
+        del digest
+
+    def discard(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+
+def _remove(
+    store: Layout, here: Sequence[Release], kept: Collection[str], packed: Mapping[str, Release], foreign: set[str], *, everything: bool
+) -> int:
+    """Remove what only packed releases need; returns the bytes."""
+    with store.removing():
+        if {release.digest for release in store.releases()} != {release.digest for release in here}:
+            raise SteleError(
+                "releases came or went while others were packed",
+                remedy="pack again; what was done so far is kept",
+                code="store.busy",
+                retryable=True,
+            )
+        stay = [release for release in here if release.digest in kept or release.digest not in packed]
+        images = {stratum.image for release in stay for stratum in release.strata}
+        blobs = {release.tree_digest for release in stay} | foreign
+        gone: list[str] = [release.tree_digest for digest, release in packed.items() if digest not in kept]
+        for release in stay:
+            whole = everything and release.digest in packed
+            for stratum in release.strata:
+                if not whole or not store.has_image(stratum):
+                    blobs.add(stratum.layer.digest)
+        gone += [stratum.layer.digest for release in packed.values() for stratum in release.strata]
+        old = [stratum for digest, release in packed.items() if digest not in kept for stratum in release.strata]
+        return store.remove((digest for digest in dict.fromkeys(gone) if digest not in blobs), [s for s in old if s.image not in images])
+
+
+def _remove_stale(store: Layout, here: Sequence[Release], bases: Mapping[str, str]) -> int:
+    """Remove packed forms that another one took the place of; returns the bytes."""
+    gone: list[str] = []
+    for release in here:
+        stale = [
+            offer
+            for offer in deltas.offers(release.digest, store.referrers(release.digest))
+            if release.digest in bases and offer.base != bases[release.digest] and _is_pack(store, offer)
+        ]
+        for offer in stale:
+            its = deltas.artifact(store, offer)
+            gone += [offer.manifest.digest, its.delta.digest]
+        if stale:
+            store.unrefer(release.digest, {offer.manifest.digest for offer in stale})
+    with store.removing():
+        return store.remove(gone, ())

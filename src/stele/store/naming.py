@@ -1,0 +1,38 @@
+"""What people call a release: a digest, the beginning of one, a tag, or a workload for its newest. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from stele.model.release import reference_name
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stele.model.release import Release
+
+_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})\Z", re.ASCII)
+
+
+def resolve(name: str, known: Sequence[str], releases: Callable[[], Sequence[Release]]) -> str:
+    """The digest of the release that is meant; `releases` (oldest first) is asked where the name is no beginning of a digest.
+
+    Raises:
+        SteleError: `store.unknown-release`, `store.ambiguous`.
+    """
+    prefix = _PREFIX.match(name)
+    found = [digest for digest in known if prefix and digest.startswith("sha256:" + prefix[1])]
+    if len(found) > 1:
+        raise SteleError(f"{name!r} is the beginning of {len(found)} releases", remedy="give more of the digest", code="store.ambiguous")
+    if not found:
+        named = [release for release in releases() if name in {release.workload, reference_name(release.workload, release.digest)}]
+        found = [release.digest for release in named[-1:]]
+    if not found:
+        raise SteleError(
+            f"the store has no release {name[:100]!r}",
+            remedy="`stele releases` lists what is there; name a digest, the beginning of one, or a workload",
+            code="store.unknown-release",
+        )
+    return found[0]

@@ -1,0 +1,277 @@
+"""Old releases at rest: they take what changed, come back byte for byte, and nothing goes before that is proven."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stele.flow import deltas, packing
+from stele.flow.unpacking import Unpacking
+from stele.host import immutable
+from stele.model import release as releases
+from stele.model.tree import Tree
+from stele.seal.delta import cutting
+from stele.seal.rebuild import LayerRebuilder
+from stele.seal.strata import Slice
+from stele.store.layout import Layout
+from stele.trust.errors import SteleError
+from tests.trees import varied
+from tests.unit.test_updates import KEY, seal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOISE = os.urandom(200_000)
+
+
+def version(number: int) -> dict[bytes, bytes]:
+    return {b"app": NOISE + b"%d" % number, b"etc/conf": b"%d\n" % number * 500, b"srv/same": NOISE[:50_000] + b"!"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Layout]:
+    found = Layout(tmp_path / "store", trusted=[KEY.public], rebuild=LayerRebuilder())
+    found.unpack = Unpacking(found)
+    yield found
+    for path in tmp_path.glob("*/erofs/*"):
+        immutable.make_mutable(path)
+
+
+def filled(store: Layout, count: int) -> tuple[list[releases.Release], dict[str, bytes]]:
+    """Some releases, and the bytes of all their images."""
+    found = [seal(store, version(number)) for number in range(count)]
+    return found, {s.image: store.image(s).read_bytes() for release in found for s in release.strata}
+
+
+def pack(store: Layout, *keep: releases.Release, everything: bool = False) -> packing.Packed:
+    return packing.pack(store, {release.digest for release in keep}, everything=everything, say=lambda _: None)
+
+
+def size(store: Layout) -> int:
+    return sum(path.stat().st_size for path in store.root.rglob("*") if path.is_file())
+
+
+def test_packed_releases_come_back_whole_and_signed(store: Layout) -> None:
+    found, images = filled(store, 5)
+    trees = {release.digest: store.tree(release.digest) for release in found}
+    before = size(store)
+    done = pack(store)
+    assert done.packed == tuple(release.digest for release in found[:-1])
+    assert size(store) < before / 3
+    assert not any(store.has_stratum(stratum) for stratum in found[0].strata)
+    for release in found:
+        assert store.release(release.digest) == release
+        assert store.tree(release.digest) == trees[release.digest]
+        for stratum in release.strata:
+            assert store.prepare_image(stratum).stratum == stratum
+            assert store.image(stratum).read_bytes() == images[stratum.image]
+        assert store.verify(release)["images"] == len(release.strata)
+
+
+def test_packing_again_packs_what_was_unpacked_and_what_is_new(store: Layout) -> None:
+    found, images = filled(store, 3)
+    pack(store)
+    store.verify(found[0])
+    assert deltas.is_whole(store, found[0])
+    found.append(seal(store, version(3)))
+    assert pack(store).packed == tuple(release.digest for release in found[:-1])
+    assert not deltas.is_whole(store, found[0])
+    assert store.image(found[0].strata[0]).read_bytes() == images[found[0].strata[0].image]
+
+
+def test_long_series_stay_within_reach(store: Layout) -> None:
+    found = []
+    for number in range(packing.DEPTH * 2 + 3):
+        found.append(seal(store, version(number)))
+        pack(store)
+    for release in found:
+        assert len(deltas.way_here(store, release)) <= packing.DEPTH if release is not found[-1] else deltas.is_whole(store, release)
+    for release in found:
+        store.verify(release)
+    assert len(list((store.root / "blobs" / "sha256").iterdir())) < 30 * len(found)
+
+
+def test_what_is_kept_stays_whole_with_its_layers(store: Layout) -> None:
+    found, _ = filled(store, 4)
+    pack(store, found[1])
+    for release, whole in zip(found, (False, True, False, True), strict=True):
+        assert all(map(store.is_whole, release.strata)) == whole
+
+
+def test_all_packs_the_content_of_what_stays_too(store: Layout) -> None:
+    found, images = filled(store, 3)
+    pack(store, found[0], everything=True)
+    for release in (found[0], found[2]):
+        assert deltas.is_whole(store, release)
+        assert not any(store.has_blob(stratum.layer.digest) for stratum in release.strata)
+    for release in found:  # and from that alone everything comes back
+        for stratum in release.strata:
+            store.remove_image(stratum)
+    for release in found:
+        for stratum in release.strata:
+            assert store.image(stratum).read_bytes() == images[stratum.image]
+
+
+def test_a_full_pack_goes_when_its_release_is_no_longer_the_newest(store: Layout) -> None:
+    found, _ = filled(store, 2)
+    pack(store, everything=True)
+    seal(store, version(9))
+    pack(store, everything=True)
+    offers = [deltas.offers(r.digest, store.referrers(r.digest)) for r in (*found, *store.releases()[-1:])]
+    assert [[offer.base == deltas.EMPTY for offer in its] for its in offers] == [[False], [False], [True]]
+    for release in store.releases():
+        store.verify(release)
+
+
+def test_a_damaged_release_stays_as_it_is(store: Layout) -> None:
+    found, _ = filled(store, 3)
+    path = store.image(found[0].strata[0])
+    data = bytearray(path.read_bytes())
+    data[data.find(NOISE[:64])] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    done = pack(store)
+    assert set(done.left) == {found[0].digest}
+    assert all(store.has_blob(stratum.layer.digest) for stratum in found[0].strata)
+    assert done.packed == (found[1].digest,)
+
+
+def test_a_crash_before_the_removal_loses_nothing(store: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = filled(store, 3)
+
+    def crash(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(packing, "_remove", crash)
+        with pytest.raises(KeyboardInterrupt):
+            pack(store)
+    assert all(deltas.is_whole(store, release) for release in found)
+    pack(store)
+    for release in found:
+        store.verify(release)
+
+
+def test_a_damaged_delta_is_found_and_named(store: Layout) -> None:
+    found, _ = filled(store, 2)
+    pack(store)
+    [offer] = deltas.way_here(store, found[0])
+    path = store.root / "blobs" / "sha256" / deltas.artifact(store, offer).delta.digest[7:]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    for call in (lambda: store.verify(found[0]), lambda: store.tree(found[0].digest), lambda: store.image(found[0].strata[0])):
+        with pytest.raises(SteleError) as refused:
+            call()
+        assert refused.value.code == "store.damaged"
+
+
+def test_nothing_is_removed_while_somebody_adds(store: Layout) -> None:
+    found, _ = filled(store, 2)
+    with store.adding(), pytest.raises(SteleError) as refused:
+        pack(store)
+    assert refused.value.code == "store.busy"
+    assert all(deltas.is_whole(store, release) for release in found)
+
+
+def test_layers_that_a_foreign_image_shares_stay(store: Layout) -> None:
+    found, _ = filled(store, 2)
+    layer = found[0].strata[0].layer
+    foreign = json.dumps({"schemaVersion": 2, "mediaType": releases.MANIFEST_TYPE, "layers": [layer.plain()]}).encode()
+    path = store.root / "index.json"
+    index = json.loads(path.read_bytes())
+    index["manifests"].append({"mediaType": releases.MANIFEST_TYPE, "digest": store.put(foreign), "size": len(foreign)})
+    path.write_text(json.dumps(index))
+    pack(store)
+    assert store.has_blob(layer.digest)
+
+
+def test_pins_are_kept_and_taken_away(store: Layout) -> None:
+    [release], _ = filled(store, 1)
+    assert packing.pins(store) == set()
+    packing.set_pin(store, release.digest, pinned=True)
+    assert packing.pins(store) == {release.digest}
+    packing.set_pin(store, release.digest, pinned=False)
+    assert packing.pins(store) == set()
+    (store.root / "pins").write_text("nonsense")
+    with pytest.raises(SteleError):
+        packing.pins(store)
+
+
+@given(st.integers(1, 30), st.sets(st.integers(0, 29)), st.dictionaries(st.integers(0, 29), st.integers(0, 29)))
+def test_every_plan_leads_to_what_is_kept(count: int, kept: set[int], known: dict[int, int]) -> None:
+    order = [str(number) for number in range(count)]
+    was = {str(one): str(other) for one, other in known.items() if one < other < count}
+    keep = {str(number) for number in kept} | {order[-1]}
+    found = packing.plan(order, keep, was)
+    assert set(found) == set(order) - keep
+    for digest in found:
+        steps, at = 0, digest
+        while at not in keep:
+            assert int(found[at]) > int(at)
+            at, steps = found[at], steps + 1
+        assert steps <= packing.DEPTH
+
+
+# the record of the cut
+
+TREE, _ = varied()
+
+
+def _cut(count: int) -> tuple[Slice, ...]:
+    above = {node.path.rpartition(b"/")[0] for node in TREE.nodes[1:]}
+    single = [node for node in TREE.nodes[1:] if node.kind != "dir" or node.path not in above]
+    found = []
+    for at in range(count):
+        own = {node.path for place, node in enumerate(single) if place % 7 % count == at}
+        needed = {b""}
+        for path in own:
+            parts = path.split(b"/")
+            needed |= {b"/".join(parts[:depth]) for depth in range(len(parts))}
+        found.append(Slice(f"s-{at}", tuple(node for node in TREE.nodes if node.path in own or node.path in needed)))
+    return tuple(found)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_a_cut_is_written_down_and_read(count: int) -> None:
+    assert cutting.decode(TREE, cutting.encode(TREE, _cut(count))) == _cut(count)
+
+
+@given(st.binary(max_size=100))
+def test_noise_is_no_cut(noise: bytes) -> None:
+    import zstandard
+
+    for data in (noise, zstandard.compress(noise)):
+        with pytest.raises(SteleError) as refused:
+            cutting.decode(TREE, data)
+        assert refused.value.code == "delta.damaged"
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {"names": [], "runs": []},
+        {"names": ["a"], "runs": [[0, 1]]},
+        {"names": ["a"], "runs": [[0, 1 << 40]]},
+        {"names": ["a"], "runs": [[1, 5]]},
+        {"names": ["a"] * 41, "runs": []},
+        {"names": ["a"], "runs": [[0, -1]]},
+    ],
+)
+def test_hostile_cuts(cut: dict[str, object]) -> None:
+    import zstandard
+
+    from stele.trust import canonical
+
+    tiny = Tree(TREE.nodes[:1])
+    for tree in (TREE, tiny):
+        if tree is tiny and cut == {"names": ["a"], "runs": []}:
+            continue
+        with pytest.raises(SteleError) as refused:
+            cutting.decode(tree, zstandard.compress(canonical.encode(cut)))
+        assert refused.value.code == "delta.damaged"
