@@ -88,3 +88,41 @@ def test_a_new_time_does_not_drown_the_rest(two, tmp_path):
 def test_an_unknown_release_is_refused(two):
     data, (old, _) = two
     assert "has no release" in stele(data, "diff", old, "beef00", check=False)
+
+
+def test_packages_packed_releases_and_deltas(two, tmp_path):
+    data, (_, old) = two
+    root, spec = tmp_path / "root", tmp_path / "stele.yaml"
+    digests = []
+    for version in ("1.0", "1.1"):
+        info = root / "usr" / "lib" / "python3" / "dist-packages" / "shop-1.dist-info"
+        info.mkdir(parents=True, exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: shop\nVersion: {version}\n")
+        (info / "RECORD").write_text("shop-1.dist-info/METADATA,,\nshop-1.dist-info/RECORD,,\n")
+        digests.append(json.loads(stele(data, "--json", "seal", str(root), "-f", str(spec)))["release"])
+    packed = json.loads(stele(data, "--json", "store", "pack"))
+    assert set(packed["whole"]) == {digests[1]}
+    assert old in packed["packed"]
+    found = json.loads(stele(data, "--json", "diff", *digests))
+    assert found["packages"] == [{"ecosystem": "python", "name": "shop", "before": "1.0", "after": "1.1"}]
+    assert found["delta_bytes"] is None  # the store's own delta leads the other way
+    back = json.loads(stele(data, "--json", "diff", digests[1], digests[0]))
+    assert 0 < back["delta_bytes"] < 3000
+    assert "by delta" in stele(data, "diff", digests[1], digests[0])
+    assert "python shop: 1.0 -> 1.1" in stele(data, "diff", *digests)
+    for argv in (("inspect", old, "--files"), ("verify", old), ("inspect", old)):
+        stele(data, *argv)
+    assert json.loads(stele(data, "--json", "store", "pin", old)) == [old]
+    assert old in json.loads(stele(data, "--json", "store", "pack"))["whole"]
+
+
+def test_a_delta_made_at_seal(two, tmp_path):
+    data, (_, old) = two
+    (tmp_path / "root" / "same").write_text("not the same")
+    sealed = json.loads(stele(data, "--json", "seal", str(tmp_path / "root"), "-f", str(tmp_path / "stele.yaml"), "--delta"))
+    [made] = sealed["deltas"]
+    assert made["base"] == old
+    assert json.loads(stele(data, "--json", "diff", old, sealed["release"]))["delta_bytes"] == made["size"]
+    other = tmp_path / "stele.yaml"
+    again = json.loads(stele(data, "--json", "seal", "--from", old, "-f", str(other)))
+    assert again["release"] == old

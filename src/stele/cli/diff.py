@@ -27,18 +27,18 @@ SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 )
 @with_call
 def diff(call: Call, before: str, after: str, whole: bool) -> None:
-    """Show what changes from release BEFORE to release AFTER: settings, spec, files, and the bytes an update moves.
+    """Show what changes from release BEFORE to release AFTER: packages, settings, spec, files, and the bytes an update moves.
 
     Each is named by a digest, its beginning, or a workload for its newest release. Both must be signed by a trusted key.
     """
-    from stele.flow import opening
-    from stele.model import difference
+    from stele.flow import comparing, opening
 
     store = opening.open_store(call.places)
-    old, new = store.release(before), store.release(after)
-    found = difference.compare(old, store.tree(old.digest), new, store.tree(new.digest))
+    compared = comparing.compare(store, store.release(before), store.release(after))
+    found = compared.difference
     if call.json:
-        render.show_json(_plain(found))
+        changes = [change._asdict() for change in compared.packages]
+        render.show_json({**_plain(found), "packages": changes, "delta_bytes": compared.delta_bytes})
         return
     render.say_line(f"from  {found.before}")
     render.say_line(f"to    {found.after}")
@@ -47,6 +47,8 @@ def diff(call: Call, before: str, after: str, whole: bool) -> None:
         return
     for field in found.spec:
         render.say_line(f"spec  {field.field}: {_short(field.before)} -> {_short(field.after)}")
+    for package in compared.packages:
+        render.say_line(f"{package.ecosystem:5} {package.name}: {package.before or 'none'} -> {package.after or 'none'}")
     telling = tuple(change for change in found.paths if change.what != ("time",))
     shown = found.paths if whole else telling[:SHOWN]
     render.show_table(("", "PATH", "WHAT", "SIZE"), [_row(change) for change in shown])
@@ -56,9 +58,11 @@ def diff(call: Call, before: str, after: str, whole: bool) -> None:
     render.say_line(", ".join(f"{count} {kind}" for kind, count in counts.items()))
     if len(telling) < len(found.paths):
         render.say_line(f"besides, only the time changed of {len(found.paths) - len(telling)} paths (the spec's `time`)")
-    render.say_line(
-        f"new contents {render.size(found.new_bytes)}; the update moves {found.layers} layers, {render.size(found.layer_bytes)}"
-    )
+    moved = f"the update moves {found.layers} layers, {render.size(found.layer_bytes)}"
+    if compared.delta_bytes is not None:
+        layers = f"{found.layers} layers would be {render.size(found.layer_bytes)}"
+        moved = f"the update moves {render.size(compared.delta_bytes)} by delta ({layers})"
+    render.say_line(f"new contents {render.size(found.new_bytes)}; {moved}")
 
 
 def _name(change: PathChange) -> str:

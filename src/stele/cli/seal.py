@@ -44,8 +44,9 @@ KINDS = ["auto", "folder", "docker-archive", "oci-layout", "root-tar", "debian",
     help="Of the OCI layers; the digest depends on it.",
 )
 @click.option("--paranoid", is_flag=True, help="Read every file again, also those that look unchanged since they were last sealed.")
+@click.option("--delta", is_flag=True, help="Make the deltas for updates to this release now [default: when it is pushed].")
 @with_call
-def seal(call: Call, source: Path | None, base: str, spec_file: Path, **given: Any) -> None:
+def seal(call: Call, source: Path | None, base: str, spec_file: Path, delta: bool, **given: Any) -> None:
     """Seal SOURCE and the spec into one signed release.
 
     SOURCE is a folder, a docker archive, an OCI layout, a tar archive of a root file system, a Containerfile (built with buildah),
@@ -66,6 +67,9 @@ def seal(call: Call, source: Path | None, base: str, spec_file: Path, **given: A
             say=say,
             record=sealing.recorder(call.places, lambda body: call.agent.call("POST", "/v1/record", body)),
         )
+        if delta:
+            say("making deltas")
+            sealed["deltas"] = _deltas(call, sealed["release"])
     if call.json:
         render.show_json(sealed)
         return
@@ -73,4 +77,13 @@ def seal(call: Call, source: Path | None, base: str, spec_file: Path, **given: A
     render.say_line(f"  tree    {sealed['tree']}  ({sealed['paths']} paths, {render.size(sealed['bytes'])})")
     for note in sealed["notes"]:
         render.say_line(f"  note    {note}")
+    for made in sealed.get("deltas", ()):
+        render.say_line(f"  delta   from {made['base']}  ({render.size(made['size'])})")
     render.say_line(f"  took    {render.took(sealed['took_ns'])}")
+
+
+def _deltas(call: Call, digest: str) -> list[dict[str, Any]]:
+    from stele.flow import opening, packing
+
+    store = opening.open_store(call.places)
+    return [{"base": offer.base, "size": offer.size} for offer in packing.attach(call.places, store, store.find(digest))]

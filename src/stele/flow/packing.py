@@ -64,6 +64,25 @@ def in_use(places: Places) -> dict[str, str]:
     return found
 
 
+def bases(places: Places, store: Layout, release: Release) -> list[Release]:
+    """What an update to `release` is likely to start from: the workload's release before it, and those known good; without itself."""
+    items = [item for item in store.releases() if item.workload == release.workload]
+    place = next((at for at, item in enumerate(items) if item.digest == release.digest), len(items))
+    good = [digest for digest, reason in in_use(places).items() if reason in {"known good", "running"}]
+    wanted = dict.fromkeys([item.digest for item in items[max(0, place - 1) : place]] + good)
+    return [item for item in items if item.digest in wanted and item.digest != release.digest]
+
+
+def attach(places: Places, store: Layout, release: Release) -> list[deltas.Offer]:
+    """Make the deltas that an update to `release` may use, and let them refer to it (docs/spec/delta.md, As an artifact).
+
+    Raises:
+        SteleError: `store.*`.
+    """
+    with store.adding():
+        return [deltas.attach_delta(store, base, release) for base in bases(places, store, release)]
+
+
 def pins(store: Layout) -> set[str]:
     """Digests of the releases that somebody pinned.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
-from stele.flow import opening
+from stele.flow import deltas, opening
 from stele.flow.record import Recorder
 from stele.host import durable
 from stele.model import spec as specs
@@ -110,6 +110,8 @@ def seal(
 def _read(store: Layout, source: Path | str, spec: Spec, options: Options, cache: statcache.StatCache) -> Source:
     if isinstance(source, str):
         release = store.release(source)
+        if store.unpack is not None and not deltas.is_whole(store, release):
+            store.unpack.strata(release)
         return from_release.load(release, store.tree(release.digest), store, spec)
     return sources.load(
         source,
