@@ -7,6 +7,7 @@ import msgspec
 
 from stele.cli import render
 from stele.cli.context import Call, with_call
+from stele.seal.sbom_forms import FORMS
 
 
 @click.command(epilog="\b\nExample:\n  stele releases\n  stele releases --json | jq -r '.[].digest'")
@@ -32,16 +33,25 @@ def releases(call: Call, workload: str) -> None:
     render.show_table(("WORKLOAD", "RELEASE", "TREE", "IMAGES"), rows, empty="the store is empty; `stele seal` fills it")
 
 
-@click.command(epilog="\b\nExample:\n  stele inspect shop\n  stele inspect 4be1 --files | less")
+@click.command(
+    epilog="\b\nExample:\n  stele inspect shop\n  stele inspect 4be1 --files | less\n"
+    "  stele inspect shop --sbom --as 1.5-json > shop.cdx.json"
+)
 @click.argument("release")
 @click.option("--files", is_flag=True, help="List every path of the tree.")
+@click.option("--sbom", is_flag=True, help="Print its software bill of materials (CycloneDX 1.6 JSON, as it was attested).")
+@click.option("--as", "form", type=click.Choice(FORMS), default=FORMS[0], show_default=True, help="Another form of --sbom.")
+@click.option("--provenance", is_flag=True, help="Print its newest SLSA v1 provenance: from what, by what and when it was sealed.")
 @with_call
-def inspect(call: Call, release: str, files: bool) -> None:
-    """Show one RELEASE (a digest, its start, or a workload's name for its newest): digests, strata, spec, files."""
-    from stele.flow import opening
+def inspect(call: Call, release: str, files: bool, sbom: bool, form: str, provenance: bool) -> None:
+    """Show one RELEASE (a digest, its start, or a workload's name for its newest): digests, strata, spec, files, SBOM, provenance."""
+    from stele.flow import accompany, opening
 
     store = opening.open_store(call.places)
     found = store.release(release)
+    if sbom or provenance:
+        click.echo(accompany.shown(store, found.digest, "sbom" if sbom else "provenance", form))
+        return
     if files:
         tree = store.tree(found.digest)
         rows: list[tuple[str, ...]] = [

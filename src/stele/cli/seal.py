@@ -75,6 +75,11 @@ def seal(call: Call, source: Path | None, base: str, spec_file: Path, delta: boo
         return
     render.say_line(f"sealed {sealed['workload']} as {sealed['release']}")
     render.say_line(f"  tree    {sealed['tree']}  ({sealed['paths']} paths, {render.size(sealed['bytes'])})")
+    commit = sealed["provenance"]["commit"]
+    state = {True: ", with changes", False: "", None: ", state unknown"}[sealed["provenance"]["dirty"]] if commit else ""
+    render.say_line(
+        f"  sbom    {sealed['sbom']['packages']} packages; provenance {f'commit {commit[:12]}{state}' if commit else 'without a commit'}"
+    )
     for note in sealed["notes"]:
         render.say_line(f"  note    {note}")
     for made in sealed.get("deltas", ()):

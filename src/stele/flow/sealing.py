@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
-from stele.flow import deltas, opening
+from stele.flow import accompany, deltas, opening
 from stele.flow.record import Recorder
 from stele.host import durable
 from stele.model import spec as specs
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stele.flow.places import Places
     from stele.model.release import Release
     from stele.model.spec import Spec
+    from stele.seal.release import Sealed
     from stele.seal.sources.source import Source
     from stele.store.layout import Layout
 
@@ -75,22 +76,12 @@ def seal(
         SteleError: `spec.*`, `seal.*`, `store.*`, `ledger.*`.
     """
     begun, begun_ns = time.monotonic_ns(), time.time_ns()
+    asked = accompany.Asked(source, spec_file, options.compression, int(time.time()))
     spec = specs.parse_yaml(spec_file.read_bytes())
     store = opening.open_store(places)
+    cache = statcache.StatCache() if options.paranoid or isinstance(source, str) else _stat_cache(places, source)
     with store.adding():
-        say(f"reading {source}")
-        packing = cast("Compression", options.compression)
-        same = {} if options.paranoid else reuse.strata(store, source if isinstance(source, str) else spec.name, codec.codec_name(packing))
-        cache = statcache.StatCache() if options.paranoid or isinstance(source, str) else _stat_cache(places, source)
-        with _read(store, source, spec, options, cache) as found:
-            applied = settings.apply_settings(found.tree, found.contents, spec, spec_file.parent)
-            say(f"sealing {len(applied.tree)} paths")
-            sealed = releases.seal(applied.tree, applied.contents, spec, store, compression=packing, platform=found.platform, reuse=same)
-            notes = found.notes
-            size = applied.tree.bytes_total()
-            count = len(applied.tree)
-        say("signing")
-        store.publish(sign(sealed, PrivateKey.from_pem(places.release_key.read_bytes()), store))
+        sealed, told = _make(places, store, asked, spec, options, cache, say)
     record(sealed.release)
     if cache.recorded and not isinstance(source, str):
         _keep_stat_cache(places, source, cache.encode(begun_ns))
@@ -100,11 +91,52 @@ def seal(
         "tree": sealed.release.tree_digest,
         "config": sealed.release.config_digest,
         "strata": [{"name": s.name, "diff_id": s.diff_id, "verity_root": s.verity_root} for s in sealed.release.strata],
-        "paths": count,
-        "bytes": size,
-        "notes": list(notes),
+        **told,
         "took_ns": time.monotonic_ns() - begun,
     }
+
+
+def _make(
+    places: Places,
+    store: Layout,
+    asked: accompany.Asked,
+    spec: Spec,
+    options: Options,
+    cache: statcache.StatCache,
+    say: Callable[[str], None],
+) -> tuple[Sealed, dict[str, Any]]:
+    """Read, examine, make, sign and publish; returns the release, and what to tell of it."""
+    source = asked.source
+    say(f"reading {source}")
+    packing = cast("Compression", options.compression)
+    same = {} if options.paranoid else reuse.strata(store, source if isinstance(source, str) else spec.name, codec.codec_name(packing))
+    with _read(store, source, spec, options, cache) as found:
+        applied = settings.apply_settings(found.tree, found.contents, spec, asked.spec_file.parent)
+        examined = accompany.examine(places, applied.tree, applied.contents, spec)
+        say(f"sealing {len(applied.tree)} paths")
+        sealed = releases.seal(
+            applied.tree,
+            applied.contents,
+            spec,
+            store,
+            compression=packing,
+            platform=found.platform,
+            reuse=same,
+            known=examined.packages,
+        )
+        bom = accompany.bill(sealed, applied.tree, applied.contents)
+        made_from = accompany.materials(asked, found, spec, sealed.release)
+    say("signing")
+    key = PrivateKey.from_pem(places.release_key.read_bytes())
+    attested = accompany.attach(examined, sealed, found, asked, store=store, key=key, bom=bom, made_from=made_from, now=int(time.time()))
+    store.publish(sign(attested.sealed, key, store))
+    told = {
+        "paths": len(applied.tree),
+        "bytes": applied.tree.bytes_total(),
+        **accompany.plain(attested, examined),
+        "notes": [*found.notes, *examined.notes],
+    }
+    return sealed, told
 
 
 def _read(store: Layout, source: Path | str, spec: Spec, options: Options, cache: statcache.StatCache) -> Source:

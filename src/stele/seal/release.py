@@ -62,6 +62,7 @@ def seal(
     compression: Compression = "zstd",
     platform: str = "",
     reuse: Mapping[str, Stratum] | None = None,
+    known: tuple[Package, ...] | None = None,
 ) -> Sealed:
     """Make a release of a tree; its blobs and images go to `sink`, which then lacks only `publish`.
 
@@ -73,13 +74,14 @@ def seal(
         compression: of the layers; of all digests only the manifest's depends on it.
         platform: as `linux/amd64`; "" to take it from the programs in the tree.
         reuse: strata that `sink` holds in both forms and this compression, by the digest of their nodes.
+        known: `packages.find` of the tree, where that was asked already.
 
     Raises:
         SteleError: `seal.*`, and those of `sink`.
     """
     lines = dict(zip((node.path for node in tree.nodes), tree.lines(), strict=True))
     tree_bytes = joined(lines.values())
-    known = packages.find(tree, contents)
+    known = packages.find(tree, contents) if known is None else known
     with ThreadPoolExecutor(_WORKERS) as pool:
         making = [_begin(pool, sink, piece, lines, contents, compression, reuse or {}) for piece in strata.cut(tree, spec, known)]
         tree_digest = sink.put(tree_bytes)

@@ -31,6 +31,7 @@ SMALL = 1 << 20  # bytes: a file that its name singles out is read up to here
 SHOWN = 10  # findings that an error names
 
 _OPEN_PLACES = (b"etc/", b"root/", b"home/", b"srv/", b"var/www/", b"opt/")  # where packaged files are there to be edited
+_RECORDS = (b"var/lib/dpkg/", b"var/lib/apt/lists/", b"lib/apk/db/", b"usr/lib/apk/db/", b"var/lib/rpm/", b"usr/lib/sysimage/rpm/")
 _TEST = re.compile(
     rb"(?:^|/)(?:[^/]*[._-])?(?:tests?|testing|selftest|__tests__|testdata|fixtures?|examples?|samples?|demos?|docs?|mocks?|specs?)"
     rb"(?:[._-][^/]*)?(?:/|$)|\.(?:md|rst|adoc)$|(?:^|/)(?:README|CHANGELOG|CHANGES|HISTORY)[^/]*$",
@@ -125,7 +126,11 @@ def scan(tree: Tree, contents: ContentReader, spec: Spec, packaged: Iterable[byt
         SteleError: those of `contents`.
     """
     left_out = {path for path in packaged if not path.startswith(_OPEN_PLACES)}
-    files = [node for node in tree.nodes if node.kind == "file" and node.size and node.path not in left_out]
+    files = [
+        node
+        for node in tree.nodes
+        if node.kind == "file" and node.size and node.path not in left_out and not node.path.startswith(_RECORDS)
+    ]
     search = _Search(contents)
     search.run({node.sha256: node for node in files if node.sha256 not in known and not _is_derived(node.path)})
     found = [(node, line, rule) for node in files if node.sha256 in search.found for line, rule in search.found[node.sha256]]

@@ -6,13 +6,13 @@ import contextlib
 import fcntl
 import logging
 import os
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from stele.host import durable
 from stele.model import release as releases
 from stele.model import tree as trees
 from stele.model.release import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Publication, Referrer, Release, Stratum
-from stele.store import drafts, images, naming, removal, signatures
+from stele.store import attestations, drafts, images, naming, removal, signatures
 from stele.store import index as indexes
 from stele.trust.digest import digest_hex, sha256
 from stele.trust.errors import SteleError
@@ -228,6 +228,14 @@ class Layout:
             remedy="seal it again, or copy its signature bundle (the tag sha256-<hex>) into the store",
             code="store.no-bundle",
         )
+
+    def attestations(self, digest: str, predicate_type: str) -> list[dict[str, Any]]:
+        """What trusted keys have attested of a release, oldest first: the predicates of one type.
+
+        Raises:
+            SteleError: `store.bad-attestation`, `store.damaged`.
+        """
+        return list(attestations.read(self, self._index(), digest, predicate_type, self._trusted))
 
     def tree(self, digest: str) -> Tree:
         """The tree of a release; made again from layers or deltas where its blob is missing or damaged.

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from stele.trust.release_key import PublicKey
 
 
+ANNOTATION_PREDICATE = "dev.sigstore.bundle.predicateType"
+MAX_BUNDLE = 4 << 20  # bytes
+
+
 class Signed(NamedTuple):
     """A signature that holds: the release's digest, the key's hint, and in which form it was found."""
 
@@ -86,8 +90,13 @@ def _all(blobs: Blobs, index: Plain, digest: str, trusted: Sequence[PublicKey]) 
         yield "sig", error
 
 
-def bundles(blobs: Blobs, index: Plain, digest: str) -> Iterator[bytes | SteleError]:
-    """The sigstore bundles that refer to `digest`; an error in place of each that is named and cannot be read."""
+def bundles(
+    blobs: Blobs, index: Plain, digest: str, kind: str = cosign.PREDICATE_TYPE, limit: int = MAX_BUNDLE
+) -> Iterator[bytes | SteleError]:
+    """The sigstore bundles that refer to `digest`; an error in place of each that is named and cannot be read.
+
+    `kind`: their predicate type; those that say that they are of another are passed over. `limit`: bytes of one.
+    """
     listed = list(index.get("manifests", []))
     entry = indexes.tagged(index, indexes.referrers_tag(digest))
     try:
@@ -102,6 +111,7 @@ def bundles(blobs: Blobs, index: Plain, digest: str) -> Iterator[bytes | SteleEr
             item.get("artifactType", BUNDLE_TYPE) != BUNDLE_TYPE
             or item.get("mediaType") != MANIFEST_TYPE
             or indexes.REF_NAME in indexes.annotations_of(item)
+            or indexes.annotations_of(item).get(ANNOTATION_PREDICATE, kind) != kind
         ):
             continue
         try:
@@ -111,9 +121,11 @@ def bundles(blobs: Blobs, index: Plain, digest: str) -> Iterator[bytes | SteleEr
             seen.add(name)
             manifest = indexes.decode(blobs.blob(name), "a referrer")
             subject = manifest.get("subject")
+            if indexes.annotations_of(manifest).get(ANNOTATION_PREDICATE, cosign.PREDICATE_TYPE) != kind:
+                continue
             if manifest.get("artifactType") == BUNDLE_TYPE and isinstance(subject, dict) and subject.get("digest") == digest:
                 for layer in manifest.get("layers", [])[:1]:
-                    yield blobs.blob(indexes.descriptor(layer).digest)
+                    yield blobs.blob(indexes.descriptor(layer).digest, limit)
         except SteleError as error:
             yield error
 
