@@ -120,7 +120,8 @@ def test_umoci_unpacks_a_release_sealed_with_gzip(layout, tmp_path):
 def test_podman_runs_a_release(layout, compression):
     root, tag, _ = layout(compression)
     short = Path(tempfile.mkdtemp(prefix="stele-"))  # podman wants at most 50 characters
-    podman = ("podman", "--root", short / "root", "--runroot", short / "run", "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs")
+    podman = ("podman", "--root", short / "root", "--runroot", short / "run", "--storage-driver", "vfs")
+    podman += ("--cgroup-manager", "cgroupfs", "--runtime", "runc")  # crun, if it is there too, does not take hybrid cgroups
     try:
         image = run(*podman, "pull", "-q", f"oci:{root}:{tag}").strip()
         limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")

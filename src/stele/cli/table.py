@@ -11,6 +11,8 @@ COMMANDS = {
     "inspect": ("releases", "inspect", "Show one release: spec, strata, digests"),
     "diff": ("diff", "diff", "Show what changes from one release to another"),
     "store": ("store", "store", "Keep the store small: old releases as deltas"),
+    "push": ("distribution", "push", "Copy a release to an OCI registry"),
+    "pull": ("distribution", "pull", "Bring a release from an OCI registry, if its signature holds"),
     "verify": ("prove", "verify", "Check a proof file, or a release in the store"),
     "apply": ("deploy", "apply", "Run a release; replaces the old one when healthy"),
     "status": ("deploy", "status", "What is running, by which digest, enforced by what"),

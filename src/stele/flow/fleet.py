@@ -111,9 +111,14 @@ class Fleet:
         return {"incident": incident_id, "instance": instance.id}
 
     def record_sealed(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Record `release.sealed` for a seal that another process made into this agent's store."""
+        """Record what another process did with a release of this agent's store: that it was sealed, pulled or pushed."""
         release = self._world.store.release(str(body.get("release", "")))
-        self._world.record(release.workload, "release.sealed", release=release.digest, tree=release.tree_digest)
+        facts = {key: str(body[key])[:1000] for key in ("to", "origin") if key in body}
+        kind = str(body.get("kind", "release.sealed"))
+        if kind not in {"release.sealed", "release.pulled", "release.pushed"}:
+            kind = "release.sealed"
+        tree = {} if kind == "release.pushed" else {"tree": release.tree_digest}
+        self._world.record(release.workload, kind, release=release.digest, **tree, **facts)
         return {"release": release.digest}
 
     def record_access(self, incident_id: str, how: str) -> dict[str, Any]:

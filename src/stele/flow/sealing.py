@@ -182,18 +182,27 @@ def _keep_stat_cache(places: Places, source: Path, data: bytes) -> None:
 
 
 def recorder(places: Places, ask_agent: Callable[[dict[str, Any]], object]) -> Callable[[Release], None]:
-    """How to record a seal: in the ledger itself, or through the agent where one holds the ledger."""
+    """How to record a seal."""
+    commit = event_recorder(places, ask_agent)
 
     def record(release: Release) -> None:
+        commit(release.workload, "release.sealed", release=release.digest, tree=release.tree_digest)
+
+    return record
+
+
+def event_recorder(places: Places, ask_agent: Callable[[dict[str, Any]], object]) -> Callable[..., None]:
+    """How to record what was done with a release: in the ledger itself, or through the agent where one holds the ledger."""
+
+    def record(workload: str, kind: str, /, **data: Any) -> None:
         try:
             ledger = opening.open_ledger(places)
         except SteleError as error:
             if error.code != "ledger.locked":
                 raise
-            ask_agent({"release": release.digest})
+            ask_agent({"kind": kind, **data})
             return
         with contextlib.closing(ledger):
-            commit = Recorder(ledger.append, actor=opening.actor(), clock=time.time_ns)
-            commit(release.workload, "release.sealed", release=release.digest, tree=release.tree_digest)
+            Recorder(ledger.append, actor=opening.actor(), clock=time.time_ns)(workload, kind, **data)
 
     return record

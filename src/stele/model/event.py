@@ -14,6 +14,8 @@ from stele.trust.errors import SteleError
 KINDS = {
     "workload.created": "a workload's name is first used",
     "release.sealed": "a release was sealed and signed",
+    "release.pushed": "a release was copied to a registry",
+    "release.pulled": "a release was brought from a registry; its signature held",
     "release.admitted": "a release's signature and strata were verified for running",
     "deploy.started": "a change of release begins",
     "instance.starting": "an instance is about to be created (log before run)",

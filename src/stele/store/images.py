@@ -67,6 +67,11 @@ def opened(path: Path, digest: str) -> Iterator[CheckedFile]:
         yield file
 
 
+def are_whole(*parts: tuple[Path, int]) -> bool:
+    """Whether each of these is a regular file with so many bytes."""
+    return all(path.is_file() and path.stat().st_size == size for path, size in parts)
+
+
 def check_all(parts: Sequence[tuple[Path, str]]) -> list[int]:
     """Check files against their digests, several at a time; returns their sizes in bytes.
 

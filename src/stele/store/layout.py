@@ -48,15 +48,15 @@ class Layout:
     """A store. Adapter of the port `BlobSink`. Safe to use from several threads and processes."""
 
     def __init__(self, root: Path, *, trusted: Sequence[PublicKey] = (), rebuild: Rebuilder | None = None) -> None:
-        """Open a store, which need not exist yet; what dead writers left behind is swept.
+        """Open the store in the folder `root`, which need not exist yet; what dead writers left behind is swept.
 
         Args:
             root: its folder.
-            trusted: the keys of those who may sign releases.
-            rebuild: makes trees and images again from layers; without it, missing ones stay missing.
+            trusted: keys of those who may sign releases.
+            rebuild: makes trees and images from layers; without it, missing ones stay missing.
         """
         self.root = root
-        self._trusted = tuple(trusted)
+        self.trusted = tuple(trusted)
         self._rebuild = rebuild
         self.unpack: Unpacker | None = None
         self._blobs = root / "blobs" / "sha256"
@@ -81,9 +81,7 @@ class Layout:
             if self.blob(digest, len(data)) == data:
                 return digest
         with self.draft("blob") as draft:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(draft.fd, view) :]
+            drafts.fill(draft.fd, data)
             draft.commit(digest)
         return digest
 
@@ -143,6 +141,11 @@ class Layout:
         listed = self._tagged(self._index(), indexes.referrers_tag(digest)) or {}
         return [indexes.referrer(item) for item in listed.get("manifests", [])]
 
+    def tagged(self, tag: str) -> bytes | None:
+        """The manifest or index that a tag of the layout names; None where there is none. Raises `store.damaged`."""
+        found = indexes.tagged(self._index(), tag)
+        return self.blob(indexes.descriptor(found).digest) if found else None
+
     def has_blob(self, digest: str) -> bool:
         """Whether a blob is there; it is not read."""
         return self._blob_path(digest).exists()
@@ -157,8 +160,8 @@ class Layout:
 
     def is_whole(self, stratum: Stratum) -> bool:
         """Whether a stratum is there in both forms, at their sizes; neither is read."""
-        parts = (self._blob_path(stratum.layer.digest), stratum.layer.size), (self._images.path(stratum.image), stratum.image_size)
-        return all(path.is_file() and path.stat().st_size == size for path, size in parts)
+        layer = self._blob_path(stratum.layer.digest), stratum.layer.size
+        return images.are_whole(layer, (self._images.path(stratum.image), stratum.image_size))
 
     def blob(self, digest: str, limit: int = MANIFEST_LIMIT) -> bytes:
         """One blob whole, checked against its digest.
@@ -212,14 +215,14 @@ class Layout:
         Raises:
             SteleError: `store.unsigned`, `store.unknown-signer`, `store.bad-signature`, `store.damaged`.
         """
-        return signatures.check(self, self._index(), digest, self._trusted if trusted is None else trusted)
+        return signatures.check(self, self._index(), digest, self.trusted if trusted is None else trusted)
 
     def evidence(self, digest: str) -> Evidence:
         """What a proof says of a release. Raises like `release`."""
         found = self.find(digest)
         index = self._index()
         for bundle in signatures.bundles(self, index, found.digest):
-            held = None if isinstance(bundle, SteleError) else signatures.statement(bundle, found.digest, self._trusted)
+            held = None if isinstance(bundle, SteleError) else signatures.statement(bundle, found.digest, self.trusted)
             if held is not None:
                 return Evidence(self.blob(found.digest), self.blob(found.config_digest), *held)
         self.check_signature(found.digest)  # says why there is none
@@ -235,7 +238,7 @@ class Layout:
         Raises:
             SteleError: `store.bad-attestation`, `store.damaged`.
         """
-        return list(attestations.read(self, self._index(), digest, predicate_type, self._trusted))
+        return list(attestations.read(self, self._index(), digest, predicate_type, self.trusted))
 
     def tree(self, digest: str) -> Tree:
         """The tree of a release; made again from layers or deltas where its blob is missing or damaged.
@@ -395,8 +398,7 @@ class Layout:
             except SteleError as error:
                 if error.code != "release.malformed":
                     raise
-                layers = indexes.decode(self.blob(digest), "an image").get("layers", [])
-                found.update(indexes.descriptor(layer).digest for layer in layers)
+                found.update(indexes.descriptor(item).digest for item in indexes.decode(self.blob(digest), "an image").get("layers", []))
         return found
 
     # --- inside

@@ -1,0 +1,333 @@
+"""Moving releases between the store and OCI registries: only what is missing moves, and nothing is believed before it is checked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from stele.flow import deltas, opening, packing, updates
+from stele.host import registry_transfer
+from stele.host.http_registry import Connections, bad_answer
+from stele.host.registry import Manifest, Repository
+from stele.model import reference as references
+from stele.model import release as releases
+from stele.model.release import (
+    BUNDLE_TYPE,
+    DELTA_TYPE,
+    INDEX_TYPE,
+    MANIFEST_TYPE,
+    SIMPLE_TYPE,
+    TREE_TYPE,
+    Descriptor,
+    Publication,
+    Referrer,
+    SimpleSignature,
+)
+from stele.seal.sources.spool import anonymous_file
+from stele.store import index as indexes
+from stele.store import signatures
+from stele.trust.cosign import ANNOTATION_SIGNATURE
+from stele.trust.digest import digest_hex
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from stele.flow.places import Places
+    from stele.model.reference import Reference
+    from stele.model.release import Release, Stratum
+    from stele.store.layout import Layout
+
+AT_ONCE = 4  # blobs that move at a time
+MAX_REFERRERS = 64  # of one release that are looked at
+TREE_LIMIT = 1 << 30  # bytes
+
+
+def _open(reference: Reference, *, plain_http: bool) -> Repository:
+    return Repository(Connections(reference.host, plain_http=plain_http), reference)
+
+
+# --- push
+
+
+def push(
+    places: Places, name: str, target: str, *, plain_http: bool, delta: bool, say: Callable[[str], None], record: Callable[..., None]
+) -> dict[str, Any]:
+    """Copy a release and all that refers to it to a registry; its tag is written last.
+
+    Args:
+        places: the data folder.
+        name: of a release in the store; its signature must hold.
+        target: `REGISTRY/REPOSITORY[:TAG]`; without a tag `<workload>-<12 hex digits>`.
+        plain_http: speak http without TLS.
+        delta: make the deltas for updates to it that are not there yet.
+        say: told of each step.
+        record: commits an event.
+
+    Raises:
+        SteleError: `store.*`, `registry.*`, `ledger.*`.
+    """
+    begun = time.monotonic_ns()
+    reference = references.parse(target)
+    store = opening.open_store(places)
+    release = store.release(name)
+    if store.unpack is not None and not deltas.is_whole(store, release):
+        store.unpack.strata(release)
+    made = packing.attach(places, store, release) if delta else []
+    named = ":" in target.rpartition("/")[2]
+    tag = reference.tag if named and reference.tag else releases.reference_name(release.workload, release.digest)
+    with _open(reference, plain_http=plain_http) as repository:
+        say(f"pushing {release.digest[:19]} to {reference.registry}/{reference.repository}")
+        _push_blobs(repository, store, [*(stratum.layer for stratum in release.strata), _config(store, release)], say)
+        _push_manifest(repository, release.digest, MANIFEST_TYPE, store.blob(release.digest))
+        _push_referrers(repository, store, release, say)
+        _push_signatures(repository, store, release)
+        repository.put_manifest(tag, MANIFEST_TYPE, store.blob(release.digest))
+        sent = repository.connections.sent
+    where = f"{reference.registry}/{reference.repository}"
+    record(release.workload, "release.pushed", release=release.digest, to=f"{where}:{tag}")
+    return {
+        "release": release.digest,
+        "reference": f"{where}:{tag}",
+        "by_digest": f"{where}@{release.digest}",
+        "sent": sent,
+        "deltas": len(made),
+        "took_ns": time.monotonic_ns() - begun,
+    }
+
+
+def _config(store: Layout, release: Release) -> Descriptor:
+    return Descriptor(media_type=releases.CONFIG_TYPE, digest=release.config_digest, size=len(store.blob(release.config_digest)))
+
+
+def _push_blobs(repository: Repository, store: Layout, blobs: Sequence[Descriptor], say: Callable[[str], None]) -> None:
+    missing = [blob for blob in blobs if not store.has_blob(blob.digest)]
+    if missing:
+        raise SteleError(
+            f"the store has {missing[0].digest[:19]} only as an image: it was pulled as a delta, and a registry wants the layer",
+            remedy="push it from where it was sealed, or copy it from the registry it came from (skopeo copy)",
+            code="registry.layer-missing",
+        )
+
+    def one(blob: Descriptor) -> None:
+        if not repository.has_blob(blob.digest):
+            say(f"pushing {blob.digest[:19]} ({blob.size} bytes)")
+            with store.open_blob(blob) as file:
+                registry_transfer.upload(repository, blob.digest, blob.size, file)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(one, {blob.digest: blob for blob in blobs}.values()))
+
+
+def _push_manifest(repository: Repository, digest: str, media_type: str, data: bytes) -> bool:
+    """Store a manifest, unless it is there; whether the registry lists it under its subject by itself."""
+    return repository.put_manifest(digest, media_type, data)
+
+
+def _push_referrers(repository: Repository, store: Layout, release: Release, say: Callable[[str], None]) -> None:
+    """What refers to the release; by the tag `sha256-<hex>` where the registry has no API for it (OCI distribution-spec 1.1)."""
+    unlisted = []
+    for item in store.referrers(release.digest):
+        data = store.blob(item.descriptor.digest)
+        parts = _parts(data, item.descriptor.digest)
+        _push_blobs(repository, store, parts, say)
+        if not _push_manifest(repository, item.descriptor.digest, MANIFEST_TYPE, data):
+            unlisted.append(item)
+    if unlisted:
+        tag = f"sha256-{digest_hex(release.digest)}"
+        found = repository.manifest(tag)
+        present = json.loads(found.data) if found is not None else None
+        repository.put_manifest(tag, INDEX_TYPE, indexes.merged_referrers(present, unlisted))
+
+
+def _push_signatures(repository: Repository, store: Layout, release: Release) -> None:
+    """Cosign's older form, which admission controllers still read."""
+    tag = indexes.signatures_tag(release.digest)
+    held = store.tagged(tag)
+    if held is None:
+        return
+    parts = _parts(held, tag)
+    _push_blobs(repository, store, parts, lambda _: None)
+    repository.put_manifest(tag, MANIFEST_TYPE, held)
+
+
+def _parts(manifest: bytes, what: str) -> list[Descriptor]:
+    plain = indexes.decode(manifest, what)
+    return [indexes.descriptor(item) for item in [plain.get("config"), *plain.get("layers", [])]]
+
+
+# --- pull
+
+
+def pull(
+    places: Places, source: str, *, plain_http: bool, whole: bool, say: Callable[[str], None], record: Callable[..., None]
+) -> dict[str, Any]:
+    """Bring a release from a registry into the store, where nothing of it is visible before its signature held.
+
+    Args:
+        places: the data folder, whose trusted keys must have signed the release.
+        source: `REGISTRY/REPOSITORY[:TAG|@DIGEST]`.
+        plain_http: speak http without TLS.
+        whole: take whole strata, never deltas.
+        say: told of each step.
+        record: commits an event.
+
+    Raises:
+        SteleError: `registry.*` (it could not be looked up, or is not there), `store.unsigned`, `store.unknown-signer`,
+            `store.bad-signature`, `release.*`, `store.*`, `ledger.*`.
+    """
+    begun = time.monotonic_ns()
+    reference = references.parse(source)
+    store = opening.open_store(places)
+    with _open(reference, plain_http=plain_http) as repository:
+        found = repository.manifest(reference.name)
+        if found is None:
+            raise SteleError(
+                f"{reference} is not there",
+                remedy="check registry, repository and tag; some registries say so of what you may not see, too",
+                code="registry.unknown",
+            )
+        say(f"found {found.digest[:19]}")
+        with store.adding():
+            publication = _release(repository, store, found)
+            release = publication.release
+            way = _strata(repository, store, release, whole=whole, say=say)
+            store.put(found.data)
+            store.publish(publication)
+        received = repository.connections.received
+    record(release.workload, "release.pulled", release=release.digest, tree=release.tree_digest, origin=str(reference))
+    return {
+        "workload": release.workload,
+        "release": release.digest,
+        "received": received,
+        "way": way,
+        "took_ns": time.monotonic_ns() - begun,
+    }
+
+
+class _Fetched:
+    """Blobs as they were received; what `signatures.check` reads."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, bytes] = {}
+
+    def blob(self, digest: str, limit: int = 0) -> bytes:
+        if digest not in self.data or (limit and len(self.data[digest]) > limit):
+            raise bad_answer(f"the blob {digest[:19]} is named and not there")
+        return self.data[digest]
+
+
+def _release(repository: Repository, store: Layout, found: Manifest) -> Publication:
+    """The release that a manifest is, with its referrers and signatures; one signature by a trusted key holds."""
+    named = json_manifest(found)
+    config = repository.blob(named.digest, named.size)
+    if config is None:
+        raise bad_answer("the config of the release is not there")
+    release = releases.parse(found.digest, found.data, config)
+    fetched = _Fetched()
+    referrers = list(_referrers(repository, release, fetched))
+    simple, manifest = _signatures(repository, release, fetched)
+    listed = [indexes.referrer_entry(item) for item in referrers]
+    if manifest is not None:
+        tag = indexes.signatures_tag(release.digest)
+        listed.append({**manifest.plain(), "annotations": {indexes.REF_NAME: tag}})
+    signatures.check(fetched, {"manifests": listed}, release.digest, store.trusted)
+    store.put(config)
+    for data in fetched.data.values():
+        store.put(data)
+    return Publication(release=release, referrers=tuple(referrers), signatures=simple)
+
+
+def json_manifest(found: Manifest) -> Descriptor:
+    """The config that a manifest names.
+
+    Raises:
+        SteleError: `release.malformed`, also for an index or an ordinary image.
+    """
+    digest = releases.config_digest(found.data)
+    return Descriptor(media_type=releases.CONFIG_TYPE, digest=digest, size=int(json.loads(found.data)["config"]["size"]))
+
+
+def _referrers(repository: Repository, release: Release, fetched: _Fetched) -> Iterator[Referrer]:
+    """Trees, signatures and attestations that refer to the release; each manifest says itself what it is."""
+    listed = repository.referrers(release.digest)
+    known = [item for item in listed if item.get("artifactType", BUNDLE_TYPE) in {BUNDLE_TYPE, TREE_TYPE}]
+    for item in known[:MAX_REFERRERS]:
+        manifest = repository.manifest(indexes.descriptor(item).digest)
+        if manifest is None:
+            continue
+        plain = indexes.decode(manifest.data, "a referrer")
+        subject = plain.get("subject")
+        kind = plain.get("artifactType")
+        if not isinstance(subject, dict) or subject.get("digest") != release.digest or kind not in {BUNDLE_TYPE, TREE_TYPE}:
+            continue
+        for part in _parts(manifest.data, "a referrer"):
+            limit = TREE_LIMIT if part.media_type == TREE_TYPE else signatures.MAX_BUNDLE * 8
+            data = repository.blob(part.digest, part.size, limit)
+            if data is not None:
+                fetched.data[part.digest] = data
+        fetched.data[manifest.digest] = manifest.data
+        described = Descriptor(media_type=MANIFEST_TYPE, digest=manifest.digest, size=len(manifest.data))
+        yield Referrer(descriptor=described, artifact_type=kind, annotations=indexes.annotations_of(plain))
+
+
+def _signatures(repository: Repository, release: Release, fetched: _Fetched) -> tuple[tuple[SimpleSignature, ...], Descriptor | None]:
+    found = repository.manifest(indexes.signatures_tag(release.digest))
+    if found is None:
+        return (), None
+    made = []
+    for layer in indexes.decode(found.data, "the signatures' manifest").get("layers", [])[:MAX_REFERRERS]:
+        payload = indexes.descriptor(layer)
+        data = repository.blob(payload.digest, payload.size)
+        if data is not None and payload.media_type == SIMPLE_TYPE:
+            fetched.data[payload.digest] = data
+            made.append(SimpleSignature(payload=payload, signature=indexes.annotations_of(layer).get(ANNOTATION_SIGNATURE, "")))
+    fetched.data[found.digest] = found.data
+    return tuple(made), Descriptor(media_type=MANIFEST_TYPE, digest=found.digest, size=len(found.data))
+
+
+class _Origin:
+    """A repository as where deltas come from; adapter of `deltas.Origin`."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def referrers(self, digest: str) -> list[Referrer]:
+        listed = [item for item in self._repository.referrers(digest) if item.get("artifactType") == DELTA_TYPE]
+        return [indexes.referrer(item) for item in listed[:MAX_REFERRERS]]
+
+    def blob(self, digest: str) -> bytes:
+        found = self._repository.manifest(digest)
+        if found is None:
+            raise bad_answer(f"the manifest {digest[:19]} is named and not there")
+        return found.data
+
+    @contextlib.contextmanager
+    def open_blob(self, descriptor: Descriptor) -> Iterator[BinaryIO]:
+        with os.fdopen(anonymous_file(), "w+b") as file:
+            registry_transfer.download(self._repository, descriptor.digest, descriptor.size, file.fileno())
+            file.seek(0)
+            yield file
+
+
+def _strata(repository: Repository, store: Layout, release: Release, *, whole: bool, say: Callable[[str], None]) -> str:
+    """Bring the strata that the store lacks; says by which way: `nothing`, `deltas` or `strata`."""
+    missing = [stratum for stratum in release.strata if not store.has_stratum(stratum)]
+    if not missing:
+        return "nothing"
+    if not whole and updates.receive(store, release.digest, _Origin(repository), limit=sum(s.layer.size for s in missing), say=say):
+        return "deltas"
+
+    def one(stratum: Stratum) -> None:
+        say(f"pulling {stratum.name} ({stratum.layer.size} bytes)")
+        with store.draft("blob") as draft:
+            registry_transfer.download(repository, stratum.layer.digest, stratum.layer.size, draft.fd)
+            draft.commit(stratum.layer.digest)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(one, missing))
+    return "strata"
