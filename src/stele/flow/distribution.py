@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 4  # blobs that move at a time
 MAX_REFERRERS = 64  # of one release that are looked at
-TREE_LIMIT = 1 << 30  # bytes
+MAX_FETCHED = 256 << 20  # bytes of signatures and attestations that are held before one of them held
 
 
 def _open(reference: Reference, *, plain_http: bool) -> Repository:
@@ -214,6 +214,8 @@ class _Fetched:
 
     def __init__(self) -> None:
         self.data: dict[str, bytes] = {}
+        self.size = 0
+        self.tree: Descriptor | None = None
 
     def blob(self, digest: str, limit: int = 0) -> bytes:
         if digest not in self.data or (limit and len(self.data[digest]) > limit):
@@ -239,6 +241,8 @@ def _release(repository: Repository, store: Layout, found: Manifest) -> Publicat
     store.put(config)
     for data in fetched.data.values():
         store.put(data)
+    if fetched.tree is not None and not store.has_blob(release.tree_digest):
+        _fetch(repository, store, fetched.tree)
     return Publication(release=release, referrers=tuple(referrers), signatures=simple)
 
 
@@ -266,10 +270,13 @@ def _referrers(repository: Repository, release: Release, fetched: _Fetched) -> I
         if not isinstance(subject, dict) or subject.get("digest") != release.digest or kind not in {BUNDLE_TYPE, TREE_TYPE}:
             continue
         for part in _parts(manifest.data, "a referrer"):
-            limit = TREE_LIMIT if part.media_type == TREE_TYPE else signatures.MAX_BUNDLE * 8
-            data = repository.blob(part.digest, part.size, limit)
+            if part.digest == release.tree_digest:
+                fetched.tree = part  # large: it is moved once a signature held
+                continue
+            data = repository.blob(part.digest, part.size, MAX_FETCHED - fetched.size)
             if data is not None:
                 fetched.data[part.digest] = data
+                fetched.size += len(data)
         fetched.data[manifest.digest] = manifest.data
         described = Descriptor(media_type=MANIFEST_TYPE, digest=manifest.digest, size=len(manifest.data))
         yield Referrer(descriptor=described, artifact_type=kind, annotations=indexes.annotations_of(plain))
@@ -324,10 +331,14 @@ def _strata(repository: Repository, store: Layout, release: Release, *, whole: b
 
     def one(stratum: Stratum) -> None:
         say(f"pulling {stratum.name} ({stratum.layer.size} bytes)")
-        with store.draft("blob") as draft:
-            registry_transfer.download(repository, stratum.layer.digest, stratum.layer.size, draft.fd)
-            draft.commit(stratum.layer.digest)
+        _fetch(repository, store, stratum.layer)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(one, missing))
     return "strata"
+
+
+def _fetch(repository: Repository, store: Layout, blob: Descriptor) -> None:
+    with store.draft("blob") as draft:
+        registry_transfer.download(repository, blob.digest, blob.size, draft.fd)
+        draft.commit(blob.digest)
