@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stele.flow import deltas, updates
 from stele.host import immutable
@@ -16,9 +19,10 @@ from stele.model import spec as specs
 from stele.model.release import Publication
 from stele.model.tree import Tree
 from stele.seal import release as sealing
-from stele.seal.delta import codec
+from stele.seal.delta import codec, quick
 from stele.seal.rebuild import LayerRebuilder
 from stele.seal.sign import sign
+from stele.seal.sources.spool import anonymous_file
 from stele.seal.stored import StoredContents
 from stele.store.layout import Layout
 from stele.trust.errors import SteleError
@@ -178,7 +182,7 @@ def test_stored_contents_are_those_that_were_sealed(tmp_path: Path) -> None:
     release = sealing.seal(tree, held, specs.from_builtins({"stele": 0, "name": "shop", "command": ["/app"]}), store).release
     store.publish(Publication(release=release))
     for images in (True, False):
-        with StoredContents(release, tree, store) as contents:
+        with StoredContents.of(release, tree, store) as contents:
             for node in tree.files():
                 if node.size:
                     assert contents.read(node.sha256) == held.read(node.sha256)
@@ -192,3 +196,97 @@ def test_what_travels_besides_is_bounded(two: Two) -> None:
     assert codec.read_carried(io.BytesIO(delta), deltas.carried(two.here, two.v1)) == deltas.carried(two.here, two.v2)
     with pytest.raises(SteleError):
         codec.read_carried(io.BytesIO(delta), b"another base")
+
+
+def receive(two: Two, target: str, said: list[str] | None = None) -> updates.Received | None:
+    found = updates.receive(two.there, target, two.here, limit=1 << 40, say=(said if said is not None else []).append)
+    if found is not None:
+        two.there.publish(Publication(release=found.release))
+    return found
+
+
+def test_a_pull_takes_the_cheapest_deltas(two: Two) -> None:
+    deltas.attach_delta(two.here, two.v1, two.v2)
+    deltas.attach_delta(two.here, two.v2, two.v3)
+    found = receive(two, two.v3.digest)
+    assert found is not None
+    assert [offer.base for offer in found.chain] == [two.v1.digest, two.v2.digest]
+    same_images(two, found.release)
+    assert receive(two, seal(two.here, {b"other": b"x"}).digest) is None
+
+
+def test_an_update_in_place_needs_no_whole_tree(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick way and the other make the same."""
+    files = {**V1, b"app": NOISE[:9] + b"!" + NOISE[10:], b"srv/gone": b"not gone", b"etc/conf": b""}
+    release = seal(two.here, files)
+    deltas.attach_delta(two.here, two.v1, release)
+    with monkeypatch.context() as patched:
+        patched.setattr(codec, "apply", None)
+        found = receive(two, release.digest)
+    assert found is not None
+    same_images(two, release)
+    assert two.there.tree(release.digest) == two.here.tree(release.digest)
+    again = seal(two.here, {**files, b"etc/conf": b"from nothing"})  # an empty file's like: only the whole tree tells
+    deltas.attach_delta(two.here, release, again)
+    assert receive(two, again.digest) is not None
+    same_images(two, again)
+
+
+def test_a_refused_delta_is_said_and_another_way_is_taken(two: Two) -> None:
+    for base, target in ((two.v1, two.v3), (two.v1, two.v2), (two.v2, two.v3)):
+        deltas.attach_delta(two.here, base, target)
+    [direct] = [offer for offer in deltas.offers(two.v3.digest, two.here.referrers(two.v3.digest)) if offer.base == two.v1.digest]
+    _, forged = two.delta(two.v1, two.v2), two.delta(two.v1, two.v2).getvalue()
+
+    class Hostile:
+        """Serves another delta in place of one."""
+
+        referrers = staticmethod(two.here.referrers)
+        blob = staticmethod(two.here.blob)
+        bad = {deltas.artifact(two.here, direct).delta.digest}
+
+        def open_blob(self, descriptor: releases.Descriptor) -> object:
+            if descriptor.digest in self.bad:
+                return contextlib.nullcontext(io.BytesIO(forged))
+            return two.here.open_blob(descriptor)
+
+    said: list[str] = []
+    hostile = Hostile()
+    found = updates.receive(two.there, two.v3.digest, hostile, limit=1 << 40, say=said.append)  # type: ignore[arg-type]
+    assert found is not None
+    assert any("refused" in line for line in said) == (direct.size < sum(offer.size for offer in found.chain))
+    hostile.bad |= {deltas.artifact(two.here, offer).delta.digest for offer in found.chain}
+    fresh = Layout(two.there.root.parent / "fresh", trusted=[KEY.public], rebuild=LayerRebuilder())
+    seal(fresh, V1)
+    said.clear()
+    assert updates.receive(fresh, two.v3.digest, hostile, limit=1 << 40, say=said.append) is None  # type: ignore[arg-type]
+    assert any("refused" in line for line in said)
+    assert not list((fresh.root / "tmp").iterdir())
+
+
+FILES = st.dictionaries(
+    st.sampled_from([b"a", b"b", b"c/d", b'q"uo\\te', b"sp ace"]), st.sampled_from([b"", b"1", b"2" * 9000, b"3" * 70_000]), max_size=5
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(FILES, FILES)
+def test_the_quick_way_makes_what_the_other_makes(old: dict[bytes, bytes], new: dict[bytes, bytes]) -> None:
+    held, out = Held(), io.BytesIO()
+
+    def tree(files: dict[bytes, bytes]) -> Tree:
+        return Tree.build([folder(b""), folder(b"c"), *(file(path, data, held) for path, data in files.items())])
+
+    base, result = tree(old), tree(new)
+    codec.make(codec.Side(base, held), codec.Side(result, held), out)
+    out.seek(0)
+    applied = quick.apply(quick.Lines(base.encode()), base.digest(), out, result.digest(), lambda _: held, anonymous_file)
+    if applied is None:
+        return
+    assert applied.tree.data == result.encode()
+    known = {node.sha256 for node in base.files()}
+    for node in result.files():
+        if node.size and node.sha256 not in known:
+            assert applied.contents.read(node.sha256) == held.read(node.sha256)
+        assert applied.tree.lines[applied.tree.at(node.path) or 0] == result.lines()[result.nodes.index(node)]
+    applied.contents.close()

@@ -183,7 +183,7 @@ def whole(store: Layout, digest: str) -> Iterator[codec.Side]:
         return
     release = store.find(digest)
     tree = store.tree(digest)
-    with StoredContents(release, tree, store) as contents:
+    with StoredContents.of(release, tree, store) as contents:
         yield codec.Side(tree, contents, carried(store, release))
 
 

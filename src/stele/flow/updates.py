@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+import msgspec
 
 from stele.flow import deltas
 from stele.model import release as releases
+from stele.model import tree as trees
+from stele.model.tree import TREE_HEADER
 from stele.seal import packages, restore, strata
-from stele.seal.delta import codec, cutting
+from stele.seal.delta import codec, cutting, quick
+from stele.seal.erofs_reader import BadImageError, ImageReader
+from stele.seal.sources.spool import anonymous_file
+from stele.seal.stored import Over, StoredContents
+from stele.store.layout import TREE_LIMIT
+from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stele.flow.deltas import Artifact, Offer, Origin
     from stele.model.ports import ContentReader
@@ -90,9 +100,14 @@ def _receive(store: Layout, target: str, origin: Origin, chain: tuple[Offer, ...
             if its.delta.size != offer.size:
                 raise codec.damaged("it has another size than was offered")
         files = [stack.enter_context(origin.open_blob(its.delta)) for its in found]
-        base = stack.enter_context(deltas.whole(store, chain[0].base))
-        built = head(base, target, files)
-        made = build(store, base, built.release, files, record=record_of(origin, found[-1]))
+        if len(files) == 1 and chain[0].base != deltas.EMPTY:
+            old = store.find(chain[0].base)
+            built = _carried(old.tree_digest, deltas.carried(store, old), target, files)
+            made = build_quickly(store, old, built.release, files[0])
+        if len(files) > 1 or chain[0].base == deltas.EMPTY or made is None:
+            base = stack.enter_context(deltas.whole(store, chain[0].base))
+            built = head(base, target, files)
+            made = build(store, base, built.release, files, record=record_of(origin, found[-1]))
         store.put(built.config)
         store.put(built.manifest)
     return Received(built.release, chain, sum(offer.size + offer.manifest.size for offer in chain), made)
@@ -116,8 +131,11 @@ def head(base: Side, target: str, chain: Sequence[BinaryIO]) -> Built:
     Raises:
         SteleError: `delta.*`, `release.*`: it is not the release of that digest.
     """
-    known = base.carried
-    if chain and (needed := codec.read_ends(deltas.rewound(chain[0])).base) != base.tree.digest():
+    return _carried(base.tree.digest(), base.carried, target, chain)
+
+
+def _carried(tree_digest: str, known: bytes, target: str, chain: Sequence[BinaryIO]) -> Built:
+    if chain and (needed := codec.read_ends(deltas.rewound(chain[0])).base) != tree_digest:
         raise codec.wrong_base(needed)
     for file in chain:
         known = codec.read_carried(deltas.rewound(file), known)
@@ -144,6 +162,56 @@ def build(store: Layout, base: Side, release: Release, chain: Sequence[BinaryIO]
     with contextlib.ExitStack() as stack:
         tree, contents = deltas.applied(base, release, chain, stack)
         return restore_missing(store, release, tree, contents, slices_of(release, tree, contents, record))
+
+
+def build_quickly(store: Layout, base: Release, release: Release, delta: BinaryIO) -> int | None:
+    """Like `build`, where the update only changes what is at paths that the base has: neither tree is decoded as a whole.
+
+    Returns:
+        How many images were made; None where `build` has to do it. Raises as that does.
+    """
+    before = {stratum.name: stratum for stratum in base.strata}
+    missing = [stratum for stratum in release.strata if not store.has_stratum(stratum)]
+    if not store.has_blob(base.tree_digest) or any(
+        s.name not in before or not store.has_image(before[s.name]) or not s.nodes for s in missing
+    ):
+        return None
+    lines = quick.Lines(store.blob(base.tree_digest, TREE_LIMIT))
+    with contextlib.ExitStack() as stack:
+
+        def contents(paths: Mapping[str, bytes]) -> StoredContents:
+            return stack.enter_context(StoredContents(base, paths, store))
+
+        applied = quick.apply(lines, base.tree_digest, deltas.rewound(delta), release.tree_digest, contents, anonymous_file)
+        if applied is None:
+            return None
+        stack.callback(applied.contents.close)
+        for stratum in missing:
+            nodes = _nodes(store, before[stratum.name], stratum, applied.tree)
+            if nodes is None:
+                return None
+            paths = {node.sha256: node.path for node in nodes if node.kind == "file" and node.size and node.link is None}
+            own = StoredContents(msgspec.structs.replace(base, strata=(before[stratum.name],)), paths, store)
+            with own:
+                restore.images([(stratum, nodes)], Over(applied.contents, own), store)
+        store.put(applied.tree.data)
+    return len(missing)
+
+
+def _nodes(store: Layout, before: Stratum, stratum: Stratum, tree: quick.Lines) -> tuple[Node, ...] | None:
+    """The nodes of a stratum that has the same paths as one of the base; None if it has others."""
+    fd = store.open_image(before)
+    if fd is None:
+        return None
+    try:
+        places = [tree.at(path) for path in ImageReader(fd).paths()]
+    except BadImageError:
+        return None
+    finally:
+        os.close(fd)
+    lines = [tree.lines[at] for at in sorted(at for at in places if at is not None)]
+    data = TREE_HEADER + b"".join(line + b"\n" for line in lines)
+    return trees.decode(data).nodes if sha256(data) == stratum.nodes else None
 
 
 def restore_missing(store: Layout, release: Release, tree: Tree, contents: ContentReader, slices: Sequence[Slice]) -> int:

@@ -310,6 +310,11 @@ def _node(line: bytes) -> Node:
     return node
 
 
+def decode_line(line: bytes) -> Node:
+    """One node from its line (without the line feed), checked by itself. Raises like `decode`."""
+    return _node(line)
+
+
 def decode(data: bytes) -> Tree:
     """Parse the canonical bytes; every other spelling of the same tree is refused.
 

@@ -9,7 +9,7 @@ import os
 import struct
 from typing import NamedTuple
 
-from stele.seal.erofs_layout import BLOCK, DIRENT, FLAT_INLINE, FLAT_PLAIN, INODE, ROOT_NID, SLOT, Piece
+from stele.seal.erofs_layout import BLOCK, DIRENT, FILE_TYPE, FLAT_INLINE, FLAT_PLAIN, INODE, ROOT_NID, SLOT, Piece
 
 _INODE = struct.Struct("<HHHHQI")  # the beginning of struct erofs_inode_extended
 _DIRENT = struct.Struct("<QHBB")
@@ -33,7 +33,7 @@ class ImageReader:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._size = os.fstat(fd).st_size
-        self._folders: dict[bytes, dict[bytes, int] | None] = {}
+        self._folders: dict[bytes, dict[bytes, tuple[int, int]] | None] = {}
 
     def find(self, path: bytes) -> tuple[Piece, ...] | None:
         """Where the bytes of the regular file `path` lie, in order; None if there is no such file.
@@ -43,17 +43,38 @@ class ImageReader:
         """
         above, _, name = path.rpartition(b"/")
         folder = self._folder(above)
-        nid = None if folder is None else folder.get(name)
-        if nid is None:
+        entry = None if folder is None else folder.get(name)
+        if entry is None:
             return None
-        inode = self._inode(nid)
+        inode = self._inode(entry[0])
         return inode.pieces if inode.kind == _FILE else None
+
+    def paths(self) -> set[bytes]:
+        """All paths of the image, the root b"" included.
+
+        Raises:
+            BadImageError: a directory is not what our writer writes, or there are more names than there is room for.
+        """
+        found = {b""}
+        folders = [b""]
+        while folders:
+            above = folders.pop()
+            for name, (_, kind) in (self._folder(above) or {}).items():
+                if name in {b"", b".", b".."}:
+                    continue
+                path = above + b"/" + name if above else name
+                found.add(path)
+                if kind == FILE_TYPE["dir"]:
+                    folders.append(path)
+            if len(found) > self._size // DIRENT:  # a directory that is found again below itself
+                raise BadImageError("it has more names than there is room for")
+        return found
 
     def read(self, piece: Piece, start: int, size: int) -> bytes:
         """Up to `size` bytes of a piece, from `start` bytes into it."""
         return os.pread(self.fd, min(size, piece.size - start), piece.offset + start)
 
-    def _folder(self, path: bytes) -> dict[bytes, int] | None:
+    def _folder(self, path: bytes) -> dict[bytes, tuple[int, int]] | None:
         """The entries of a directory by name; None if it is none. Those of every directory above are kept too."""
         if path in self._folders:
             return self._folders[path]
@@ -63,12 +84,12 @@ class ImageReader:
         for name in path.split(b"/") if path else ():
             above = above + b"/" + name if above else name
             if above not in self._folders:
-                nid = None if found is None else found.get(name)
-                self._folders[above] = None if nid is None else self._entries(self._inode(nid))
+                entry = None if found is None else found.get(name)
+                self._folders[above] = None if entry is None else self._entries(self._inode(entry[0]))
             found = self._folders[above]
         return found
 
-    def _entries(self, inode: _Inode) -> dict[bytes, int] | None:
+    def _entries(self, inode: _Inode) -> dict[bytes, tuple[int, int]] | None:
         if inode.kind != _DIR:
             return None
         if inode.size > MAX_DIRECTORY:
@@ -76,7 +97,7 @@ class ImageReader:
         data = b"".join(self.read(piece, 0, piece.size) for piece in inode.pieces)
         if len(data) != inode.size:
             raise BadImageError("it is cut short")
-        found: dict[bytes, int] = {}
+        found: dict[bytes, tuple[int, int]] = {}
         for base in range(0, len(data), BLOCK):
             block = data[base : base + BLOCK]
             if len(block) < DIRENT:
@@ -86,8 +107,8 @@ class ImageReader:
                 raise BadImageError("a directory's block is not valid")
             heads = list(_DIRENT.iter_unpack(block[:first]))
             ends = [*(head[1] for head in heads[1:]), len(block)]
-            for (nid, at, _, _), end in zip(heads, ends, strict=True):
-                found[block[at:end].rstrip(b"\0")] = nid
+            for (nid, at, kind, _), end in zip(heads, ends, strict=True):
+                found[block[at:end].rstrip(b"\0")] = nid, kind
         return found
 
     def _inode(self, nid: int) -> _Inode:

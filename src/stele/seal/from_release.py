@@ -35,7 +35,7 @@ def load(release: Release, tree: Tree, files: StrataFiles, spec: Spec) -> Source
         raise _refused(f"its time is {old.time}, that of the spec {spec.time}, and every file carries it")
     return Source(
         tree=tree,
-        contents=StoredContents(release, tree, files),
+        contents=StoredContents.of(release, tree, files),
         kind="release",
         input_digest=release.digest,
         platform=release.platform,

@@ -15,7 +15,7 @@ from stele.seal.sources.spool import Spool
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from stele.model.ports import ContentReader, StrataFiles
     from stele.model.release import Release, Stratum
@@ -38,19 +38,25 @@ class StoredContents:
     when a content is asked for that no image has.
     """
 
-    def __init__(self, release: Release, tree: Tree, files: StrataFiles) -> None:
-        """Of `release`, with its checked `tree`."""
-        self._paths: dict[str, bytes] = {}
-        for node in tree.files():
-            if node.size:
-                self._paths.setdefault(node.sha256, node.path)
+    def __init__(self, release: Release, paths: Mapping[str, bytes], files: StrataFiles) -> None:
+        """Of `release`. `paths`: the contents that may be asked for, by SHA-256 (hex), each with a path that has it."""
+        self._paths = paths
         self._files = files
-        self._left = list(reversed(release.strata))  # not opened yet; the last first: settings
+        self._left = list(release.strata)  # not opened yet; the last first: settings
         self._layers: list[Stratum] = []
         self._images: list[ImageReader] = []
         self._places: dict[str, tuple[ImageReader, tuple[Piece, ...]]] = {}
         self._unpacked: Contents | None = None
         self._lock = threading.RLock()
+
+    @classmethod
+    def of(cls, release: Release, tree: Tree, files: StrataFiles) -> Self:
+        """All contents of `release`, whose checked tree is `tree`."""
+        paths: dict[str, bytes] = {}
+        for node in tree.files():
+            if node.size:
+                paths.setdefault(node.sha256, node.path)
+        return cls(release, paths, files)
 
     def __enter__(self) -> Self:
         return self

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from stele.model.ports import ContentReader
     from stele.model.tree import Tree
-    from stele.seal.delta.plan import Group
+    from stele.seal.delta.plan import Group, Pair
 
 MAGIC = b"stele-delta v0\n"
 HEADER_LIMIT = 1 << 20  # bytes
@@ -71,7 +71,8 @@ def damaged(reason: str) -> SteleError:
     )
 
 
-def _wrong_result(reason: str) -> SteleError:
+def wrong_result(reason: str) -> SteleError:
+    """The error for a delta that makes something else than what was signed."""
     return SteleError(
         f"the delta does not make the release that was signed: {reason}",
         remedy="do not use it: whoever made it made it wrong, or means harm; take the whole strata instead",
@@ -229,24 +230,35 @@ def read_carried(delta: BinaryIO, against: bytes) -> bytes:
     return _unpack(packed, against, header.carried_size) if packed else b""
 
 
-def _tree(base: Tree, header: _Header, delta: BinaryIO, tree_digest: str) -> Tree:
-    if header.base != base.digest():
+def open_patch(delta: BinaryIO, base_digest: str, tree_digest: str) -> tuple[_Header, bytes]:
+    """The header of a delta that leads from one tree to another, and its patch; the file is left behind that.
+
+    Raises:
+        SteleError: `delta.damaged`, `delta.wrong-base`, `delta.wrong-result`.
+    """
+    header = _header(delta)
+    if header.base != base_digest:
         raise wrong_base(header.base)
     if header.tree != tree_digest:
-        raise _wrong_result(f"it says that it makes the tree {header.tree[:19]}")
+        raise wrong_result(f"it says that it makes the tree {header.tree[:19]}")
     _take(delta, header.carried_packed)
+    return header, _unpack(_take(delta, header.patch_packed), b"", header.patch_size)
+
+
+def _tree(base: Tree, delta: BinaryIO, tree_digest: str) -> tuple[_Header, Tree]:
+    header, patch = open_patch(delta, base.digest(), tree_digest)
     try:
-        whole = patches.apply(base, _unpack(_take(delta, header.patch_packed), b"", header.patch_size))
+        whole = patches.apply(base, patch)
     except patches.PatchError as error:
         raise damaged(f"its change of the tree is not valid ({error})") from error
     if sha256(whole) != tree_digest:
-        raise _wrong_result("its tree has another digest")
-    return trees.decode(whole)
+        raise wrong_result("its tree has another digest")
+    return header, trees.decode(whole)
 
 
 def apply_tree(base: Tree, delta: BinaryIO, tree_digest: str) -> Tree:
     """The new tree alone; nothing behind the patch is read. Arguments and errors as of `apply`."""
-    return _tree(base, _header(delta), delta, tree_digest)
+    return _tree(base, delta, tree_digest)[1]
 
 
 def apply(base: Tree, old: ContentReader, delta: BinaryIO, tree_digest: str, spool: int) -> tuple[Tree, Contents]:
@@ -265,10 +277,14 @@ def apply(base: Tree, old: ContentReader, delta: BinaryIO, tree_digest: str, spo
     Raises:
         SteleError: `delta.damaged`, `delta.wrong-base`, `delta.wrong-result`, and what `old` raises.
     """
-    header = _header(delta)
-    tree = _tree(base, header, delta, tree_digest)
+    header, tree = _tree(base, delta, tree_digest)
+    return tree, unpack_contents(header, pairs(base, tree), old, delta, spool)
+
+
+def unpack_contents(header: _Header, found: Sequence[Pair], old: ContentReader, delta: BinaryIO, spool: int) -> Contents:
+    """The new contents out of a delta's content frames, to which the file is positioned. Arguments and errors as of `apply`."""
     try:
-        planned = groups(place(pairs(base, tree), header.starts))
+        planned = groups(place(found, header.starts))
     except ValueError as error:
         raise damaged(str(error)) from error
     if len(planned) != len(header.frames):
@@ -276,10 +292,10 @@ def apply(base: Tree, old: ContentReader, delta: BinaryIO, tree_digest: str, spo
     try:
         places = _contents(planned, header.frames, Windows(old), delta, spool)
     except ShortContentError as error:
-        raise _wrong_result(f"the old content {str(error)[:12]} is shorter than its tree says") from error
+        raise wrong_result(f"the old content {str(error)[:12]} is shorter than its tree says") from error
     if delta.read(1):
         raise damaged("something follows its last frame")
-    return tree, Contents(places, spool=spool)
+    return Contents(places, spool=spool)
 
 
 def _contents(planned: Sequence[Group], frames: Sequence[int], old: Windows, delta: BinaryIO, spool: int) -> dict[str, InSpool]:
@@ -304,7 +320,7 @@ def _contents(planned: Sequence[Group], frames: Sequence[int], old: Windows, del
             at += piece.size
             later = group.pieces[at_piece + 1] if at_piece + 1 < len(group.pieces) else following
             if (later is None or later.digest != piece.digest) and state.hexdigest() != piece.digest:
-                raise _wrong_result(f"a content does not have the digest {piece.digest[:12]}")
+                raise wrong_result(f"a content does not have the digest {piece.digest[:12]}")
     return {digest: InSpool(offset, sizes[digest]) for digest, offset in begun.items()}
 
 

@@ -66,9 +66,13 @@ def pairs(base: Tree, tree: Tree) -> list[Pair]:
         for node in base.files():
             if node.size:
                 alike.setdefault(pattern(node.path), node)
+    return pairs_of((node, _same_path(base, node) or alike.get(pattern(node.path))) for node in new)
+
+
+def pairs_of(new: Iterable[tuple[Node, Node | None]]) -> list[Pair]:
+    """The pieces of new contents, each given by a file that has it, and the file of the base whose content it goes with."""
     found = []
-    for node in new:
-        before = _same_path(base, node) or alike.get(pattern(node.path))
+    for node, before in new:
         for start in range(0, node.size, PIECE):
             piece = Range(node.sha256, start, min(PIECE, node.size - start))
             if before is None:

