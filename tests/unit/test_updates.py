@@ -243,7 +243,9 @@ def test_a_refused_delta_is_said_and_another_way_is_taken(two: Two) -> None:
 
         referrers = staticmethod(two.here.referrers)
         blob = staticmethod(two.here.blob)
-        bad = {deltas.artifact(two.here, direct).delta.digest}
+
+        def __init__(self, *bad: str) -> None:
+            self.bad = set(bad)
 
         def open_blob(self, descriptor: releases.Descriptor) -> object:
             if descriptor.digest in self.bad:
@@ -251,7 +253,7 @@ def test_a_refused_delta_is_said_and_another_way_is_taken(two: Two) -> None:
             return two.here.open_blob(descriptor)
 
     said: list[str] = []
-    hostile = Hostile()
+    hostile = Hostile(deltas.artifact(two.here, direct).delta.digest)
     found = updates.receive(two.there, two.v3.digest, hostile, limit=1 << 40, say=said.append)  # type: ignore[arg-type]
     assert found is not None
     assert any("refused" in line for line in said) == (direct.size < sum(offer.size for offer in found.chain))
@@ -288,5 +290,5 @@ def test_the_quick_way_makes_what_the_other_makes(old: dict[bytes, bytes], new: 
     for node in result.files():
         if node.size and node.sha256 not in known:
             assert applied.contents.read(node.sha256) == held.read(node.sha256)
-        assert applied.tree.lines[applied.tree.at(node.path) or 0] == result.lines()[result.nodes.index(node)]
+        assert applied.tree.lines[applied.tree.at(node.path) or 0] + b"\n" == result.lines()[result.nodes.index(node)]
     applied.contents.close()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stele.model.tree import Node
     from stele.seal.contents import Contents
 
-_PATH = re.compile(rb'"path":"((?:[^"\\]|\\.)*)"')  # once in a line: quotation marks inside of strings are escaped
+_PATH = re.compile(rb'"path":"([^"\\]*(?:\\.[^"\\]*)*)"')  # once in a line: quotation marks inside of strings are escaped
 
 
 class Lines:
