@@ -289,3 +289,19 @@ def test_the_command_line(places, crane, tmp_path):
         [os.sys.executable, "-m", "stele", "--data", str(to.data), "--json", "log"], capture_output=True, check=True, text=True
     ).stdout
     assert "release.pulled" in log
+
+
+def test_what_came_as_a_delta_is_pushed_on_with_its_layers(places, registry, tmp_path):
+    target = f"{registry}/on-{tmp_path.name.replace('_', '-').lower()}"
+    push(places, seal(places, "1"), target + ":v1")
+    to = other(tmp_path, "two", places)
+    pull(to, target + ":v1")
+    two = seal(places, "2")
+    push(places, two, target + ":v2", delta=True)
+    assert pull(to, target + ":v2")["way"] == "deltas"
+    release = opening.open_store(to).release(two)
+    assert not all(opening.open_store(to).has_blob(stratum.layer.digest) for stratum in release.strata)
+    push(to, two, f"{registry}/elsewhere-{tmp_path.name.replace('_', '-').lower()}:v2")
+    third = other(tmp_path, "three", places)
+    got = pull(third, f"{registry}/elsewhere-{tmp_path.name.replace('_', '-').lower()}:v2", whole=True)
+    assert (got["release"], got["way"]) == (two, "strata")

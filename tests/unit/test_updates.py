@@ -282,7 +282,7 @@ def test_the_quick_way_makes_what_the_other_makes(old: dict[bytes, bytes], new: 
     base, result = tree(old), tree(new)
     codec.make(codec.Side(base, held), codec.Side(result, held), out)
     out.seek(0)
-    applied = quick.apply(quick.Lines(base.encode()), base.digest(), out, result.digest(), lambda _: held, anonymous_file)
+    applied = quick.apply(quick.Lines(base.encode()), out, result.digest(), lambda _: held, anonymous_file)
     if applied is None:
         return
     assert applied.tree.data == result.encode()

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from stele.flow import deltas, opening, packing, updates
+from stele.flow import deltas, opening, packing, unpacking, updates
 from stele.host import registry_transfer
 from stele.host.http_registry import Connections, bad_answer
 from stele.host.registry import Manifest, Repository
@@ -82,6 +82,10 @@ def push(
     tag = reference.tag if named and reference.tag else releases.reference_name(release.workload, release.digest)
     with _open(reference, plain_http=plain_http) as repository:
         say(f"pushing {release.digest[:19]} to {reference.registry}/{reference.repository}")
+        absent = [s for s in release.strata if not store.has_blob(s.layer.digest) and not repository.has_blob(s.layer.digest)]
+        if absent:  # pulled as a delta, or packed: the registry wants the layer
+            say(f"making {len(absent)} layers again")
+            unpacking.layers(store, release, absent)
         _push_blobs(repository, store, [*(stratum.layer for stratum in release.strata), _config(store, release)], say)
         _push_manifest(repository, release.digest, MANIFEST_TYPE, store.blob(release.digest))
         _push_referrers(repository, store, release, say)
@@ -105,14 +109,6 @@ def _config(store: Layout, release: Release) -> Descriptor:
 
 
 def _push_blobs(repository: Repository, store: Layout, blobs: Sequence[Descriptor], say: Callable[[str], None]) -> None:
-    missing = [blob for blob in blobs if not store.has_blob(blob.digest)]
-    if missing:
-        raise SteleError(
-            f"the store has {missing[0].digest[:19]} only as an image: it was pulled as a delta, and a registry wants the layer",
-            remedy="push it from where it was sealed, or copy it from the registry it came from (skopeo copy)",
-            code="registry.layer-missing",
-        )
-
     def one(blob: Descriptor) -> None:
         if not repository.has_blob(blob.digest):
             say(f"pushing {blob.digest[:19]} ({blob.size} bytes)")
@@ -193,9 +189,11 @@ def pull(
             )
         say(f"found {found.digest[:19]}")
         with store.adding():
-            publication = _release(repository, store, found)
+            publication, tree = _release(repository, store, found)
             release = publication.release
             way = _strata(repository, store, release, whole=whole, say=say)
+            if tree is not None and not store.has_blob(release.tree_digest):
+                _fetch(repository, store, tree)
             store.put(found.data)
             store.publish(publication)
         received = repository.connections.received
@@ -223,8 +221,8 @@ class _Fetched:
         return self.data[digest]
 
 
-def _release(repository: Repository, store: Layout, found: Manifest) -> Publication:
-    """The release that a manifest is, with its referrers and signatures; one signature by a trusted key holds."""
+def _release(repository: Repository, store: Layout, found: Manifest) -> tuple[Publication, Descriptor | None]:
+    """The release that a manifest is, with its referrers and signatures, and its tree; one signature by a trusted key holds."""
     named = json_manifest(found)
     config = repository.blob(named.digest, named.size)
     if config is None:
@@ -241,9 +239,7 @@ def _release(repository: Repository, store: Layout, found: Manifest) -> Publicat
     store.put(config)
     for data in fetched.data.values():
         store.put(data)
-    if fetched.tree is not None and not store.has_blob(release.tree_digest):
-        _fetch(repository, store, fetched.tree)
-    return Publication(release=release, referrers=tuple(referrers), signatures=simple)
+    return Publication(release=release, referrers=tuple(referrers), signatures=simple), fetched.tree
 
 
 def json_manifest(found: Manifest) -> Descriptor:
@@ -271,7 +267,7 @@ def _referrers(repository: Repository, release: Release, fetched: _Fetched) -> I
             continue
         for part in _parts(manifest.data, "a referrer"):
             if part.digest == release.tree_digest:
-                fetched.tree = part  # large: it is moved once a signature held
+                fetched.tree = part  # large: it is moved once a signature held, and where no delta makes it
                 continue
             data = repository.blob(part.digest, part.size, MAX_FETCHED - fetched.size)
             if data is not None:

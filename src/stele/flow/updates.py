@@ -182,7 +182,7 @@ def build_quickly(store: Layout, base: Release, release: Release, delta: BinaryI
         def contents(paths: Mapping[str, bytes]) -> StoredContents:
             return stack.enter_context(StoredContents(base, paths, store))
 
-        applied = quick.apply(lines, base.tree_digest, deltas.rewound(delta), release.tree_digest, contents, anonymous_file)
+        applied = quick.apply(lines, deltas.rewound(delta), release.tree_digest, contents, anonymous_file)
         if applied is None:
             return None
         stack.callback(applied.contents.close)

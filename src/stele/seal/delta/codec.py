@@ -33,6 +33,7 @@ WINDOW_LOG = 26
 TABLE_LOG = 25  # entries; zstd takes 5 bytes for each, twice
 LEVEL = 12  # measured: 9 is a third larger on binaries, 19 a tenth smaller and ten times slower
 SMALL_LEVEL = 19  # of what is small enough not to take a second
+PATCH_LEVEL = 9  # more is wasted on digests
 SMALL = 8 << 20  # bytes, old and new
 
 
@@ -146,7 +147,8 @@ def make(base: Side, new: Side, out: BinaryIO, *, thorough: bool = False) -> int
     planned = groups(place(found, placed))
     carried = _pack(new.carried, base.carried) if new.carried else b""
     patch = patches.make(base.tree, new.tree)
-    patch_frame = _pack(patch, b"")
+    base_bytes = base.tree.encode()
+    patch_frame = _pack(patch, base_bytes, PATCH_LEVEL)
     # frames are written behind room for the longest header that their number allows, then moved up to the real one
     begin = out.tell()
     room = len(MAGIC) + 1024 + 24 * (len(planned) + len(placed))
@@ -159,7 +161,7 @@ def make(base: Side, new: Side, out: BinaryIO, *, thorough: bool = False) -> int
         sizes.append(len(packed))
         out.write(packed)
     header = _Header(
-        base=base.tree.digest(),
+        base=sha256(base_bytes),
         tree=new.tree.digest(),
         carried_size=len(new.carried),
         carried_packed=len(carried),
@@ -230,23 +232,25 @@ def read_carried(delta: BinaryIO, against: bytes) -> bytes:
     return _unpack(packed, against, header.carried_size) if packed else b""
 
 
-def open_patch(delta: BinaryIO, base_digest: str, tree_digest: str) -> tuple[_Header, bytes]:
+def open_patch(delta: BinaryIO, base: bytes, tree_digest: str) -> tuple[_Header, bytes]:
     """The header of a delta that leads from one tree to another, and its patch; the file is left behind that.
+
+    `base`: the canonical bytes of the tree that is here.
 
     Raises:
         SteleError: `delta.damaged`, `delta.wrong-base`, `delta.wrong-result`.
     """
     header = _header(delta)
-    if header.base != base_digest:
+    if header.base != sha256(base):
         raise wrong_base(header.base)
     if header.tree != tree_digest:
         raise wrong_result(f"it says that it makes the tree {header.tree[:19]}")
     _take(delta, header.carried_packed)
-    return header, _unpack(_take(delta, header.patch_packed), b"", header.patch_size)
+    return header, _unpack(_take(delta, header.patch_packed), base, header.patch_size)
 
 
 def _tree(base: Tree, delta: BinaryIO, tree_digest: str) -> tuple[_Header, Tree]:
-    header, patch = open_patch(delta, base.digest(), tree_digest)
+    header, patch = open_patch(delta, base.encode(), tree_digest)
     try:
         whole = patches.apply(base, patch)
     except patches.PatchError as error:

@@ -68,7 +68,6 @@ class Applied(NamedTuple):
 
 def apply(
     base: Lines,
-    base_digest: str,
     delta: BinaryIO,
     tree_digest: str,
     old: Callable[[Mapping[str, bytes]], ContentReader],
@@ -78,7 +77,6 @@ def apply(
 
     Args:
         base: the lines of the tree that is here.
-        base_digest: its digest.
         delta: positioned at its first byte.
         tree_digest: of the tree that is wanted.
         old: contents of the base, for the ones that are named: by SHA-256 (hex), with a path that has each.
@@ -87,7 +85,7 @@ def apply(
     Raises:
         SteleError: as `codec.apply`.
     """
-    header, patch = codec.open_patch(delta, base_digest, tree_digest)
+    header, patch = codec.open_patch(delta, base.data, tree_digest)
     if patch and not patch.endswith(b"\n"):
         raise codec.damaged("its change of the tree is cut short")
     changes: dict[int, bytes] = {}
