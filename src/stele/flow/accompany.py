@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stele.seal.release import Sealed
     from stele.seal.sources.source import Source
     from stele.store.layout import Layout
-    from stele.trust.release_key import ReleaseSigner
+    from stele.trust.release_key import PrivateKey
 
 DIGEST = 32  # bytes of one record of the cache
 MAX_CACHE = 64 << 20  # bytes; then it begins anew
@@ -145,7 +145,7 @@ def attach(
     asked: Asked,
     *,
     store: Layout,
-    key: ReleaseSigner,
+    key: PrivateKey,
     bom: bytes,
     made_from: Sequence[provenance.Material],
     now: int,
