@@ -34,6 +34,18 @@ def go_judge(package: str, *, toolchain: str = GO) -> Path:
     return cache.made_once(f"judge-{name}-{version}-go{toolchain}".replace("-go", "_go"), build) / name
 
 
+def go_main(folder: Path, *, toolchain: str = GO) -> Path:
+    """A Go program of a few lines that only puts a published package to use: `folder` has main.go, go.mod and go.sum."""
+    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in ("main.go", "go.mod", "go.sum"))).hexdigest()[:16]
+
+    def build(into: Path) -> None:
+        env = {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false -mod=readonly", "CGO_ENABLED": "0"}
+        argv = [_toolchain(toolchain), "build", "-ldflags=-s -w", "-o", str(into / folder.name), "."]
+        subprocess.run(argv, env=env, check=True, cwd=folder)
+
+    return cache.made_once(f"judge-{folder.name}-{digest}_go{toolchain}", build) / folder.name
+
+
 def npm_judge(name: str, lock: Path) -> Path:
     """A folder with `node_modules` as `lock` (a package-lock.json beside its package.json) says."""
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]

@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from stele.flow.places import Places
     from stele.model.reference import Reference
     from stele.model.release import Release, Stratum
+    from stele.store.index import Plain
     from stele.store.layout import Layout
 
 AT_ONCE = 4  # blobs that move at a time
 MAX_REFERRERS = 64  # of one release that are looked at
+WRITES = 5  # of a list that somebody else writes at the same time
 MAX_FETCHED = 256 << 20  # bytes of signatures and attestations that are held before one of them held
 
 
@@ -133,11 +135,31 @@ def _push_referrers(repository: Repository, store: Layout, release: Release, say
         _push_blobs(repository, store, parts, say)
         if not _push_manifest(repository, item.descriptor.digest, MANIFEST_TYPE, data):
             unlisted.append(item)
-    if unlisted:
-        tag = f"sha256-{digest_hex(release.digest)}"
+    tag = f"sha256-{digest_hex(release.digest)}"
+    for _ in range(WRITES if unlisted else 0):
         found = repository.manifest(tag)
-        present = json.loads(found.data) if found is not None else None
+        present = {} if found is None else _foreign(found.data)
+        listed = {item["digest"] for item in present.get("manifests", [])}
+        if all(item.descriptor.digest in listed for item in unlisted):  # also: nobody wrote over it meanwhile
+            return
         repository.put_manifest(tag, INDEX_TYPE, indexes.merged_referrers(present, unlisted))
+
+
+def _foreign(data: bytes) -> Plain:
+    """A list by whoever may write to the repository, to be added to: its entries that are descriptors."""
+    try:
+        plain = indexes.decode(data, "a list")
+    except SteleError as error:
+        raise bad_answer("a tag that lists what refers to the release holds something else") from error
+    return {key: [item for item in plain.get(key, []) if _is_descriptor(item)] for key in ("manifests", "layers")}
+
+
+def _is_descriptor(raw: Any) -> bool:
+    try:
+        indexes.descriptor(raw)
+    except SteleError:
+        return False
+    return True
 
 
 def _push_signatures(repository: Repository, store: Layout, release: Release) -> None:
@@ -146,8 +168,18 @@ def _push_signatures(repository: Repository, store: Layout, release: Release) ->
     held = store.tagged(tag)
     if held is None:
         return
-    parts = _parts(held, tag)
-    _push_blobs(repository, store, parts, lambda _: None)
+    _push_blobs(repository, store, _parts(held, tag), lambda _: None)
+    there = repository.manifest(tag)
+    if there is not None:  # what others signed stays
+        own = [
+            SimpleSignature(payload=indexes.descriptor(layer), signature=indexes.annotations_of(layer).get(ANNOTATION_SIGNATURE, ""))
+            for layer in indexes.decode(held, tag).get("layers", [])
+        ]
+        config, held = indexes.merged_signatures(_foreign(there.data), own)
+        digest = store.put(config)
+        _push_blobs(repository, store, [Descriptor(media_type=releases.CONFIG_TYPE, digest=digest, size=len(config))], lambda _: None)
+        if held == there.data:
+            return
     repository.put_manifest(tag, MANIFEST_TYPE, held)
 
 
@@ -254,18 +286,23 @@ def json_manifest(found: Manifest) -> Descriptor:
 
 def _referrers(repository: Repository, release: Release, fetched: _Fetched) -> Iterator[Referrer]:
     """Trees, signatures and attestations that refer to the release; each manifest says itself what it is."""
-    listed = repository.referrers(release.digest)
-    known = [item for item in listed if item.get("artifactType", BUNDLE_TYPE) in {BUNDLE_TYPE, TREE_TYPE}]
-    for item in known[:MAX_REFERRERS]:
+    listed = [item for item in repository.referrers(release.digest) if item.get("artifactType") != DELTA_TYPE and _is_descriptor(item)]
+    # a registry may call them what it likes: those that it calls by a known type come first, the manifest decides
+    listed.sort(key=lambda item: item.get("artifactType", BUNDLE_TYPE) not in {BUNDLE_TYPE, TREE_TYPE})
+    for item in listed[:MAX_REFERRERS]:
         manifest = repository.manifest(indexes.descriptor(item).digest)
         if manifest is None:
             continue
-        plain = indexes.decode(manifest.data, "a referrer")
+        try:
+            plain = indexes.decode(manifest.data, "a referrer")
+            parts = _parts(manifest.data, "a referrer")
+        except SteleError:  # not one of ours, whatever it is
+            continue
         subject = plain.get("subject")
         kind = plain.get("artifactType")
         if not isinstance(subject, dict) or subject.get("digest") != release.digest or kind not in {BUNDLE_TYPE, TREE_TYPE}:
             continue
-        for part in _parts(manifest.data, "a referrer"):
+        for part in parts:
             if part.digest == release.tree_digest:
                 fetched.tree = part  # large: it is moved once a signature held, and where no delta makes it
                 continue
@@ -283,7 +320,7 @@ def _signatures(repository: Repository, release: Release, fetched: _Fetched) -> 
     if found is None:
         return (), None
     made = []
-    for layer in indexes.decode(found.data, "the signatures' manifest").get("layers", [])[:MAX_REFERRERS]:
+    for layer in _foreign(found.data)["layers"][:MAX_REFERRERS]:
         payload = indexes.descriptor(layer)
         data = repository.blob(payload.digest, payload.size)
         if data is not None and payload.media_type == SIMPLE_TYPE:

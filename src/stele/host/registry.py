@@ -131,10 +131,9 @@ class Repository:
         Raises:
             SteleError: `registry.*` if it could not be looked up.
         """
-        listed = self._from_api(digest) or []
         found = self.manifest(f"sha256-{digest_hex(digest)}")
-        if found is not None:
-            listed += _descriptors(found.data)
+        listed = [] if found is None else _descriptors(found.data)
+        listed += self._from_api(digest) or []  # last: some name the config's media type as the artifact's
         seen: dict[str, dict[str, Any]] = {}
         for item in listed:
             if isinstance(item.get("digest"), str):

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urljoin
 
-from stele.host.http_registry import AGAIN, PIECE, TRIES, BrokenError, bad_answer
+from stele.host.http_registry import AGAIN, PIECE, TRIES, BrokenError, bad_answer, origin_of
 from stele.host.registry import wrong_bytes
 from stele.trust.errors import SteleError
 
@@ -115,4 +115,11 @@ def _location(repository: Repository, answer: Answer) -> str:
     said = answer.headers.get("Location", "")
     if not said:
         raise bad_answer("it does not say where to upload to")
-    return urljoin(f"{repository.connections.base()}/v2/", said)
+    base = repository.connections.base()
+    url = urljoin(f"{base}/v2/", said)
+    target, own = origin_of(url), origin_of(base)
+    if target.scheme == "http" and own.scheme == "https":
+        if target.host != own.host:
+            raise bad_answer("it wants an upload without TLS")
+        url = f"{base}/{url.removeprefix('http://').partition('/')[2]}"  # a registry that does not know of the proxy before it
+    return url
