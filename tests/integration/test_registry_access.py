@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import crypt
 import datetime as dt
 import http.server
 import ipaddress
@@ -34,6 +33,7 @@ from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 NAME, SECRET = "maria", "not to be shown"
+HASHED = "$2b$05$qNFloY8f1S5VDPC1EnD.C.hhpYFE7Qg258XOWvsrjbEMqONVGObom"  # bcrypt of SECRET: Python 3.13 cannot make one
 BLOB = bytes(range(256)) * 40_000  # 10 MB
 
 
@@ -128,7 +128,7 @@ def registry(folder: Path, certificate: Certificate, auth: str) -> Iterator[str]
 @pytest.fixture(scope="module")
 def basic(tmp_path_factory, certificate) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("basic")
-    (folder / "htpasswd").write_text(f"{NAME}:{crypt.crypt(SECRET, crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=1 << 5))}\n")
+    (folder / "htpasswd").write_text(f"{NAME}:{HASHED}\n")
     yield from registry(folder, certificate, f"{{htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}}}")
 
 
