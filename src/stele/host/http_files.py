@@ -1,0 +1,107 @@
+"""Files by HTTP from any web server: small ones, whole, by GET. For ledgers that are published as static files.
+
+What comes is bounded and otherwise believed in nothing: who asks checks it against signatures and hashes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+from urllib.parse import quote
+
+from stele.host.http_registry import AGAIN, MAX_WAIT, BrokenError, Connections, origin_of, retry_after
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from stele.host.http_registry import Answer
+
+TRIES = 5
+
+
+class HttpFiles:
+    """The files below one address. Safe to use from several threads; a context manager."""
+
+    def __init__(self, base: str, *, tries: int = TRIES) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            base: `https://host/path/`, or http; no user, query or fragment.
+            tries: of one request, the first included.
+
+        Raises:
+            SteleError: `http.bad-address`.
+        """
+        try:
+            origin = origin_of(base)
+            if not base.isascii() or set(base) & set("?#\\") or not base.isprintable() or " " in base:
+                raise ValueError
+        except (SteleError, ValueError) as error:
+            raise SteleError(
+                f"{base[:200]!r} is not the address of a folder on a web server",
+                remedy="write it like https://logs.example.com/shop/ (http works, too: everything is checked against signatures)",
+                code="http.bad-address",
+            ) from error
+        self.base = base.rstrip("/") + "/"
+        self._tries = tries
+        self._connections = Connections(origin.host)
+
+    def get(self, name: str, limit: int) -> bytes | None:
+        """The bytes of a file below the address; None where the server says that there is none.
+
+        Raises:
+            SteleError: `http.unreachable` (retryable), `http.refused`, `http.tls`, `http.bad-answer`: also if it is larger than `limit`.
+        """
+        url = self.base + quote(name)
+        for number in range(self._tries):
+            try:
+                with self._connections.follow("GET", url, {"Cache-Control": "no-cache"}) as answer:
+                    return self._body(answer, url, limit)
+            except BrokenError as error:
+                broken = error
+            except SteleError as error:
+                raise _translated(error, url) from error
+            if number + 1 < self._tries and (broken.retry_after or 0) <= MAX_WAIT:
+                self._connections.pause(number, broken)
+        raise SteleError(
+            f"{url} cannot be read: {broken}",
+            remedy="check the address, the network and any proxy (HTTPS_PROXY), and try again",
+            code="http.unreachable",
+            retryable=True,
+        ) from broken
+
+    def _body(self, answer: Answer, url: str, limit: int) -> bytes | None:
+        if answer.status in AGAIN:
+            wait = retry_after(answer.headers.get("Retry-After", ""))
+            raise BrokenError(f"HTTP status {answer.status}", status=answer.status, retry_after=wait)
+        if answer.status in {404, 410}:
+            return None
+        if answer.status != 200:
+            raise SteleError(
+                f"the web server answered {answer.status} for {url}",
+                remedy="check that the address is right and may be read without a password",
+                code="http.refused",
+            )
+        return answer.read(limit)
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._connections.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _translated(error: SteleError, url: str) -> SteleError:
+    """What the doorway says of registries, said of a web server."""
+    if error.code == "registry.tls":
+        return SteleError(error.reason, remedy="name the authority's certificate in SSL_CERT_FILE", code="http.tls")
+    if error.code == "registry.bad-answer":
+        reason = error.reason.removeprefix("the registry's answer is refused: ")
+        return SteleError(
+            f"what the web server answered for {url} is refused: {reason}",
+            remedy="nothing of it was believed; check that this is the ledger's address, and ask who runs the server",
+            code="http.bad-answer",
+        )
+    return error
