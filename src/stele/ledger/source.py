@@ -21,9 +21,7 @@ MAX_TILE = 32 * tiles.WIDTH
 MAX_BUNDLE = (2 + 65535) * tiles.WIDTH
 _NUMBER = r"(?:x(?!000)[0-9]{3}/(?:x[0-9]{3}/){0,5})?[0-9]{3}"
 _PARTIAL = r"(?:\.p/(?:[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?"
-_PUBLIC = re.compile(
-    rf"checkpoint|checkpoints/[1-9][0-9]{{0,17}}|tile/(?:entries|[0-9]|[1-5][0-9]|6[0-3])/{_NUMBER}{_PARTIAL}", re.ASCII
-)
+_PUBLIC = re.compile(rf"checkpoint|checkpoints/[1-9][0-9]{{0,17}}|tile/(?:entries|[0-9]|[1-5][0-9]|6[0-3])/{_NUMBER}{_PARTIAL}", re.ASCII)
 
 
 def is_public(name: str) -> bool:
