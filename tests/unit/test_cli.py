@@ -52,3 +52,9 @@ def test_exit_codes_follow_the_error_codes() -> None:
         ("deploy.quarantined-release", REFUSED),
     ):
         assert exit_code(SteleError("x", remedy="y", code=code)) == status
+
+
+def test_what_may_pass_leads_to_4() -> None:
+    for code, status in (("registry.unavailable", NOT_READY), ("store.full", NOT_READY), ("ledger.damaged", ANSWER_IS_NO)):
+        assert exit_code(SteleError("x", remedy="y", code=code, retryable=True)) == status
+    assert exit_code(SteleError("x", remedy="y", code="registry.unknown")) == REFUSED

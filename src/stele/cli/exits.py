@@ -37,10 +37,10 @@ _NOT_READY = ("agent.", "host.", "run.port-busy", "run.subnet", "ledger.locked",
 
 
 def exit_code(error: SteleError) -> int:
-    """The exit code of an error, by its stable code."""
+    """The exit code of an error, by its stable code; of what may pass by itself, NOT_READY."""
     if error.code == "agent.internal":
         return INTERNAL
     for prefixes, status in ((_HOST, HOST_CANNOT), (_ANSWERS, ANSWER_IS_NO), (_NOT_READY, NOT_READY)):
         if error.code.startswith(prefixes):
             return status
-    return REFUSED
+    return NOT_READY if error.retryable else REFUSED

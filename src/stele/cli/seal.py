@@ -10,15 +10,16 @@ import click
 from stele.cli import render
 from stele.cli.context import Call, with_call
 
-KINDS = ["auto", "folder", "docker-archive", "oci-layout", "root-tar", "debian", "containerfile"]
+KINDS = ["auto", "folder", "docker-archive", "oci-layout", "registry", "root-tar", "debian", "containerfile"]
 
 
 @click.command(
     epilog="\b\nExample:\n  stele seal ./rootfs -f stele.yaml\n"
     "  stele seal myapp.tar --kind docker-archive\n  stele seal ./layout --reference v1.2 --platform linux/arm64\n"
-    "  stele seal Containerfile\n  stele seal base.debian.yaml\n  stele seal --from shop -f stele.yaml     (other settings only)"
+    "  stele seal registry.example.com/team/shop:1.4\n  stele seal Containerfile\n  stele seal base.debian.yaml\n"
+    "  stele seal --from shop -f stele.yaml     (other settings only)"
 )
-@click.argument("source", type=click.Path(path_type=Path, exists=True), required=False)
+@click.argument("source", required=False)
 @click.option(
     "--from", "base", metavar="RELEASE", default="", help="In place of SOURCE: a release in the store, to be sealed with other settings."
 )
@@ -34,6 +35,7 @@ KINDS = ["auto", "folder", "docker-archive", "oci-layout", "root-tar", "debian",
 @click.option("--kind", type=click.Choice(KINDS), default="auto", show_default=True, help="What SOURCE is.")
 @click.option("--reference", default="", help="Which image, where SOURCE holds several.")
 @click.option("--platform", default="", help="Which platform of an image for several, as linux/arm64 [default: this machine's].")
+@click.option("--plain-http", is_flag=True, help="Speak http without TLS, to a registry that is not on this machine, too.")
 @click.option("--build-arg", "arguments", multiple=True, metavar="NAME=VALUE", help="For a Containerfile's ARG; recorded, so no secrets.")
 @click.option("--build-network", "network", is_flag=True, help="Let a Containerfile's RUN steps use the network.")
 @click.option(
@@ -46,11 +48,12 @@ KINDS = ["auto", "folder", "docker-archive", "oci-layout", "root-tar", "debian",
 @click.option("--paranoid", is_flag=True, help="Read every file again, also those that look unchanged since they were last sealed.")
 @click.option("--delta", is_flag=True, help="Make the deltas for updates to this release now [default: when it is pushed].")
 @with_call
-def seal(call: Call, source: Path | None, base: str, spec_file: Path, delta: bool, **given: Any) -> None:
+def seal(call: Call, source: str | None, base: str, spec_file: Path, delta: bool, **given: Any) -> None:
     """Seal SOURCE and the spec into one signed release.
 
-    SOURCE is a folder, a docker archive, an OCI layout, a tar archive of a root file system, a Containerfile (built with buildah),
-    or a list of Debian packages (installed with mmdebstrap). Needs neither root nor the agent. The same content gives the same
+    SOURCE is a folder, a docker archive, an OCI layout, an image in a registry (REGISTRY/REPOSITORY[:TAG|@DIGEST]; with docker:// before
+    it where a path has that name, too), a tar archive of a root file system, a Containerfile (built with buildah), or a list of
+    Debian packages (installed with mmdebstrap). Needs neither root nor the agent. The same content gives the same
     digest, for anyone, anywhere.
     """
     if (source is None) == (not base):
@@ -58,10 +61,12 @@ def seal(call: Call, source: Path | None, base: str, spec_file: Path, delta: boo
     call.need_keys()
     from stele.flow import sealing
 
+    what = base if source is None else sealing.source_of(source, given["kind"])
+
     with render.progress(f"sealing {source or base}", quiet=call.json) as say:
         sealed = sealing.seal(
             call.places,
-            source or base,
+            what,
             spec_file,
             options=sealing.Options(**given),
             say=say,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from stele.flow.places import Places
     from stele.model.ports import ContentReader
+    from stele.model.reference import Reference
     from stele.model.release import Release
     from stele.model.spec import Spec
     from stele.model.tree import Tree
@@ -44,9 +45,9 @@ class Examined(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What was asked of a seal. `source`: a path, or the name of a release. `started`: seconds since 1970."""
+    """What was asked of a seal. `source`: a path, an image in a registry, or the name of a release. `started`: seconds since 1970."""
 
-    source: Path | str
+    source: Path | Reference | str
     spec_file: Path
     compression: str
     started: int
@@ -169,7 +170,7 @@ def attach(
     release = sealed.release
     parameters = provenance.Parameters(
         kind=found.kind,
-        source=asked.source if isinstance(asked.source, str) else asked.source.resolve().name,
+        source=asked.source.resolve().name if isinstance(asked.source, Path) else str(asked.source),
         reference=found.reference,
         spec_digest=hashlib.sha256(asked.spec_file.read_bytes()).hexdigest(),
         compression=asked.compression,

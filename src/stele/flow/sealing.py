@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
@@ -14,18 +15,20 @@ import msgspec
 from stele.flow import accompany, deltas, opening
 from stele.flow.record import Recorder
 from stele.host import durable
+from stele.model import reference as references
 from stele.model import spec as specs
+from stele.model.reference import Reference
 from stele.seal import codec, from_release, settings, sources
 from stele.seal import release as releases
 from stele.seal.sign import sign
 from stele.seal.sources import statcache
+from stele.seal.sources.source import Limits
 from stele.store import reuse
 from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from stele.flow.places import Places
     from stele.model.release import Release
@@ -41,7 +44,7 @@ Compression = Literal["zstd", "gzip", "none"]
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to seal. `kind`, `reference`, `platform`, `network`, `arguments`: see `stele.seal.sources.load`.
 
-    `compression`: of the layers. `paranoid`: read every file, make every stratum, whatever is known from before.
+    `plain_http`: no TLS to a registry. `compression`: of the layers. `paranoid`: read every file, make every stratum, whatever is known.
     """
 
     kind: str = "auto"
@@ -49,13 +52,28 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     platform: str = ""
     network: bool = False
     arguments: tuple[str, ...] = ()
+    plain_http: bool = False
     compression: str = "zstd"
     paranoid: bool = False
 
 
+def source_of(text: str, kind: str) -> Path | Reference:
+    """What a person means: a path, or an image in a registry (`docker://…`, or where no such path is and it reads like one).
+
+    Raises:
+        SteleError: `registry.bad-reference`.
+    """
+    if kind == "registry" or text.startswith("docker://"):
+        return references.parse(text.removeprefix("docker://"))
+    if kind == "auto" and not os.path.lexists(text) and not text.startswith(("/", ".")):
+        with contextlib.suppress(SteleError):
+            return references.parse(text)
+    return Path(text)
+
+
 def seal(
     places: Places,
-    source: Path | str,
+    source: Path | Reference | str,
     spec_file: Path,
     *,
     options: Options,
@@ -66,24 +84,24 @@ def seal(
 
     Args:
         places: the data folder.
-        source: what `options.kind` says; text names a release in the store, which is sealed anew with other settings.
+        source: what `options.kind` says, or an image in a registry; text names a release in the store, to be sealed with other settings.
         spec_file: `stele.yaml`; its folder is where settings' sources lie.
         options: how.
         say: told of each step.
         record: commits `release.sealed`; the release counts as sealed only then.
 
     Raises:
-        SteleError: `spec.*`, `seal.*`, `store.*`, `ledger.*`.
+        SteleError: `spec.*`, `seal.*`, `registry.*`, `store.*`, `ledger.*`.
     """
     begun, begun_ns = time.monotonic_ns(), time.time_ns()
     asked = accompany.Asked(source, spec_file, options.compression, int(time.time()))
     spec = specs.parse_yaml(spec_file.read_bytes())
     store = opening.open_store(places)
-    cache = statcache.StatCache() if options.paranoid or isinstance(source, str) else _stat_cache(places, source)
+    cache = _stat_cache(places, source) if isinstance(source, Path) and not options.paranoid else statcache.StatCache()
     with store.adding():
         sealed, told = _make(places, store, asked, spec, options, cache, say)
     record(sealed.release)
-    if cache.recorded and not isinstance(source, str):
+    if cache.recorded and isinstance(source, Path):
         _keep_stat_cache(places, source, cache.encode(begun_ns))
     return {
         "workload": spec.name,
@@ -139,12 +157,16 @@ def _make(
     return sealed, told
 
 
-def _read(store: Layout, source: Path | str, spec: Spec, options: Options, cache: statcache.StatCache) -> Source:
+def _read(store: Layout, source: Path | Reference | str, spec: Spec, options: Options, cache: statcache.StatCache) -> Source:
     if isinstance(source, str):
         release = store.release(source)
         if store.unpack is not None and not deltas.is_whole(store, release):
             store.unpack.strata(release)
         return from_release.load(release, store.tree(release.digest), store, spec)
+    if isinstance(source, Reference):
+        from stele.seal.sources import registry  # nobody else needs HTTP
+
+        return registry.load(source, plain_http=options.plain_http, time=spec.time, limits=Limits(), platform=options.platform)
     return sources.load(
         source,
         kind=cast("SourceKind", options.kind),

@@ -1,4 +1,4 @@
-"""Sources: a folder, a docker archive or an OCI layout becomes one tree and its contents.
+"""Sources: a folder, an image in an archive, a layout or a registry, or what a build makes becomes one tree and its contents.
 
 Each kind of source is one module with one `load`. They read; they never write outside one anonymous temporary file,
 never extract, never follow a symlink of the source, and refuse what cannot be represented. They know nothing of strata,
@@ -33,7 +33,7 @@ def load(
     network: bool = False,
     arguments: Sequence[str] = (),
 ) -> Source:
-    """Read a source. The result is a context manager, and must be closed.
+    """Read a source that is a path (`registry.load` reads an image of a registry). The result is a context manager, and must be closed.
 
     Args:
         source: a folder, an OCI layout (folder or archive), a docker archive, the tar archive of a root file system, a

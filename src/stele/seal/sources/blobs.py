@@ -33,7 +33,7 @@ def missing(name: str) -> SteleError:
     )
 
 
-class _Stretch:
+class Stretch:
     """A part of a file, read from its beginning to its end."""
 
     def __init__(self, fd: int, offset: int, size: int) -> None:
@@ -42,6 +42,7 @@ class _Stretch:
         self._left = size
 
     def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; b"" at the end."""
         piece = os.pread(self._fd, min(size, self._left), self._at)
         self._at += len(piece)
         self._left -= len(piece)
@@ -79,7 +80,7 @@ class FolderBlobs:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             raise missing(name)
-        return _Stretch(fd, 0, info.st_size)
+        return Stretch(fd, 0, info.st_size)
 
     def close(self) -> None:
         """Give up all descriptors."""
@@ -145,7 +146,7 @@ class ArchiveBlobs:
             member = self._members.get(member.target)  # old `docker save` repeats a layer as a symlink; one step, no chains
         if member is None or member.target:
             raise missing(name)
-        return _Stretch(self._fd, member.offset, member.size)
+        return Stretch(self._fd, member.offset, member.size)
 
     def close(self) -> None:
         """Give up the descriptor."""
@@ -157,7 +158,7 @@ def _unfolded(fd: int, what: str, limits: Limits) -> int:
     out = anonymous_file()
     try:
         budget = Budget(limits)
-        folded = Hashed(_Stretch(fd, 0, os.fstat(fd).st_size), wanted=False)
+        folded = Hashed(Stretch(fd, 0, os.fstat(fd).st_size), wanted=False)
         for piece in unfold(folded, what):
             budget.unfolded(len(piece), folded.count, budget.bytes + len(piece))
             write_all(out, piece)

@@ -10,7 +10,7 @@ from stele.model.ports import ContentReader
 if TYPE_CHECKING:
     from stele.model.tree import Tree
 
-Kind = Literal["folder", "docker-archive", "oci-layout", "root-tar", "debian", "containerfile", "release"]
+Kind = Literal["folder", "docker-archive", "oci-layout", "registry", "root-tar", "debian", "containerfile", "release"]
 
 
 @dataclass(frozen=True, slots=True)

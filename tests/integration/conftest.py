@@ -1,0 +1,56 @@
+"""Registries that tests share: Debian's, crane's command, and crane's package with the referrers API."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import judges
+
+
+@pytest.fixture(scope="module")
+def crane() -> Iterator[str]:
+    program = judges.go_judge("github.com/google/go-containerregistry/cmd/crane@v0.20.6")
+    yield from serving(program, "registry", "serve", "--address", "127.0.0.1:0")
+
+
+@pytest.fixture(scope="module")
+def referring() -> Iterator[str]:
+    yield from serving(judges.go_main(Path(__file__).parent / "judges" / "referrers-registry"))
+
+
+def serving(*argv: object) -> Iterator[str]:
+    with subprocess.Popen([str(part) for part in argv], stderr=subprocess.PIPE, text=True) as served:
+        assert served.stderr is not None
+        port = next(found[1] for line in served.stderr if (found := re.search(r"serving on port (\d+)", line)))
+        threading.Thread(target=served.stderr.read, daemon=True).start()
+        yield f"127.0.0.1:{port}"
+        served.terminate()
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("registry")
+    config = folder / "config.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}}}, delete: {{enabled: true}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    with subprocess.Popen(["docker-registry", "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as served:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
+                break
+            except OSError:
+                assert served.poll() is None
+        yield f"127.0.0.1:{port}"
+        served.terminate()
