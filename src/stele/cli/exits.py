@@ -33,7 +33,7 @@ _ANSWERS = (
     "store.damaged",
 )
 _HOST = ("run.unprivileged", "run.no-cgroups", "run.kernel-lacks")
-_NOT_READY = ("agent.", "host.", "run.port-busy", "run.subnet", "ledger.locked", "store.busy")
+_NOT_READY = ("agent.", "host.", "run.port-busy", "run.subnet", "ledger.locked", "store.busy", "serve.address-busy", "http.unreachable")
 
 
 def exit_code(error: SteleError) -> int:

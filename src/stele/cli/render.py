@@ -55,6 +55,11 @@ def say_line(text: str) -> None:
     sys.stdout.write(printable(text) + "\n")
 
 
+def flush() -> None:
+    """Let whoever reads standard output through a pipe see what was said so far."""
+    sys.stdout.flush()
+
+
 def printable(text: str) -> str:
     """`text` with control characters made visible, so that no file name can drive the terminal."""
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
