@@ -11,12 +11,10 @@ import msgspec
 
 from stele.ledger.tiles import damaged
 from stele.model import epochmap, facts
-from stele.model.epochmap import Leaf, Node, no_stubs
+from stele.model.epochmap import Leaf, Node, Ran, no_stubs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from stele.model.epochmap import Branch, Stub
+    from stele.model.epochmap import Load
     from stele.model.event import Entry
     from stele.model.facts import Facts
 
@@ -40,12 +38,14 @@ def _chain(leaf: Leaf) -> Chain:
 class Chains:
     """The ends of all chains. `root`: the map of the last epoch; `workloads`: how many it holds."""
 
-    def __init__(self, root: Node | None = None, workloads: int = 0, load: Callable[[Stub], Leaf | Branch] = no_stubs) -> None:
+    def __init__(self, root: Node | None = None, workloads: int = 0, load: Load = no_stubs) -> None:
         self.root, self.workloads = root, workloads
         self._load = load
         self._known: dict[str, Chain] = {}
         self._fresh: set[str] = set()  # not in the map yet
         self._changed: set[str] = set()
+        self._ran: set[tuple[str, str]] = set()  # workload and release, as far as somebody asked
+        self._first: list[Ran] = []  # not in the map yet
 
     def get(self, workload: str) -> Chain:
         """Where a workload's chain stands.
@@ -55,8 +55,8 @@ class Chains:
         """
         known = self._known.get(workload)
         if known is None:
-            leaf = epochmap.find(self.root, workload, self._load).leaf
-            if leaf is None or leaf.workload != workload:
+            leaf = epochmap.find(self.root, epochmap.key_of(workload), self._load).leaf
+            if not isinstance(leaf, Leaf) or leaf.workload != workload:
                 known = NEW
                 self._fresh.add(workload)
             else:
@@ -85,8 +85,19 @@ class Chains:
         """Count an entry in wherever its chain stands, as a reader does who looks for all that is wrong."""
         name = entry.event.workload
         chain = self.get(name)
+        if release := facts.started(entry.event):
+            self._start(name, release, entry.seq)
         self._known[name] = Chain(entry.seq + 1, digest, chain.facts.after(entry.event))
         self._changed.add(name)
+
+    def _start(self, name: str, release: str, seq: int) -> None:
+        if (name, release) in self._ran:
+            return
+        made = Ran(name, release, seq)
+        leaf = epochmap.find(self.root, made.key, self._load).leaf
+        if leaf is None or leaf.key != made.key:
+            self._first.append(made)
+        self._ran.add((name, release))
 
     def fold(self) -> tuple[bytes, int]:
         """Make the map of what is counted in; returns its root and the number of its workloads.
@@ -95,15 +106,17 @@ class Chains:
             SteleError: `ledger.bad-map`.
         """
         changed = [(name, self._known[name]) for name in self._changed]
-        leaves = [Leaf(name, chain.count, chain.head, chain.facts.digest, chain.facts) for name, chain in changed]
+        leaves: list[Leaf | Ran] = [Leaf(name, chain.count, chain.head, chain.facts.digest, chain.facts) for name, chain in changed]
+        leaves += self._first
         leaves.sort(key=lambda leaf: leaf.key)
         self.root = epochmap.put(self.root, leaves, self._load)
         self.workloads += len(self._fresh & self._changed)
         self._fresh -= self._changed
         self._changed.clear()
+        self._first.clear()
         return epochmap.hash_of(self.root), self.workloads
 
     def all(self) -> dict[str, Chain]:
         """Where every chain stands. Reads the whole map."""
-        found = {leaf.workload: _chain(leaf) for leaf in epochmap.leaves(self.root, self._load)}
+        found = {leaf.workload: _chain(leaf) for leaf in epochmap.leaves(self.root, self._load) if isinstance(leaf, Leaf)}
         return found | {name: chain for name, chain in self._known.items() if chain.count}

@@ -17,6 +17,7 @@ class Edge:
     def __init__(self, chains: Chains | None = None) -> None:
         self.size = 0
         self.chains = chains or Chains()
+        self.trail = epoch.Trail()
         self.ends_in_epoch = False
         self.pending: list[tuple[str, bytes]] = []  # full tiles and bundles that nobody wrote yet
         self._tail: list[bytes] = []  # entries since the last bundle boundary
@@ -49,7 +50,7 @@ class Edge:
         """Count in an entry that somebody else made: what it says of the ledger itself must be true, too. Raises like `take`."""
         entry = decode_entry(raw) if entry is None else entry
         if entry.event.kind == "epoch":
-            epoch.check(entry, self.size, self.chains)
+            epoch.check(entry, self.size, self.chains, self.trail)
         self.take(raw, entry, sha256(raw))
         return entry
 
@@ -60,6 +61,7 @@ class Edge:
             SteleError: `ledger.damaged`, `ledger.bad-entry`, `ledger.bad-map`, `trust.not-canonical`; nothing was counted.
         """
         self.chains.take(entry, digest, self.size)
+        self.trail.take(entry, self.size)
         self.ends_in_epoch = entry.event.kind == "epoch"
         self._tail.append(raw)
         self._push(0, merkle.leaf_hash(raw))

@@ -12,24 +12,46 @@ if TYPE_CHECKING:
     from stele.model.event import Entry
 
 ACTOR = "ledger"
-MAP_VERSION = 1
+MAP_VERSION = 2
 
 
-def epoch_event(covers: int, chains: Chains, time_ns: int) -> Event:
-    """The epoch event over the first `covers` entries, whose chains stand so."""
+class Trail:
+    """What an epoch says of what went before besides the map: the latest stamp, and where the epoch before it ends."""
+
+    __slots__ = ("latest_ns", "since")
+
+    def __init__(self, latest_ns: int = -1, since: int = 0) -> None:
+        self.latest_ns, self.since = latest_ns, since
+
+    def take(self, entry: Entry, index: int) -> None:
+        """Count one more entry in."""
+        self.latest_ns = max(self.latest_ns, entry.event.time_ns)
+        if entry.event.kind == "epoch":
+            self.since = index + 1
+
+
+def epoch_event(covers: int, chains: Chains, trail: Trail, now_ns: int) -> Event:
+    """The epoch event over the first `covers` entries, whose chains stand so. It is stamped later than all of them."""
     root, workloads = chains.fold()
-    data = {"covers": covers, "map": MAP_VERSION, "map_root": root.hex(), "map_size": workloads}
+    time_ns = max(now_ns, trail.latest_ns + 1)
+    data = {
+        "behind_ns": time_ns - now_ns,
+        "covers": covers,
+        "map": MAP_VERSION,
+        "map_root": root.hex(),
+        "map_size": workloads,
+        "since": trail.since,
+    }
     return Event(workload=HOST_WORKLOAD, kind="epoch", time_ns=time_ns, actor=ACTOR, data=data)
 
 
-def check(entry: Entry, index: int, chains: Chains) -> None:
-    """An epoch entry, before it is itself counted in, against the chains that it commits to.
+def check(entry: Entry, index: int, chains: Chains, trail: Trail) -> None:
+    """An epoch entry, before it is itself counted in, against what it commits to.
 
     Raises:
         SteleError: `ledger.damaged`.
     """
-    root, workloads = chains.fold()
-    data = entry.event.data
-    said = (data.get("covers"), data.get("map"), data.get("map_root"), data.get("map_size"))
-    if said != (index, MAP_VERSION, root.hex(), workloads):
+    behind = entry.event.data.get("behind_ns")
+    now_ns = entry.event.time_ns - behind if isinstance(behind, int) else -1
+    if not 0 <= now_ns <= entry.event.time_ns or entry.event != epoch_event(index, chains, trail, now_ns):
         raise damaged(f"epoch entry {index} does not commit to what precedes it")

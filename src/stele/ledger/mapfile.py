@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import struct
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from stele.host import durable
 from stele.model import facts
-from stele.model.epochmap import EMPTY, Branch, Leaf, Node, Stub, branch_hash, hash_of
+from stele.model.epochmap import EMPTY, Branch, Kept, Leaf, Node, Ran, Stub, branch_hash, hash_of
 from stele.trust import canonical
 from stele.trust.errors import SteleError
 
@@ -21,17 +22,18 @@ if TYPE_CHECKING:
 
 _BRANCH = struct.Struct("<cQ32sQ32s")
 _LEAF = struct.Struct("<cI")
-_ROOT = struct.Struct("<QQ32sQ")  # epoch's index, root's place, root, workloads
+_ROOT = struct.Struct("<QQ32sQQ")  # epoch's index, root's place, root, workloads, the epoch's stamp
 _MAX_LEAF = 1 << 24
 _GUESS = 512  # bytes: most nodes are shorter
 
 
 class Root(NamedTuple):
-    """One epoch's map. `epoch`: index of its entry. `node`: its root. `workloads`: how many it holds."""
+    """One epoch's map. `epoch`: index of its entry. `node`: its root. `workloads`: how many it holds. `time_ns`: its entry's stamp."""
 
     epoch: int
     node: Node | None
     workloads: int
+    time_ns: int
 
 
 def stale(reason: str) -> SteleError:
@@ -79,23 +81,26 @@ class MapFile:
 
     def root(self, epoch: int) -> Root | None:
         """The map of the epoch entry at this index, as the file has it; compare its hash with the entry's."""
-        low, high = 0, self._count
-        while low < high:
-            middle = (low + high) // 2
-            found = self._record(middle)
-            if found.epoch == epoch:
-                return found
-            low, high = (middle + 1, high) if found.epoch < epoch else (low, middle)
-        return None
+        at = bisect_left(range(self._count), epoch, key=lambda number: self._record(number).epoch)
+        found = self._record(at) if at < self._count else None
+        return found if found is not None and found.epoch == epoch else None
+
+    def around(self, time_ns: int) -> tuple[Root | None, Root | None]:
+        """The last map whose stamp is before an instant, and the one after it; None where there is none.
+
+        Stamps of epochs only grow (docs/spec/ledger.md), so this looks at few records.
+        """
+        at = bisect_left(range(self._count), time_ns, key=lambda number: self._record(number).time_ns)
+        return self._record(at - 1) if at else None, self._record(at) if at < self._count else None
 
     def _record(self, number: int) -> Root:
         raw = os.pread(self._roots, _ROOT.size, number * _ROOT.size)
         if len(raw) < _ROOT.size:
             raise stale("a record is cut off")
-        epoch, at, digest, workloads = _ROOT.unpack(raw)
-        return Root(epoch, Stub(digest, at) if at else None, workloads)
+        epoch, at, digest, workloads, time_ns = _ROOT.unpack(raw)
+        return Root(epoch, Stub(digest, at) if at else None, workloads, time_ns)
 
-    def load(self, stub: Stub) -> Leaf | Branch:
+    def load(self, stub: Stub) -> Kept:
         """The node of a stub.
 
         Raises:
@@ -103,7 +108,7 @@ class MapFile:
         """
         at = stub.at - 1
         raw = os.pread(self._nodes, _GUESS, at) if 0 <= at < 1 << 62 else b""
-        node: Leaf | Branch
+        node: Kept
         if raw[:1] == b"B" and len(raw) >= _BRANCH.size:
             _, left_at, left, right_at, right = _BRANCH.unpack_from(raw)
             if branch_hash(left, right) != stub.hash or not self._fits(left_at, left, at) or not self._fits(right_at, right, at):
@@ -135,8 +140,8 @@ class MapFile:
     def _fits(child_at: int, digest: bytes, at: int) -> bool:
         return child_at <= at and (child_at == 0) == (digest == EMPTY)  # children lie before their parents: no circles
 
-    def check(self, maps: Mapping[int, tuple[bytes, int]]) -> list[str]:
-        """Read every node; returns what does not fit the roots and sizes that there should be, by their epochs.
+    def check(self, maps: Mapping[int, tuple[bytes, int, int]]) -> list[str]:
+        """Read every node; returns what does not fit the roots, sizes and stamps that there should be, by their epochs.
 
         Raises:
             SteleError: `ledger.bad-map`: a node is not what its hash says, or a map is missing.
@@ -145,7 +150,7 @@ class MapFile:
         seen: dict[int, bytes] = {}  # nodes that were read, by where they lie
         for number, (epoch, expected) in enumerate(sorted(maps.items())):
             found = self._record(number)
-            if (found.epoch, hash_of(found.node), found.workloads) != (epoch, *expected):
+            if (found.epoch, hash_of(found.node), found.workloads, found.time_ns) != (epoch, *expected):
                 problems.append(f"the epoch map of entry {epoch} on disk is not the one of the entries")
                 continue
             pending = [found.node]
@@ -176,18 +181,18 @@ class MapFile:
         os.ftruncate(self._nodes, self._end)
         return found
 
-    def commit(self, epoch: int, node: Node | None, workloads: int) -> None:
+    def commit(self, epoch: int, node: Node | None, workloads: int, time_ns: int) -> None:
         """Append an epoch's map: the nodes that are not kept yet, then its record. Not synced.
 
         Raises:
             OSError: nothing was committed; the same call may succeed later.
         """
         out = bytearray()
-        fresh: list[Leaf | Branch] = []
+        fresh: list[Kept] = []
         self._collect(node, out, fresh)
         try:
             _pwrite(self._nodes, out, self._end)
-            record = _ROOT.pack(epoch, node.at if node else 0, node.hash if node else EMPTY, workloads)
+            record = _ROOT.pack(epoch, node.at if node else 0, node.hash if node else EMPTY, workloads, time_ns)
             _pwrite(self._roots, record, self._count * _ROOT.size)
         except BaseException:
             for each in fresh:
@@ -195,7 +200,7 @@ class MapFile:
             raise
         self._end, self._count = self._end + len(out), self._count + 1
 
-    def _collect(self, node: Node | None, out: bytearray, fresh: list[Leaf | Branch]) -> int:
+    def _collect(self, node: Node | None, out: bytearray, fresh: list[Kept]) -> int:
         """Add a node and what is below to `out`, children first; returns its place."""
         if node is None:
             return 0
@@ -220,15 +225,19 @@ def _pwrite(fd: int, data: bytes | bytearray, at: int) -> None:
         view, at = view[done:], at + done
 
 
-def _leaf_body(leaf: Leaf) -> bytes:
+def _leaf_body(leaf: Leaf | Ran) -> bytes:
+    if isinstance(leaf, Ran):
+        return canonical.encode({"workload": leaf.workload, "release": leaf.release, "seq": leaf.seq})
     assert isinstance(leaf.kept, facts.Facts)
     plain: dict[str, Any] = {"workload": leaf.workload, "count": leaf.count, "head": leaf.head, "facts": leaf.kept.plain()}
     return canonical.encode(plain)
 
 
-def _leaf(body: bytes) -> Leaf:
+def _leaf(body: bytes) -> Leaf | Ran:
     try:
         plain = canonical.decode(body)
+        if "release" in plain:
+            return Ran(plain["workload"], plain["release"], plain["seq"])
         kept = facts.from_plain(plain["facts"])
         leaf = Leaf(plain["workload"], plain["count"], plain["head"], kept.digest, kept)
     except (SteleError, KeyError, TypeError, AttributeError) as error:

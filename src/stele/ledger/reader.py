@@ -131,11 +131,12 @@ class LedgerReader:
             return [f"checkpoint: {error.reason}"]
         hashes: list[bytes] = []
         chains = Chains()
-        maps: dict[int, tuple[bytes, int]] = {}
+        maps: dict[int, tuple[bytes, int, int]] = {}
+        trail = epoch.Trail()
         try:
             for index, raw in enumerate(self.raw_entries(0, self.size)):
                 hashes.append(merkle.leaf_hash(raw))
-                problems += self._check_entry(index, raw, chains, maps)
+                problems += self._check_entry(index, raw, chains, trail, maps)
         except SteleError as error:
             problems.append(error.reason)
         if len(hashes) == head.size and merkle.root(hashes) != head.root:
@@ -145,7 +146,9 @@ class LedgerReader:
         problems += self._check_map(maps)
         return problems
 
-    def _check_entry(self, index: int, raw: bytes, chains: Chains, maps: dict[int, tuple[bytes, int]]) -> list[str]:
+    def _check_entry(
+        self, index: int, raw: bytes, chains: Chains, trail: epoch.Trail, maps: dict[int, tuple[bytes, int, int]]
+    ) -> list[str]:
         problems = []
         try:
             entry = decode_entry(raw)
@@ -153,10 +156,11 @@ class LedgerReader:
             return [f"entry {index}: {error.reason}"]
         if entry.event.kind == "epoch":
             try:
-                epoch.check(entry, index, chains)
+                epoch.check(entry, index, chains, trail)
             except SteleError as error:
                 problems.append(error.reason)
-            maps[index] = epochmap.hash_of(chains.root), chains.workloads
+            maps[index] = epochmap.hash_of(chains.root), chains.workloads, entry.event.time_ns
+        trail.take(entry, index)
         try:
             chains.take(entry, sha256(raw), index)
         except SteleError as error:
@@ -166,7 +170,7 @@ class LedgerReader:
             problems.append("the last entry is not an epoch")
         return problems
 
-    def _check_map(self, maps: dict[int, tuple[bytes, int]]) -> list[str]:
+    def _check_map(self, maps: dict[int, tuple[bytes, int, int]]) -> list[str]:
         """The maps on disk, every node of them, against those that the entries make. What is missing is no harm: it can be made."""
         try:
             file = MapFile(self._folder)

@@ -84,8 +84,9 @@ def recover(folder: Path, wal: Wal, verifier: note.Verifier) -> Recovered:
 
 def _count_in(edge: Edge, raw: bytes, maps: MapFile) -> None:
     index = edge.size
-    if edge.take_checked(raw).event.kind == "epoch":
-        maps.commit(index, edge.chains.root, edge.chains.workloads)
+    entry = edge.take_checked(raw)
+    if entry.event.kind == "epoch":
+        maps.commit(index, edge.chains.root, edge.chains.workloads, entry.event.time_ns)
 
 
 def _edge_at(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) -> Edge:
@@ -101,10 +102,12 @@ def _edge_at(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) ->
         raise tiles.damaged(f"the checkpoint of size {base}, where the write-ahead log begins, is missing")
     _compare(edge, roots)
     (last,) = tiles.raw_entries(folder, base, base - 1, base)
-    data = decode_entry(last).event.data
-    if kept is not None and (kept.epoch, epochmap.hash_of(kept.node).hex()) == (base - 1, data.get("map_root")):
+    entry = decode_entry(last)
+    fits = kept is not None and (kept.epoch, epochmap.hash_of(kept.node).hex()) == (base - 1, entry.event.data.get("map_root"))
+    if kept is not None and fits:
         edge.chains = Chains(kept.node, kept.workloads, maps.load)
-        edge.chains.take(decode_entry(last), sha256(last), base - 1)
+        edge.chains.take(entry, sha256(last), base - 1)
+        edge.trail.take(entry, base - 1)
         edge.ends_in_epoch = True
         return edge
     log.warning("the epoch map is missing or does not fit: it is made again from all %d entries", base)

@@ -81,7 +81,7 @@ class Ledger:
             self._projection.catch_up(recovery.entries_from(folder, self._projection.applied, found))
             opened.pop_all()
         self._unprojected: list[tuple[int, Entry]] = []
-        self._unmapped: list[tuple[int, Node | None, int]] = []  # maps of epoch entries that are not on disk yet
+        self._unmapped: list[tuple[int, Node | None, int, int]] = []  # maps of epoch entries that are not on disk yet
         if self.size > self.published:
             self._wake.set()
         self._thread = threading.Thread(target=self._run, name="ledger-publish", daemon=True)
@@ -279,11 +279,11 @@ class Ledger:
                 # the last leaf of every checkpoint commits to the latest entry of every workload; a publishing that failed
                 # half-way may have left it already
                 if not self._edge.ends_in_epoch:
-                    ticket = _Ticket([epoch_event(self.size, self._edge.chains, self._clock())])
+                    ticket = _Ticket([epoch_event(self.size, self._edge.chains, self._edge.trail, self._clock())])
                     chains = self._edge.chains
                     made = chains.root, chains.workloads
                     self._flush([ticket])
-                    self._unmapped += [(committed.at, *made) for committed in ticket.settle()]
+                    self._unmapped += [(committed.at, *made, committed.entry.event.time_ns) for committed in ticket.settle()]
                 if self._failed is not None:
                     raise self._failed
                 size, root, partial = self.size, self._edge.root(), self._edge.partial()

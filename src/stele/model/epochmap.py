@@ -1,4 +1,4 @@
-"""The epoch map, version 1: workload → where its chain stands, in a hash trie (docs/spec/epoch-map.md). Pure.
+"""The epoch map, version 2: where every chain stands, and which releases ever ran, in a hash trie (docs/spec/epoch-map.md). Pure.
 
 Nodes are never changed: putting leaves in makes new nodes along their paths and shares the rest, so that every root that was
 ever made stays provable for as long as its nodes are kept.
@@ -7,6 +7,7 @@ ever made stays provable for as long as its nodes are kept.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from hashlib import sha256
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from stele.trust import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 EMPTY = bytes(32)  # the hash of a part of the map that holds nothing
 MAX_DEPTH = 256
+_HIGH = 1 << MAX_DEPTH - 1  # the first bit of a key says what the leaf is about: 0 a workload, 1 a release that ran
 
 
 class Stub:
@@ -44,6 +46,18 @@ class Leaf:
         self.at = 0
 
 
+class Ran:
+    """That a release was started as a workload, first by the entry `seq` of its chain. `at`: as of `Leaf`."""
+
+    __slots__ = ("at", "hash", "key", "release", "seq", "workload")
+
+    def __init__(self, workload: str, release: str, seq: int) -> None:
+        self.workload, self.release, self.seq = workload, release, seq
+        self.key = ran_key(workload, release)
+        self.hash = ran_hash(workload, release, seq)
+        self.at = 0
+
+
 class Branch:
     """Two parts of the map, by one bit of the key."""
 
@@ -55,7 +69,9 @@ class Branch:
         self.at = 0
 
 
-Node = Stub | Leaf | Branch
+Kept = Leaf | Ran | Branch
+Node = Stub | Kept
+Load = Callable[[Stub], Kept]
 _KEY = attrgetter("key")
 
 
@@ -66,17 +82,28 @@ class Found(NamedTuple):
     """
 
     siblings: tuple[bytes, ...]
-    leaf: Leaf | None
+    leaf: Leaf | Ran | None
 
 
 def key_of(workload: str) -> int:
-    """A workload's place in the map: 256 bits, the first of them the highest."""
-    return int.from_bytes(sha256(workload.encode("utf-8", "surrogatepass")).digest())
+    """A workload's place in the map: 256 bits, the first of them the highest, and 0."""
+    return int.from_bytes(sha256(workload.encode("utf-8", "surrogatepass")).digest()) & ~_HIGH
+
+
+def ran_key(workload: str, release: str) -> int:
+    """The place of "this release ran as this workload" in the map: its first bit is 1."""
+    name = sha256(workload.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(sha256(name + release.encode("utf-8", "surrogatepass")).digest()) | _HIGH
 
 
 def leaf_hash(workload: str, count: int, head: str, state: str) -> bytes:
     """The hash of a leaf. `head`, `state`: as `sha256:<hex>`."""
     return sha256(b"\0" + canonical.encode({"workload": workload, "count": count, "head": head, "state": state})).digest()
+
+
+def ran_hash(workload: str, release: str, seq: int) -> bytes:
+    """The hash of a leaf of a release that ran."""
+    return sha256(b"\0" + canonical.encode({"workload": workload, "release": release, "seq": seq})).digest()
 
 
 def branch_hash(left: bytes, right: bytes) -> bytes:
@@ -89,17 +116,17 @@ def hash_of(node: Node | None) -> bytes:
     return EMPTY if node is None else node.hash
 
 
-def no_stubs(stub: Stub) -> Leaf | Branch:
+def no_stubs(stub: Stub) -> Kept:
     """For maps that are wholly in memory."""
     raise AssertionError(f"nobody keeps the node {stub.at}")
 
 
-def put(node: Node | None, leaves: Sequence[Leaf], load: Callable[[Stub], Leaf | Branch] = no_stubs, depth: int = 0) -> Node | None:
+def put(node: Node | None, leaves: Sequence[Leaf | Ran], load: Load = no_stubs, depth: int = 0) -> Node | None:
     """The map with these leaves in it, in place of those with their keys.
 
     Args:
         node: the map so far.
-        leaves: at most one for each workload, sorted by key.
+        leaves: at most one for each key, sorted by key.
         load: fetches a node that is kept elsewhere.
         depth: of `node`; all keys agree in so many bits.
     """
@@ -110,30 +137,29 @@ def put(node: Node | None, leaves: Sequence[Leaf], load: Callable[[Stub], Leaf |
     if isinstance(node, Branch):
         at = _halve(leaves, depth)
         return Branch(put(node.left, leaves[:at], load, depth + 1), put(node.right, leaves[at:], load, depth + 1))
-    if isinstance(node, Leaf):
+    if isinstance(node, Leaf | Ran):
         at = bisect_left(leaves, node.key, key=_KEY)
         if at == len(leaves) or leaves[at].key != node.key:
             leaves = [*leaves[:at], node, *leaves[at:]]
     return _build(leaves, depth)
 
 
-def _halve(leaves: Sequence[Leaf], depth: int) -> int:
+def _halve(leaves: Sequence[Leaf | Ran], depth: int) -> int:
     """How many of the leaves have a 0 in the bit at `depth`."""
     low = MAX_DEPTH - depth
     middle = (leaves[0].key >> low << low) | 1 << low - 1
     return bisect_left(leaves, middle, key=_KEY)
 
 
-def _build(leaves: Sequence[Leaf], depth: int) -> Node | None:
+def _build(leaves: Sequence[Leaf | Ran], depth: int) -> Node | None:
     if len(leaves) < 2:
         return leaves[0] if leaves else None
     at = _halve(leaves, depth)
     return Branch(_build(leaves[:at], depth + 1), _build(leaves[at:], depth + 1))
 
 
-def find(node: Node | None, workload: str, load: Callable[[Stub], Leaf | Branch] = no_stubs) -> Found:
-    """Where the path of a workload ends, and what proves it."""
-    key = key_of(workload)
+def find(node: Node | None, key: int, load: Load = no_stubs) -> Found:
+    """Where the path of a key ends, and what proves it."""
     siblings: list[bytes] = []
     while True:
         if isinstance(node, Stub):
@@ -148,32 +174,31 @@ def find(node: Node | None, workload: str, load: Callable[[Stub], Leaf | Branch]
             node = node.left
 
 
-def leaves(node: Node | None, load: Callable[[Stub], Leaf | Branch] = no_stubs) -> Iterator[Leaf]:
-    """All leaves, in the order of their keys."""
+def leaves(node: Node | None, load: Load = no_stubs) -> Iterator[Leaf | Ran]:
+    """All leaves, in the order of their keys: workloads, then releases that ran."""
     if isinstance(node, Stub):
         node = load(node)
-    if isinstance(node, Leaf):
+    if isinstance(node, Leaf | Ran):
         yield node
     elif isinstance(node, Branch):
         yield from leaves(node.left, load)
         yield from leaves(node.right, load)
 
 
-def root_from(workload: str, siblings: Sequence[bytes], end: bytes) -> bytes:
-    """The root of the map in which the path of `workload`, with these siblings, ends in the node with hash `end`."""
-    key = key_of(workload)
+def root_from(key: int, siblings: Sequence[bytes], end: bytes) -> bytes:
+    """The root of the map in which the path of `key`, with these siblings, ends in the node with hash `end`."""
     for depth in range(len(siblings) - 1, -1, -1):
         sibling = siblings[depth]
         end = branch_hash(sibling, end) if key >> (MAX_DEPTH - 1 - depth) & 1 else branch_hash(end, sibling)
     return end
 
 
-def shows_absence(workload: str, siblings: Sequence[bytes], other: str | None) -> bool:
-    """Whether a path that ends at nothing (`other` None) or at another's leaf shows that `workload` is not in the map.
+def shows_absence(key: int, siblings: Sequence[bytes], other: int | None) -> bool:
+    """Whether a path that ends at nothing (`other` None) or at another key's leaf shows that `key` is not in the map.
 
-    Another's leaf stands in for all of its part of the map: it shows something only if `workload` would be in that part.
+    Another's leaf stands in for all of its part of the map: it shows something only if `key` would be in that part.
     """
     if other is None:
         return True
     low = MAX_DEPTH - len(siblings)
-    return other != workload and key_of(other) >> low == key_of(workload) >> low
+    return other != key and other >> low == key >> low

@@ -28,6 +28,12 @@ KINDS = frozenset(
 )  # fmt: skip
 
 
+def started(event: Event) -> str:
+    """The release that an event starts (log before run), or "". The epoch map remembers every one that ever was."""
+    release = event.data.get("release", "") if event.kind == "instance.starting" else ""
+    return release if isinstance(release, str) else ""
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """What serves, runs and is frozen, as in `WorkloadState`; `good`: the release that was confirmed last, or ""."""
 
