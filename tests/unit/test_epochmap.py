@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stele.ledger.mapfile import MapFile
 from stele.model import epochmap, facts, history
-from stele.model.epochmap import Leaf, find, hash_of, put, root_from, shows_absence
+from stele.model.epochmap import EMPTY, Leaf, Ran, find, hash_of, key_of, put, ran_key, root_from, shows_absence
 from stele.model.event import KINDS
 from stele.trust.errors import SteleError
 from tests.ledgers import event
@@ -42,20 +42,37 @@ def test_the_map_is_a_function_of_what_it_holds(steps):
 @given(st.dictionaries(NAMES, st.integers(1, 99)), NAMES)
 def test_each_name_is_in_it_or_not_and_only_one_of_the_two_can_be_shown(held, name):
     node = of(held)
-    path, end = find(node, name)
-    assert root_from(name, path, end.hash if end else epochmap.EMPTY) == hash_of(node)
+    path, end = find(node, key_of(name))
+    assert root_from(key_of(name), path, end.hash if end else EMPTY) == hash_of(node)
     if name in held:
         assert end.workload == name
-        assert not shows_absence(name, path, name)
+        assert not shows_absence(key_of(name), path, key_of(name))
     else:
-        assert shows_absence(name, path, end.workload if end else None)
+        assert shows_absence(key_of(name), path, end.key if end else None)
+
+
+@given(st.dictionaries(NAMES, st.integers(1, 99)), st.sets(st.tuples(NAMES, NAMES)), NAMES, NAMES)
+def test_releases_that_ran_lie_in_their_own_half(held, ran, name, release):
+    leaves = [*(leaf(*item) for item in held.items()), *(Ran(*pair, 7) for pair in ran)]
+    node = put(None, sorted(leaves, key=lambda made: made.key))
+    key = ran_key(name, release)
+    path, end = find(node, key)
+    assert root_from(key, path, end.hash if end else EMPTY) == hash_of(node)
+    if (name, release) in ran:
+        assert (end.workload, end.release, end.seq) == (name, release, 7)
+        assert not shows_absence(key, path, end.key)
+    else:
+        assert shows_absence(key, path, end.key if end else None)
+    assert sorted(item.workload for item in epochmap.leaves(node) if isinstance(item, Leaf)) == sorted(held)
+    assert {(item.workload, item.release) for item in epochmap.leaves(node) if isinstance(item, Ran)} == ran
+    assert all((item.key >> 255) == isinstance(item, Ran) for item in epochmap.leaves(node))
 
 
 @given(st.dictionaries(NAMES, st.integers(1, 99), min_size=2), st.data())
 def test_another_leaf_shows_absence_only_for_names_that_would_be_there(held, data):
     name, other = data.draw(st.sampled_from(sorted(held))), data.draw(st.sampled_from(sorted(held)))
-    path, _ = find(of(held), name)
-    assert shows_absence(name, path, other) is False
+    path, _ = find(of(held), key_of(name))
+    assert shows_absence(key_of(name), path, key_of(other)) is False
 
 
 def test_old_roots_stay():
@@ -63,7 +80,7 @@ def test_old_roots_stay():
     root = hash_of(before)
     after = of({"7": 2}, before)
     assert hash_of(before) == root != hash_of(after)
-    assert find(before, "7").leaf.count == 1
+    assert find(before, key_of("7")).leaf.count == 1
 
 
 @given(STEPS)
@@ -75,12 +92,16 @@ def test_maps_on_disk(tmp_path_factory, steps):
         for at, step in enumerate(steps):
             node = of(step, node, file.load)
             held |= step
-            file.commit(10 * at, node, len(held))
-            roots[10 * at] = hash_of(node), len(held)
+            file.commit(10 * at, node, len(held), 100 * at)
+            roots[10 * at] = hash_of(node), len(held), 100 * at
             node = file.root(10 * at).node  # as the next process finds it
     with MapFile(folder) as file:
         assert file.check(roots) == []
         assert file.root(5) is None
+        for at in range(len(steps)):
+            before, after = file.around(100 * at)
+            assert (before.epoch if before else -10, after.epoch) == (10 * at - 10, 10 * at)
+            assert file.around(100 * at + 1)[0].epoch == 10 * at
     with MapFile(folder, write=True) as file:
         kept = file.keep(25)
         assert (kept.epoch if kept else -10) == max([at for at in roots if at < 25], default=-10)
@@ -92,7 +113,7 @@ def test_no_bytes_break_the_file(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("map")
     with MapFile(folder, write=True) as file:
         file.keep(0)
-        file.commit(0, of({"a": 1, "b": 2, "c": 3}), 3)
+        file.commit(0, of({"a": 1, "b": 2, "c": 3}), 3, 1)
     path: Path = folder / "map" / data.draw(st.sampled_from(["nodes", "roots"]))
     raw = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -113,11 +134,11 @@ def test_what_could_not_be_written_is_written_by_the_next_call(tmp_path):
         node = of({"a": 1, "b": 2})
         real, file._roots = file._roots, os.open(tmp_path, os.O_RDONLY)  # a folder cannot be written to
         with pytest.raises(OSError, match=r"descriptor|directory"):
-            file.commit(0, node, 2)
+            file.commit(0, node, 2, 1)
         os.close(file._roots)
         file._roots = real
-        file.commit(0, node, 2)
-        assert file.check({0: (hash_of(node), 2)}) == []
+        file.commit(0, node, 2, 1)
+        assert file.check({0: (hash_of(node), 2, 1)}) == []
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

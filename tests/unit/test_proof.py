@@ -156,7 +156,7 @@ def test_a_clock_that_was_set_back(tmp_path):
     made = ledger_of(tmp_path / "l", events, clock=t(12))
     assert tuple(verify(built(made, t(4999)), TRUST).state.running) == ("shop-1",)
     newest = verify(built(made), TRUST)
-    assert (newest.at_ns, newest.state.running) == (t(5000), {})
+    assert (newest.at_ns, newest.state.running) == (t(5000) + 1, {})
     assert newest.not_covered[0].startswith("1 entries are stamped earlier than one before them")
     assert code(built, made, t(5001)) == "prove.not-covered"
 

@@ -13,16 +13,17 @@ from stele.ledger import epoch, projection, tiles
 from stele.ledger.chains import Chains
 from stele.ledger.mapfile import MapFile
 from stele.model import epochmap
+from stele.model.epochmap import Leaf
 from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
 from stele.trust import merkle, note
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from stele.model.epochmap import Branch, Leaf, Node, Stub
+    from stele.model.epochmap import Load, Node, Ran
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -35,12 +36,12 @@ class Place(msgspec.Struct, frozen=True):
     head: str
     facts: str
     path: tuple[bytes, ...]
-    other: Leaf | None
+    other: Leaf | Ran | None
 
 
-def _place(workload: str, root: Node | None, load: Callable[[Stub], Leaf | Branch] = epochmap.no_stubs) -> Place:
-    path, leaf = epochmap.find(root, workload, load)
-    if leaf is None or leaf.workload != workload:
+def _place(workload: str, root: Node | None, load: Load = epochmap.no_stubs) -> Place:
+    path, leaf = epochmap.find(root, epochmap.key_of(workload), load)
+    if not isinstance(leaf, Leaf) or leaf.workload != workload:
         return Place(0, "", "", path, leaf)
     return Place(leaf.count, leaf.head, leaf.state, path, None)
 

@@ -93,6 +93,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return sha256(self.encode())
 
 
+LATEST_NS = 1 << 62  # stamps end in 2116: an epoch is stamped later than all before it, and must have room to
 NO_PREVIOUS = ""  # `prev` of a workload's first entry
 _FIELDS = {"v", "workload", "seq", "prev", "kind", "time_ns", "actor", "data"}
 
@@ -120,7 +121,7 @@ def from_plain(raw: Any) -> Entry:
     for number in (raw["seq"], raw["time_ns"]):
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise _malformed()
-    if raw["kind"] not in KINDS:
+    if raw["kind"] not in KINDS or (raw["time_ns"] >= LATEST_NS and raw["kind"] != "epoch"):
         raise _malformed()
     event = Event(workload=raw["workload"], kind=raw["kind"], time_ns=raw["time_ns"], actor=raw["actor"], data=raw["data"])
     return Entry(event=event, seq=raw["seq"], prev=raw["prev"])

@@ -132,13 +132,13 @@ def _check_head(raw: dict[str, Any], workload: str, trust: Trust) -> _Head:
     entry = decode_entry(leaf)
     if entry.event.kind != "epoch" or entry.event.workload != HOST_WORKLOAD:
         raise _fail("the last entry of the signed log is not an epoch")
-    committed = _fields(entry.event.data, covers=int, map=int, map_root=str, map_size=int)
-    if committed["covers"] != checkpoint.size - 1 or committed["map"] != 1:
+    committed = _fields(entry.event.data, behind_ns=int, covers=int, map=int, map_root=str, map_size=int, since=int)
+    if committed["covers"] != checkpoint.size - 1 or committed["map"] != 2:
         raise _fail("the epoch does not cover the whole log, or its map is of another format")
     # 3. its map names this workload's count, head and facts
     inmap = _fields(raw["map"], count=int, head=str, facts=str, path=list)
     leaf_hash = epochmap.leaf_hash(workload, inmap["count"], inmap["head"], inmap["facts"])
-    if epochmap.root_from(workload, _path(inmap["path"], epochmap.MAX_DEPTH), leaf_hash).hex() != committed["map_root"]:
+    if epochmap.root_from(epochmap.key_of(workload), _path(inmap["path"], epochmap.MAX_DEPTH), leaf_hash).hex() != committed["map_root"]:
         raise _fail("the epoch's map does not name this workload so")
     return _Head(checkpoint, committed["covers"], entry.event.time_ns, inmap["count"], inmap["head"], inmap["facts"])
 
