@@ -145,7 +145,7 @@ def test_a_release_under_another_key_never_starts(host: Host) -> None:
     release = host.seal("1")
     other = Host(host.folder / "other", 0)
     other.stele("init", "--keys-only")
-    for name in ("release.pub", "release.key"):
+    for name in ("release.pub", "release.key", "trust.policy"):
         (host.data / "keys" / name).write_bytes((other.data / "keys" / name).read_bytes())
     host.stele("agent", "stop")
     host.stele("agent", "start")

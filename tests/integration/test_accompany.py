@@ -153,7 +153,7 @@ def test_attestations_by_a_stranger_or_altered_are_refused(sealed, tmp_path):
     assert "store.damaged" in stele(data, "inspect", "shop", "--sbom", fails=True)
     stranger = tmp_path / "stranger"
     stele(stranger, "init", "--keys-only")
-    (data / "keys" / "release.pub").write_bytes((stranger / "keys" / "release.pub").read_bytes())
+    (data / "keys" / "trust.policy").write_bytes((stranger / "keys" / "trust.policy").read_bytes())
     assert "store.unknown-signer" in stele(data, "inspect", "shop", "--provenance", fails=True)
     assert said["release"]
 

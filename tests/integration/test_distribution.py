@@ -52,11 +52,11 @@ def places(tmp_path) -> Iterator[Places]:
 
 
 def other(tmp_path: Path, name: str, keys: Places | None) -> Places:
-    """Another data folder, which trusts the keys of `keys`."""
+    """Another data folder, which has the trust policy of `keys`."""
     made = Places(tmp_path / name)
     initialise.make_keys(made)
     if keys is not None:
-        shutil.copy(keys.release_pub, made.release_pub)
+        shutil.copy(keys.policy, made.policy)
     return made
 
 

@@ -70,7 +70,8 @@ def test_more_settings_are_fine_fewer_are_not(places, root):
 
 def test_a_release_that_nobody_trusts_is_no_source(places, root, tmp_path):
     seal(places, root, SPEC % "1")
-    places.release_key.unlink()
+    for path in (places.release_key, places.release_pub, places.policy):
+        path.unlink()
     initialise.make_keys(places)  # another key: what the old one signed is a stranger's
     with pytest.raises(SteleError) as raised:
         seal(places, "app", SPEC % "2")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stele.seal.release import Sealed
     from stele.seal.sources.source import Source
     from stele.store.layout import Layout
-    from stele.trust.release_key import PrivateKey
+    from stele.trust.release_key import ReleaseSigner
 
 DIGEST = 32  # bytes of one record of the cache
 MAX_CACHE = 64 << 20  # bytes; then it begins anew
@@ -146,7 +146,7 @@ def attach(
     asked: Asked,
     *,
     store: Layout,
-    key: PrivateKey,
+    key: ReleaseSigner,
     bom: bytes,
     made_from: Sequence[provenance.Material],
     now: int,

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from stele.flow import deltas, opening, packing, unpacking, updates
+from stele.flow import deltas, opening, packing, signing, unpacking, updates
 from stele.host import registry_transfer
 from stele.host.http_registry import Connections, bad_answer
 from stele.host.registry import Manifest, Repository
@@ -229,7 +229,8 @@ def pull(
             store.put(found.data)
             store.publish(publication)
         received = repository.connections.received
-    record(release.workload, "release.pulled", release=release.digest, tree=release.tree_digest, origin=str(reference))
+    keys = signing.keys_of(store, release.digest)
+    record(release.workload, "release.pulled", release=release.digest, tree=release.tree_digest, keys=keys, origin=str(reference))
     return {
         "workload": release.workload,
         "release": release.digest,
@@ -267,7 +268,7 @@ def _release(repository: Repository, store: Layout, found: Manifest) -> tuple[Pu
     if manifest is not None:
         tag = indexes.signatures_tag(release.digest)
         listed.append({**manifest.plain(), "annotations": {indexes.REF_NAME: tag}})
-    signatures.check(fetched, {"manifests": listed}, release.digest, store.trusted)
+    signatures.check(fetched, {"manifests": listed}, release.digest, release.workload, store.judge)
     store.put(config)
     for data in fetched.data.values():
         store.put(data)

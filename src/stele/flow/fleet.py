@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from stele.flow import deploy, evidence, health, incident, launch
+from stele.flow import deploy, evidence, health, incident, launch, signing
 from stele.flow.spares import keep_spares
 from stele.flow.world import Running
 from stele.model.report import Report
@@ -40,14 +40,23 @@ class Fleet:
     def apply(self, release: str, *, say: Callable[[str], None]) -> dict[str, Any]:
         """Verify a release and make it serve. Raises what `deploy.apply` raises."""
         say("verifying the release")
-        found = self._world.store.release(release)
+        found, signed = self._world.store.accepted(release)
         if found.spec.kind == "dataset":
             raise SteleError(
                 f"{found.workload} is a data set: it does not run",
                 remedy="name it under `data:` in the spec of a workload, seal that, and apply it",
                 code="deploy.is-a-data-set",
             )
-        self._world.record(found.workload, "release.admitted", release=found.digest, tree=found.tree_digest)
+        counted = signed.counted
+        self._world.record(
+            found.workload,
+            "release.admitted",
+            release=found.digest,
+            tree=found.tree_digest,
+            keys=list(counted.keys),
+            signers=list(counted.signers),
+            policy=counted.policy,
+        )
         running = self._running(found.workload)
         if running.release is not None and running.release.digest == found.digest and running.active is not None:
             return {"instance": running.active.id, "release": found.digest, "changed": False}
@@ -110,16 +119,17 @@ class Fleet:
             running.frozen.pop(incident_id, None)
         return {"incident": incident_id, "instance": instance.id}
 
-    def record_sealed(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Record what another process did with a release of this agent's store: that it was sealed, pulled or pushed."""
-        release = self._world.store.release(str(body.get("release", "")))
-        facts = {key: str(body[key])[:1000] for key in ("to", "origin") if key in body}
-        kind = str(body.get("kind", "release.sealed"))
-        if kind not in {"release.sealed", "release.pulled", "release.pushed"}:
-            kind = "release.sealed"
-        tree = {} if kind == "release.pushed" else {"tree": release.tree_digest}
-        self._world.record(release.workload, kind, release=release.digest, **tree, **facts)
-        return {"release": release.digest}
+    def record_release(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Record what another process did with a release of this agent's store: that it was sealed, signed, pulled or pushed."""
+        release = str(body.get("release", ""))
+        facts: dict[str, str] = {key: str(body[key])[:1000] for key in ("to", "origin") if key in body}
+        self._world.record.commit(signing.release_event(self._world.record, self._world.store, release, str(body.get("kind", "")), facts))
+        return {"release": release}
+
+    def record_keys(self, kind: str, data: dict[str, Any]) -> dict[str, Any]:
+        """Record a change of the trust policy that another process made (`key.added`, `key.rotated`, `key.revoked`)."""
+        self._world.record.commit(signing.key_event(self._world.record, kind, data))
+        return {"kind": kind}
 
     def record_access(self, incident_id: str, how: str) -> dict[str, Any]:
         """Record that somebody read evidence (custody)."""

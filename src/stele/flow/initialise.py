@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stele.host import durable
-from stele.trust import note, trust_keys
-from stele.trust.release_key import PrivateKey
+from stele.ledger import recorded
+from stele.trust import note, policy, trust_keys
+from stele.trust.release_key import PrivateKey, PublicKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,7 @@ def make_keys(places: Places) -> list[str]:
     durable.make_dirs(places.data)
     durable.make_dirs(places.keys, 0o700)
     made = []
-    if not places.release_key.exists():
+    if not places.release_key.exists() and not places.policy.exists():  # a lost key is replaced by `stele key rotate`
         durable.write(places.release_key, PrivateKey.generate().pem(), mode=0o600)
         made.append(places.release_key.name)
     if not places.host_key.exists():
@@ -38,10 +39,13 @@ def make_keys(places: Places) -> list[str]:
         signer = note.Signer(f"stele.invalid/{secrets.token_hex(8)}", Ed25519PrivateKey.generate())
         durable.write(places.ledger_key, signer.pem(), mode=0o600)
         made.append(places.ledger_key.name)
-    release = PrivateKey.from_pem(places.release_key.read_bytes()).public
+    if not places.release_pub.exists():  # the private half may need a passphrase, or be elsewhere
+        durable.write(places.release_pub, PrivateKey.from_pem(places.release_key.read_bytes()).public.pem())
+    release = PublicKey.from_pem(places.release_pub.read_bytes())
     ledger = note.Signer.from_pem(places.ledger_key.read_bytes()).verifier
-    durable.write(places.release_pub, release.pem())
     durable.write(places.host_pub, PrivateKey.from_pem(places.host_key.read_bytes()).public.pem())
+    if not places.policy.exists() and not recorded.key_changes(places.ledger):
+        durable.write(places.policy, policy.default(release).encode())
     durable.write(places.trust, trust_keys.encode(trust_keys.Trust((ledger,), (release,))))
     return made
 

@@ -7,12 +7,12 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from stele.flow.authority import Authority
 from stele.flow.unpacking import Unpacking
 from stele.ledger.sequencer import Ledger
 from stele.seal.rebuild import LayerRebuilder
 from stele.store.layout import Layout
 from stele.trust import note
-from stele.trust.release_key import PublicKey
 
 if TYPE_CHECKING:
     from stele.flow.places import Places
@@ -38,7 +38,7 @@ def open_ledger(places: Places) -> Ledger:
 
 
 def open_store(places: Places) -> Layout:
-    """Open the store; releases are believed only with a signature by this data folder's release key."""
-    store = Layout(places.store, trusted=(PublicKey.from_pem(places.release_pub.read_bytes()),), rebuild=LayerRebuilder())
+    """Open the store; releases are believed only with the signatures that this data folder's trust policy asks for."""
+    store = Layout(places.store, judge=Authority(places), rebuild=LayerRebuilder())
     store.unpack = Unpacking(store)
     return store

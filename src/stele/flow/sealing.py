@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
-from stele.flow import accompany, deltas, opening
+from stele.flow import accompany, deltas, opening, signers, signing
 from stele.flow.record import Recorder
 from stele.host import durable
 from stele.model import reference as references
@@ -25,17 +25,18 @@ from stele.seal.sources import statcache
 from stele.seal.sources.source import Limits
 from stele.store import reuse
 from stele.trust.errors import SteleError
-from stele.trust.release_key import PrivateKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stele.flow.places import Places
+    from stele.flow.signers import Ask
     from stele.model.release import Release
     from stele.model.spec import Spec
     from stele.seal.release import Sealed
     from stele.seal.sources.source import Source
     from stele.store.layout import Layout
+    from stele.trust.release_key import ReleaseSigner
 
 SourceKind = Literal["auto", "folder", "docker-archive", "oci-layout", "root-tar", "debian", "containerfile"]
 Compression = Literal["zstd", "gzip", "none"]
@@ -45,6 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to seal. `kind`, `reference`, `platform`, `network`, `arguments`: see `stele.seal.sources.load`.
 
     `plain_http`: no TLS to a registry. `compression`: of the layers. `paranoid`: read every file, make every stratum, whatever is known.
+    `key`: what signs (see `signers.open_signer`).
     """
 
     kind: str = "auto"
@@ -55,6 +57,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     plain_http: bool = False
     compression: str = "zstd"
     paranoid: bool = False
+    key: str = ""
 
 
 def source_of(text: str, kind: str) -> Path | Reference:
@@ -79,6 +82,7 @@ def seal(
     options: Options,
     say: Callable[[str], None],
     record: Callable[[Release], None],
+    ask: Ask = signers.nobody,
 ) -> dict[str, Any]:
     """Seal a source; returns what a person wants to know of the release.
 
@@ -89,6 +93,7 @@ def seal(
         options: how.
         say: told of each step.
         record: commits `release.sealed`; the release counts as sealed only then.
+        ask: gives passphrases and PINs.
 
     Raises:
         SteleError: `spec.*`, `seal.*`, `registry.*`, `store.*`, `ledger.*`.
@@ -96,10 +101,11 @@ def seal(
     begun, begun_ns = time.monotonic_ns(), time.time_ns()
     asked = accompany.Asked(source, spec_file, options.compression, int(time.time()))
     spec = specs.parse_yaml(spec_file.read_bytes())
+    key = signers.open_signer(places, options.key, ask)  # first: who cannot sign need not wait
     store = opening.open_store(places)
     cache = _stat_cache(places, source) if isinstance(source, Path) and not options.paranoid else statcache.StatCache()
     with store.adding():
-        sealed, told = _make(places, store, asked, spec, options, cache, say)
+        sealed, told = _make(places, store, asked, spec, options, cache, key, say)
     record(sealed.release)
     if cache.recorded and isinstance(source, Path):
         _keep_stat_cache(places, source, cache.encode(begun_ns))
@@ -121,6 +127,7 @@ def _make(
     spec: Spec,
     options: Options,
     cache: statcache.StatCache,
+    key: ReleaseSigner,
     say: Callable[[str], None],
 ) -> tuple[Sealed, dict[str, Any]]:
     """Read, examine, make, sign and publish; returns the release, and what to tell of it."""
@@ -145,7 +152,6 @@ def _make(
         bom = accompany.bill(sealed, applied.tree, applied.contents)
         made_from = accompany.materials(asked, found, spec, sealed.release)
     say("signing")
-    key = PrivateKey.from_pem(places.release_key.read_bytes())
     attested = accompany.attach(examined, sealed, found, asked, store=store, key=key, bom=bom, made_from=made_from, now=int(time.time()))
     store.publish(sign(attested.sealed, key, store))
     told = {
@@ -208,7 +214,8 @@ def recorder(places: Places, ask_agent: Callable[[dict[str, Any]], object]) -> C
     commit = event_recorder(places, ask_agent)
 
     def record(release: Release) -> None:
-        commit(release.workload, "release.sealed", release=release.digest, tree=release.tree_digest)
+        keys = signing.keys_of(opening.open_store(places), release.digest)
+        commit(release.workload, "release.sealed", release=release.digest, tree=release.tree_digest, keys=keys)
 
     return record
 

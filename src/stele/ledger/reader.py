@@ -78,6 +78,11 @@ class LedgerReader:
             if workload is None or entry.event.workload == workload:
                 yield index, entry
 
+    def entries_between(self, begin: int, end: int) -> Iterator[tuple[int, Entry]]:
+        """Entries begin to end with their index."""
+        for index, raw in enumerate(self.raw_entries(begin, end), begin):
+            yield index, decode_entry(raw)
+
     def inclusion(self, index: int) -> list[bytes]:
         """Audit path of one entry in the checkpoint's tree."""
         return merkle.inclusion(index, self.size, self._hashes.subtree)

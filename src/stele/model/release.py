@@ -120,11 +120,15 @@ class SimpleSignature(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes visible in a store at once: a release, what refers to it, and its older-style signatures."""
+    """What becomes visible in a store at once: a release, what refers to it, and its older-style signatures.
+
+    `newest`: the release becomes the newest of its workload; otherwise it stays where it is, if it is there.
+    """
 
     release: Release
     referrers: tuple[Referrer, ...] = ()
     signatures: tuple[SimpleSignature, ...] = ()
+    newest: bool = True
 
 
 def reference_name(workload: str, digest: str) -> str:

@@ -13,7 +13,7 @@ from stele.trust.digest import digest_hex
 if TYPE_CHECKING:
     from stele.model.ports import BlobSink
     from stele.model.release import Release
-    from stele.trust.release_key import PrivateKey
+    from stele.trust.release_key import ReleaseSigner
 
 
 def statement(release: Release, predicate_type: str, predicate: bytes) -> bytes:
@@ -24,7 +24,7 @@ def statement(release: Release, predicate_type: str, predicate: bytes) -> bytes:
     return head + b',"predicate":' + predicate + b"," + tail  # the keys are in their order: the predicate is not encoded again
 
 
-def attest(release: Release, predicate_type: str, predicate: bytes, key: PrivateKey, sink: BlobSink) -> Referrer:
+def attest(release: Release, predicate_type: str, predicate: bytes, key: ReleaseSigner, sink: BlobSink) -> Referrer:
     """Sign a statement about a release and put it into `sink`, as `cosign attest` would have it.
 
     Args:

@@ -11,18 +11,30 @@ from stele.trust import cosign
 
 if TYPE_CHECKING:
     from stele.model.ports import BlobSink
+    from stele.model.release import Release
     from stele.seal.release import Sealed
-    from stele.trust.release_key import PrivateKey
+    from stele.trust.release_key import ReleaseSigner
 
 
-def sign(sealed: Sealed, key: PrivateKey, sink: BlobSink) -> Publication:
+def sign(sealed: Sealed, key: ReleaseSigner, sink: BlobSink) -> Publication:
     """Sign a sealed release; returns all that `sink.publish` makes visible at once.
 
     Raises:
         SteleError: those of `sink`.
     """
-    release = sealed.release
+    made = sign_again(sealed.release, key, sink)
+    return Publication(release=made.release, referrers=(*sealed.referrers, *made.referrers), signatures=made.signatures)
+
+
+def sign_again(release: Release, key: ReleaseSigner, sink: BlobSink) -> Publication:
+    """A further signature of a release that is there already, whose place among the releases of its workload it keeps.
+
+    Raises:
+        SteleError: those of `sink` and of the key.
+    """
     bundle = cosign.make_bundle(release.digest, key)
+    payload = cosign.make_payload(release.digest, release.workload)
+    signature = base64.b64encode(key.sign(payload)).decode("ascii")  # before anything is written: a key service may fail
     blob = Descriptor(media_type=BUNDLE_TYPE, digest=sink.put(bundle), size=len(bundle))
     annotations = {
         "dev.sigstore.bundle.content": "dsse-envelope",
@@ -30,9 +42,6 @@ def sign(sealed: Sealed, key: PrivateKey, sink: BlobSink) -> Publication:
         "org.opencontainers.image.created": rfc3339(release.spec.time),
     }
     referrer = attach(sink, release, BUNDLE_TYPE, blob, annotations)
-    payload = cosign.make_payload(release.digest, release.workload)
-    simple = SimpleSignature(
-        payload=Descriptor(media_type=SIMPLE_TYPE, digest=sink.put(payload), size=len(payload)),
-        signature=base64.b64encode(key.sign(payload)).decode("ascii"),
-    )
-    return Publication(release=release, referrers=(*sealed.referrers, referrer), signatures=(simple,))
+    described = Descriptor(media_type=SIMPLE_TYPE, digest=sink.put(payload), size=len(payload))
+    simple = SimpleSignature(payload=described, signature=signature)
+    return Publication(release=release, referrers=(referrer,), signatures=(simple,), newest=False)

@@ -169,20 +169,27 @@ def with_referrers(index: Plain, digest: str, items: Iterable[Referrer], referre
 
 
 def with_publication(index: Plain, item: Publication, referrers: Descriptor, signatures: Descriptor) -> bytes:
-    """index.json with a release and what belongs to it; the release becomes the newest."""
+    """index.json with a release and what belongs to it; the release becomes the newest, unless the publication says otherwise."""
     release = item.release
     name = reference_name(release.workload, release.digest)
     own = {name, referrers_tag(release.digest), signatures_tag(release.digest)}
     gone = {referrer.descriptor.digest for referrer in item.referrers}
-    kept = [
-        entry
-        for entry in index.get("manifests", [])
-        if annotations_of(entry).get(REF_NAME) not in own and not (entry.get("digest") in gone and REF_NAME not in annotations_of(entry))
-    ]
+    kept: list[Plain] = []
+    place: int | None = None
+    for entry in index.get("manifests", []):
+        tag = annotations_of(entry).get(REF_NAME)
+        if tag == name and not item.newest:
+            place = len(kept)
+        if tag not in own and not (entry.get("digest") in gone and tag is None):
+            kept.append(entry)
     kept += [referrer_entry(referrer) for referrer in item.referrers]
     kept.append({**referrers.plain(), "annotations": {REF_NAME: referrers_tag(release.digest)}})
     kept.append({**signatures.plain(), "annotations": {REF_NAME: signatures_tag(release.digest)}})
-    kept.append({**release.subject.plain(), "annotations": {REF_NAME: name, ANNOTATION_WORKLOAD: release.workload, **IMAGE_KIND}})
+    mine = {**release.subject.plain(), "annotations": {REF_NAME: name, ANNOTATION_WORKLOAD: release.workload, **IMAGE_KIND}}
+    if place is None:
+        kept.append(mine)
+    else:
+        kept.insert(place, mine)
     return _encoded(kept)
 
 

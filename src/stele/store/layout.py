@@ -16,6 +16,7 @@ from stele.store import attestations, drafts, images, naming, removal, signature
 from stele.store import index as indexes
 from stele.trust.digest import digest_hex, sha256
 from stele.trust.errors import SteleError
+from stele.trust.policy import key_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from stele.model.release import PreparedImage
     from stele.model.tree import Tree
     from stele.store.index import Plain
-    from stele.store.signatures import Signed
+    from stele.store.signatures import Judge, Signed
     from stele.trust.release_key import PublicKey
 
 log = logging.getLogger(__name__)
@@ -47,16 +48,16 @@ class Evidence(NamedTuple):
 class Layout:
     """A store. Adapter of the port `BlobSink`. Safe to use from several threads and processes."""
 
-    def __init__(self, root: Path, *, trusted: Sequence[PublicKey] = (), rebuild: Rebuilder | None = None) -> None:
+    def __init__(
+        self, root: Path, *, trusted: Sequence[PublicKey] = (), judge: Judge | None = None, rebuild: Rebuilder | None = None
+    ) -> None:
         """Open the store in the folder `root`, which need not exist yet; what dead writers left behind is swept.
 
-        Args:
-            root: its folder.
-            trusted: keys of those who may sign releases.
-            rebuild: makes trees and images from layers; without it, missing ones stay missing.
+        `judge` says whose signatures make a release acceptable; without one, one signature by a `trusted` key does. `rebuild` makes
+        trees and images from layers; without it, missing ones stay missing.
         """
         self.root = root
-        self.trusted = tuple(trusted)
+        self.judge = judge or signatures.AnyOf(trusted)
         self._rebuild = rebuild
         self.unpack: Unpacker | None = None
         self._blobs = root / "blobs" / "sha256"
@@ -204,41 +205,37 @@ class Layout:
         return releases.parse(digest, manifest, self.blob(releases.config_digest(manifest)))
 
     def release(self, name: str) -> Release:
-        """Like `find`, and its signature holds by a trusted key. Raises also like `check_signature`."""
+        """Like `find`, and its signatures make it acceptable. Raises also like `check_signature`."""
+        return self.accepted(name)[0]
+
+    def accepted(self, name: str) -> tuple[Release, Signed]:
+        """Like `release`, with what made it acceptable."""
         found = self.find(name)
-        self.check_signature(found.digest)
-        return found
+        return found, signatures.check(self, self._index(), found.digest, found.workload, self.judge)
 
-    def check_signature(self, digest: str, trusted: Sequence[PublicKey] | None = None) -> Signed:
-        """A signature over `digest` that holds by one of the `trusted` keys (None: those of the store).
+    def check_signature(self, digest: str) -> Signed:
+        """The signatures that make a release acceptable. Raises like `signatures.check`."""
+        return self.accepted(digest)[1]
 
-        Raises:
-            SteleError: `store.unsigned`, `store.unknown-signer`, `store.bad-signature`, `store.damaged`.
-        """
-        return signatures.check(self, self._index(), digest, self.trusted if trusted is None else trusted)
+    def signing_keys(self, digest: str) -> tuple[PublicKey, ...]:
+        """The known keys whose signatures of a release hold, whether or not they are enough. Raises what knowing them raises."""
+        return signatures.find(self, self._index(), digest, self.judge.known()).holding
 
     def evidence(self, digest: str) -> Evidence:
-        """What a proof says of a release. Raises like `release`."""
+        """What a proof says of a release, by any known key: whom to believe is the verifier's to say. See `signatures.evidence`."""
         found = self.find(digest)
-        index = self._index()
-        for bundle in signatures.bundles(self, index, found.digest):
-            held = None if isinstance(bundle, SteleError) else signatures.statement(bundle, found.digest, self.trusted)
-            if held is not None:
-                return Evidence(self.blob(found.digest), self.blob(found.config_digest), *held)
-        self.check_signature(found.digest)  # says why there is none
-        raise SteleError(
-            f"release {found.digest[:19]} has a signature only in the older form, which a proof does not carry",
-            remedy="seal it again, or copy its signature bundle (the tag sha256-<hex>) into the store",
-            code="store.no-bundle",
-        )
+        held = signatures.evidence(self, self._index(), found.digest, found.workload, self.judge.known())
+        return Evidence(self.blob(found.digest), self.blob(found.config_digest), *held)
 
     def attestations(self, digest: str, predicate_type: str) -> list[dict[str, Any]]:
-        """What trusted keys have attested of a release, oldest first: the predicates of one type.
+        """What those whose signatures counted have attested of a release, oldest first: the predicates of one type.
 
         Raises:
-            SteleError: `store.bad-attestation`, `store.damaged`.
+            SteleError: like `check_signature`, `store.bad-attestation`.
         """
-        return list(attestations.read(self, self._index(), digest, predicate_type, self.trusted))
+        counted = self.check_signature(digest).counted.keys
+        trusted = [key for key in self.judge.known() if key_id(key) in counted]
+        return list(attestations.read(self, self._index(), digest, predicate_type, trusted))
 
     def tree(self, digest: str) -> Tree:
         """The tree of a release; made again from layers or deltas where its blob is missing or damaged.
@@ -344,16 +341,17 @@ class Layout:
         with drafts.writing(self.root):
             self._images.remove(stratum)
 
-    def verify(self, release: Release) -> dict[str, int]:
-        """Check everything of a release: its signature, every blob and image that is there; of each stratum one must be.
+    def verify(self, release: Release, *, signed: bool = True) -> dict[str, int]:
+        """Check all of a release: signatures (unless not `signed`), blobs and images that are there; of each stratum one must be.
 
         Returns the number of `blobs` and `images` that were checked, and their `bytes`.
 
         Raises:
             SteleError: `store.*`, `release.*`: the first that does not hold.
         """
-        signed = self.check_signature(release.digest)
-        found = self.find(signed.digest)
+        if signed:
+            self.check_signature(release.digest)
+        found = self.find(release.digest)
         for stratum in found.strata:
             if not self.has_stratum(stratum):
                 self.image(stratum)

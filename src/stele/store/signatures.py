@@ -9,6 +9,7 @@ from stele.store import index as indexes
 from stele.trust import cosign, dsse
 from stele.trust.cosign import ANNOTATION_SIGNATURE, Checked
 from stele.trust.errors import SteleError
+from stele.trust.policy import key_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,11 +23,23 @@ MAX_BUNDLE = 4 << 20  # bytes
 
 
 class Signed(NamedTuple):
-    """A signature that holds: the release's digest, the key's hint, and in which form it was found."""
+    """Signatures that make a release acceptable.
+
+    `hint` and `form`: of the first that holds, its key as cosign names it and in which form it was found. `counted`: what was enough.
+    """
 
     digest: str
     hint: str
     form: str
+    counted: Counted
+
+
+class Counted(NamedTuple):
+    """What made a release acceptable: ids of keys and names of signers, and the digest of the policy that said so ("" without one)."""
+
+    keys: tuple[str, ...]
+    signers: tuple[str, ...] = ()
+    policy: str = ""
 
 
 class Blobs(Protocol):
@@ -36,39 +49,103 @@ class Blobs(Protocol):
         """One blob whole."""
 
 
-def check(blobs: Blobs, index: Plain, digest: str, trusted: Sequence[PublicKey]) -> Signed:
-    """Find one signature over `digest` that holds by a trusted key.
+class Judge(Protocol):
+    """Whose signatures make a release acceptable. Asked anew each time: what it says may change."""
 
-    Raises:
-        SteleError: `store.unsigned` (there is none), `store.bad-signature` (one that names a trusted key is false),
-            `store.unknown-signer` (only by keys that are not trusted), `store.damaged` (one is named and cannot be read).
-    """
+    def known(self) -> Sequence[PublicKey]:
+        """Every key that is known, retired and revoked ones included.
+
+        Raises:
+            SteleError: `trust.bad-policy`, `trust.policy-missing`, `trust.other-ledger`: nothing can be decided.
+        """
+
+    def accept(self, workload: str, digest: str, keys: Sequence[PublicKey]) -> Counted:
+        """What counted, if signatures of the release by `keys` are enough.
+
+        Raises:
+            SteleError: `trust.*`: what is missing.
+        """
+
+
+class AnyOf:
+    """The judge that wants one signature, by any of these keys."""
+
+    def __init__(self, trusted: Sequence[PublicKey]) -> None:
+        self._trusted = tuple(trusted)
+
+    def known(self) -> Sequence[PublicKey]:
+        """These."""
+        return self._trusted
+
+    def accept(self, workload: str, digest: str, keys: Sequence[PublicKey]) -> Counted:
+        """All of them count."""
+        del workload, digest
+        return Counted(tuple(sorted(key_id(key) for key in keys)))
+
+
+class Found(NamedTuple):
+    """What is there: keys whose signatures hold, the first of them, what does not hold, and what cannot be read."""
+
+    holding: tuple[PublicKey, ...]
+    first: tuple[str, str]  # hint and form
+    others: tuple[Checked, ...]
+    lost: SteleError | None
+
+
+def find(blobs: Blobs, index: Plain, digest: str, known: Sequence[PublicKey]) -> Found:
+    """Look at all signatures over `digest` with all `known` keys."""
     lost: SteleError | None = None
-    seen: list[Checked] = []
-    for form, found in _all(blobs, index, digest, trusted):
+    others: list[Checked] = []
+    holding: dict[str, str] = {}
+    for form, found in _all(blobs, index, digest, known):
         if isinstance(found, SteleError):
             lost = lost or found
         elif found.state == "valid":
-            return Signed(digest, found.hint, form)
+            holding.setdefault(found.hint, form)
         else:
-            seen.append(found)
-    if lost is not None:
-        raise lost
-    bad = [item for item in seen if item.state == "bad"]
+            others.append(found)
+    first = next(iter(holding.items()), ("", ""))
+    return Found(tuple(key for key in known if key.hint in holding), first, tuple(others), lost)
+
+
+def check(blobs: Blobs, index: Plain, digest: str, workload: str, judge: Judge) -> Signed:
+    """The signatures over `digest`, if they are enough for the judge.
+
+    Raises:
+        SteleError: `store.unsigned` (there is none), `store.bad-signature` (one that names a known key is false),
+            `store.unknown-signer` (only by keys that are not known), `store.damaged` (one is named and cannot be read), and those of
+            `Judge.accept`.
+    """
+    found = find(blobs, index, digest, judge.known())
+    if not found.holding:
+        raise _why_none(found, digest)
+    try:
+        counted = judge.accept(workload, digest, found.holding)
+    except SteleError:
+        if found.lost is not None:  # the one that is missing may be the one that cannot be read
+            raise found.lost from None
+        raise
+    return Signed(digest, *found.first, counted)
+
+
+def _why_none(found: Found, digest: str) -> SteleError:
+    if found.lost is not None:
+        return found.lost
+    bad = [item for item in found.others if item.state == "bad"]
     if bad:
-        raise SteleError(
+        return SteleError(
             f"the signature of release {digest[:19]} does not hold: {bad[0].reason}",
             remedy="the release or its signature was altered: get both again from their source, and ask who changed them",
             code="store.bad-signature",
         )
-    if seen:
-        hints = sorted({item.hint for item in seen} - {""}) or ["which it does not name"]
-        raise SteleError(
+    if found.others:
+        hints = sorted({item.hint for item in found.others} - {""}) or ["which it does not name"]
+        return SteleError(
             f"release {digest[:19]} is signed, but not by a trusted key (by {', '.join(hints)[:200]})",
-            remedy="if you trust its signer, name the signer's public key as trusted; otherwise seal the application yourself",
+            remedy="if you trust its signer, name the signer's public key as trusted (`stele key add`); otherwise seal it yourself",
             code="store.unknown-signer",
         )
-    raise SteleError(
+    return SteleError(
         f"release {digest[:19]} has no signature",
         remedy="seal it again; if it was copied here, copy its signature too (the tags sha256-<hex> and sha256-<hex>.sig)",
         code="store.unsigned",
@@ -136,3 +213,21 @@ def statement(bundle: bytes, digest: str, trusted: Sequence[PublicKey]) -> tuple
         return None
     envelope = dsse.decode(indexes.decode(bundle, "a bundle")["dsseEnvelope"])
     return envelope.payload, envelope.signature
+
+
+def evidence(blobs: Blobs, index: Plain, digest: str, workload: str, known: Sequence[PublicKey]) -> tuple[bytes, bytes]:
+    """A signed statement about `digest` and its signature, by any of the `known` keys.
+
+    Raises:
+        SteleError: `store.no-bundle`, and those of `check`: why there is none.
+    """
+    for bundle in bundles(blobs, index, digest):
+        held = None if isinstance(bundle, SteleError) else statement(bundle, digest, known)
+        if held is not None:
+            return held
+    check(blobs, index, digest, workload, AnyOf(known))
+    raise SteleError(
+        f"release {digest[:19]} has a signature only in the older form, which a proof does not carry",
+        remedy="seal it again, or copy its signature bundle (the tag sha256-<hex>) into the store",
+        code="store.no-bundle",
+    )

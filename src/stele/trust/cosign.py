@@ -17,7 +17,7 @@ from stele.trust.errors import SteleError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from stele.trust.release_key import PrivateKey, PublicKey
+    from stele.trust.release_key import PublicKey, ReleaseSigner
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -38,7 +38,7 @@ class Checked(NamedTuple):
     reason: str = ""
 
 
-def make_bundle(digest: str, key: PrivateKey) -> bytes:
+def make_bundle(digest: str, key: ReleaseSigner) -> bytes:
     """A sigstore bundle that signs the manifest `digest`."""
     statement = {
         "_type": STATEMENT_TYPE,

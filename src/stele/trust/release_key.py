@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -78,6 +79,21 @@ class PublicKey:
         return True
 
 
+class ReleaseSigner(Protocol):
+    """Signs releases: a key in a file, or one that a key service keeps."""
+
+    @property
+    def public(self) -> PublicKey:
+        """Its public half."""
+
+    def sign(self, data: bytes) -> bytes:
+        """DER ECDSA signature over SHA-256 of `data`.
+
+        Raises:
+            SteleError: `trust.key-service`.
+        """
+
+
 class PrivateKey:
     """A release key. Its repr shows nothing of the private half."""
 
@@ -94,14 +110,14 @@ class PrivateKey:
         return cls(ec.generate_private_key(ec.SECP256R1()))
 
     @classmethod
-    def from_pem(cls, data: bytes) -> PrivateKey:
-        """Read PKCS#8 PEM.
+    def from_pem(cls, data: bytes, passphrase: bytes | None = None) -> PrivateKey:
+        """Read PKCS#8 PEM, encrypted where there is a `passphrase`.
 
         Raises:
             SteleError: `trust.bad-key`.
         """
         try:
-            key = serialization.load_pem_private_key(data, None)
+            key = serialization.load_pem_private_key(data, passphrase)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise _bad("not an unencrypted PKCS#8 PEM") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -111,6 +127,10 @@ class PrivateKey:
     def pem(self) -> bytes:
         """PKCS#8 PEM, unencrypted."""
         return self._key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+    def der(self) -> bytes:
+        """PKCS#8 DER, unencrypted."""
+        return self._key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
     def sign(self, data: bytes) -> bytes:
         """DER ECDSA signature over SHA-256 of `data`; the same each time where the library can (RFC 6979)."""

@@ -1,0 +1,144 @@
+"""Keys that never leave where they are kept: key services and hardware tokens, through securesystemslib's signers.
+
+The only module that knows securesystemslib. Its libraries for each provider are optional, and imported by it only when used.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import urllib.parse
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stele.trust.errors import SteleError
+from stele.trust.release_key import PublicKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class _Provider(NamedTuple):
+    name: str
+    extra: str
+    form: str
+
+
+SCHEMES = {
+    "hsm": _Provider("PKCS#11 token", "hsm", "hsm:KEYID?label=TOKEN, with PYKCS11LIB naming the PKCS#11 module"),
+    "awskms": _Provider("AWS KMS", "awskms", "awskms:KEY-ID, of an ECC_NIST_P256 key"),
+    "gcpkms": _Provider("Google Cloud KMS", "gcpkms", "gcpkms:projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V"),
+    "azurekms": _Provider("Azure Key Vault", "azurekms", "azurekms://VAULT.vault.azure.net/keys/KEY/VERSION"),
+    "hv": _Provider("HashiCorp Vault", "vault", "hv:KEY/VERSION"),
+    "file2": _Provider("file", "", "file2:PATH, of an unencrypted PKCS#8 PEM"),
+}
+
+
+class ServiceSigner:
+    """A key of a key service. Signs over the network or in a token; what comes back is checked before it is used."""
+
+    def __init__(self, uri: str, public: PublicKey, sign: Callable[[bytes], Any]) -> None:
+        self.uri = uri
+        self.public = public
+        self._sign = sign
+
+    def __repr__(self) -> str:
+        return f"ServiceSigner({self.public.hint})"
+
+    def sign(self, data: bytes) -> bytes:
+        """DER ECDSA signature over SHA-256 of `data`.
+
+        Raises:
+            SteleError: `trust.key-service`, `trust.library-missing`.
+        """
+        provider = SCHEMES[self.uri.partition(":")[0]]
+        with _Told(provider):
+            made = bytes.fromhex(str(self._sign(data).signature))
+        if not self.public.verify(data, made):
+            raise _failed(provider, "its signature does not hold with its public key")
+        return made
+
+
+def open_signer(uri: str, ask: Callable[[str], str]) -> ServiceSigner:
+    """The signer of a key URI; its public key is fetched from the service.
+
+    Args:
+        uri: as securesystemslib has it, of one of SCHEMES.
+        ask: gives a PIN, where one is needed.
+
+    Raises:
+        SteleError: `trust.key-service` (it cannot be reached, has no such key, or one that is not P-256), `trust.library-missing`.
+    """
+    scheme, _, rest = uri.partition(":")
+    provider = SCHEMES[scheme]
+    with _Told(provider):
+        library: Any = importlib.import_module("securesystemslib.signer")  # costs 50 ms, and most releases are signed by a file
+
+        if scheme == "file2":
+            key = _public_of_file(rest, library)
+        else:
+            uri, key = _import(scheme, rest, library, ask)
+        if key.scheme != "ecdsa-sha2-nistp256":
+            raise _failed(provider, f"the key is of the scheme {str(key.scheme)[:60]}; cosign's formats need ECDSA P-256 with SHA-256")
+        public = PublicKey.from_pem(str(key.keyval["public"]).encode())
+        made = library.Signer.from_priv_key_uri(uri, key, ask)
+    return ServiceSigner(uri, public, made.sign)
+
+
+def _import(scheme: str, rest: str, library: Any, ask: Callable[[str], str]) -> tuple[str, Any]:
+    """The full URI and public key, as the service says."""
+    parsed = urllib.parse.urlparse(f"{scheme}:{rest}")
+    if scheme == "hsm":
+        label = dict(urllib.parse.parse_qsl(parsed.query)).get("label")
+        found = library.HSMSigner.import_(int(parsed.path) if parsed.path else None, label, ask)
+    elif scheme == "awskms":
+        found = library.AWSSigner.import_(rest, "ecdsa-sha2-nistp256")
+    elif scheme == "gcpkms":
+        found = library.GCPSigner.import_(rest)
+    elif scheme == "azurekms":
+        found = library.AzureSigner.import_(parsed.netloc.partition(".")[0], parsed.path.strip("/").split("/")[1])
+    else:
+        found = library.VaultSigner.import_(rest.partition("/")[0])
+    uri, key = found
+    return str(uri), key
+
+
+def _public_of_file(path: str, library: Any) -> Any:
+    from stele.trust.release_key import PrivateKey
+
+    with open(path, "rb") as file:
+        public = PrivateKey.from_pem(file.read(1 << 16)).public
+    return library.SSlibKey.from_dict(
+        base64.b16encode(base64.b64decode(public.hint)).decode().lower(),
+        {"keytype": "ecdsa", "scheme": "ecdsa-sha2-nistp256", "keyval": {"public": public.pem().decode()}},
+    )
+
+
+class _Told:
+    """Turns whatever a provider's library raises into one of ours. Its text is shown; a PIN or passphrase is never in it."""
+
+    def __init__(self, provider: _Provider) -> None:
+        self._provider = provider
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None or isinstance(error, SteleError) or not isinstance(error, Exception):
+            return
+        if type(error).__name__ in {"UnsupportedLibraryError", "ImportError", "ModuleNotFoundError"}:
+            extra = self._provider.extra
+            raise SteleError(
+                f"the library for {self._provider.name} is not installed: {str(error)[:200]}",
+                remedy=f"`pip install 'stele[{extra}]'` beside this Stele" if extra else "install securesystemslib",
+                code="trust.library-missing",
+            ) from error
+        raise _failed(self._provider, f"{type(error).__name__}: {str(error)[:300]}") from error
+
+
+def _failed(provider: _Provider, reason: str) -> SteleError:
+    return SteleError(
+        f"{provider.name} cannot sign: {reason}",
+        remedy=f"check that it can be reached, its credentials, and the key's name ({provider.form})",
+        code="trust.key-service",
+        retryable=True,
+    )

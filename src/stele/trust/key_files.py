@@ -1,0 +1,130 @@
+"""Private release keys as files (docs/spec/signature.md, Key files): PKCS#8, plain or under a passphrase, and cosign's own. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import importlib
+import json
+import re
+from typing import Any
+
+from cryptography.hazmat.primitives import padding
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from stele.trust.errors import SteleError
+from stele.trust.release_key import PrivateKey
+
+ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+_COSIGN = re.compile(
+    rb"-----BEGIN ENCRYPTED (SIGSTORE|COSIGN) PRIVATE KEY-----\n([A-Za-z0-9+/=\r\n]+)-----END ENCRYPTED \1 PRIVATE KEY-----\s*\Z"
+)
+MAX_BYTES = 1 << 16
+# scrypt: 16 MiB and some 100 ms for each guess; OpenSSL reads no more than 32 MiB without being told to
+COST, BLOCK, PARALLEL = 1 << 14, 8, 5
+MAX_SCRYPT = 256 << 20  # bytes of memory that a foreign file may ask for
+RANDOM_BYTES = 32  # what `encrypt` needs
+_PBES2, _SCRYPT, _AES = (bytes.fromhex(text) for text in ("06092a864886f70d01050d", "06092b06010401da47040b", "060960864801650304012a"))
+
+
+def is_encrypted(data: bytes) -> bool:
+    """Whether a passphrase is needed to read a key file."""
+    return ENCRYPTED in data or _COSIGN.match(data) is not None
+
+
+def load(data: bytes, passphrase: bytes | None) -> PrivateKey:
+    """Read a key file.
+
+    Raises:
+        SteleError: `trust.bad-key`, `trust.wrong-passphrase`, `trust.library-missing`.
+    """
+    if len(data) > MAX_BYTES:
+        raise _bad("the file is larger than 64 KiB")
+    if found := _COSIGN.match(data):
+        return _cosign(found[2], passphrase or b"")
+    if ENCRYPTED not in data:
+        return PrivateKey.from_pem(data)
+    try:
+        return PrivateKey.from_pem(data, passphrase or b"")
+    except SteleError as error:
+        raise _wrong() from error
+
+
+def encrypt(key: PrivateKey, passphrase: bytes, random: bytes) -> bytes:
+    """PKCS#8 PEM under a passphrase: PBES2 (RFC 8018) with scrypt (RFC 7914) and AES-256-CBC.
+
+    Written here, because the library would derive the key with 2,048 rounds of PBKDF2. `random`: RANDOM_BYTES fresh random bytes.
+    """
+    assert len(random) == RANDOM_BYTES
+    salt, iv = random[:16], random[16:]
+    secret = Scrypt(salt=salt, length=32, n=COST, r=BLOCK, p=PARALLEL).derive(passphrase)
+    padder = padding.PKCS7(128).padder()
+    plain = padder.update(key.der()) + padder.finalize()
+    cipher = Cipher(algorithms.AES(secret), modes.CBC(iv)).encryptor()
+    sealed = cipher.update(plain) + cipher.finalize()
+    derivation = _der(0x30, _SCRYPT, _der(0x30, _der(0x04, salt), *(_integer(value) for value in (COST, BLOCK, PARALLEL))))
+    scheme = _der(0x30, _PBES2, _der(0x30, derivation, _der(0x30, _AES, _der(0x04, iv))))
+    text = base64.b64encode(_der(0x30, scheme, _der(0x04, sealed)))
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    return b"\n".join([ENCRYPTED, *lines, b"-----END ENCRYPTED PRIVATE KEY-----", b""])
+
+
+def _der(tag: int, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    if len(body) < 0x80:
+        return bytes([tag, len(body)]) + body
+    size = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(size)]) + size + body
+
+
+def _integer(value: int) -> bytes:
+    return _der(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+
+
+def _cosign(text: bytes, passphrase: bytes) -> PrivateKey:
+    """Cosign's own format: JSON with scrypt and NaCl's secretbox around PKCS#8 DER."""
+    try:
+        plain = json.loads(base64.b64decode(b"".join(text.split()), validate=True))
+        kdf, cipher = plain["kdf"], plain["cipher"]
+        cost, block, parallel = (kdf["params"][name] for name in "Nrp")
+        salt, nonce, sealed = (base64.b64decode(part, validate=True) for part in (kdf["salt"], cipher["nonce"], plain["ciphertext"]))
+        if (kdf["name"], cipher["name"], len(nonce)) != ("scrypt", "nacl/secretbox", 24):
+            raise ValueError("it is encrypted in another way")
+        if not all(type(value) is int and value > 0 for value in (cost, block, parallel)) or 128 * cost * block * parallel > MAX_SCRYPT:
+            raise ValueError("its scrypt parameters are out of range")
+        secret = Scrypt(salt=salt, length=32, n=cost, r=block, p=parallel).derive(passphrase)
+    except (ValueError, TypeError, KeyError, RecursionError, binascii.Error) as error:
+        raise _bad(f"the cosign key cannot be read ({str(error)[:100]})") from error
+    der = _secretbox(secret, nonce, sealed)
+    return PrivateKey.from_pem(b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(der) + b"-----END PRIVATE KEY-----\n")
+
+
+def _secretbox(secret: bytes, nonce: bytes, sealed: bytes) -> bytes:
+    try:
+        exceptions, boxes = importlib.import_module("nacl.exceptions"), importlib.import_module("nacl.secret")
+    except ImportError as error:
+        raise SteleError(
+            "cosign's own key files need the library PyNaCl, which is not installed",
+            remedy="`pip install 'stele[cosign-keys]'`, or make the key with `stele key new` and `cosign import-key-pair` it",
+            code="trust.library-missing",
+        ) from error
+    box: Any = boxes.SecretBox(secret)
+    try:
+        return bytes(box.decrypt(sealed, nonce))
+    except exceptions.CryptoError as error:
+        raise _wrong() from error
+
+
+def _bad(reason: str) -> SteleError:
+    return SteleError(
+        f"not a usable release key: {reason}", remedy="an ECDSA P-256 key in PEM is needed, as `stele init` makes it", code="trust.bad-key"
+    )
+
+
+def _wrong() -> SteleError:
+    return SteleError(
+        "the passphrase does not open the key, or the key file is damaged",
+        remedy="try again; without the passphrase the key is lost: `stele key rotate` and docs/guide/keys.md say what then",
+        code="trust.wrong-passphrase",
+    )
