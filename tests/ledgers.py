@@ -9,6 +9,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from stele.ledger.sequencer import Ledger
 from stele.model import spec as specs
@@ -23,10 +24,17 @@ from tests.trees import Held, MemorySink, file, folder
 
 START = 1_800_000_000_000_000_000
 SECOND = 1_000_000_000
-SIGNER = note.Signer("test.example/ledger", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
-OTHER = note.Signer("test.example/ledger", Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
+
+
+def signer(seed: bytes, name: str = "test.example/ledger") -> note.Signer:
+    """A ledger's keys, the same for the same seed of 32 bytes."""
+    return note.Signer(name, Ed25519PrivateKey.from_private_bytes(seed), MLDSA44PrivateKey.from_seed_bytes(seed))
+
+
+SIGNER = signer(bytes(range(32)))
+OTHER = signer(bytes(range(1, 33)))
 KEY = PrivateKey(ec.derive_private_key(0x57E1E, ec.SECP256R1()))
-TRUST = Trust((SIGNER.verifier,), (KEY.public,))
+TRUST = Trust(SIGNER.verifiers, (KEY.public,))
 
 
 class Clock:

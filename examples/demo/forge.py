@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stele.ledger import tiles
 from stele.ledger.chains import Chains
@@ -74,13 +73,13 @@ def _write_tiles(folder: Path, raws: list[bytes]) -> None:
 
 def a_forger(folder: Path) -> note.Signer:
     """Somebody who calls themselves by the ledger's name."""
-    return note.Signer(LedgerReader(folder).checkpoint.origin, Ed25519PrivateKey.generate())
+    return note.Signer.generate(LedgerReader(folder).checkpoint.origin)
 
 
 def _sign_anew(folder: Path, raws: list[bytes], forger: note.Signer) -> None:
     hashes = [merkle.leaf_hash(raw) for raw in raws]
     sizes = {int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()}
     for size in sizes:
-        signed = forger.sign(note.Checkpoint(forger.verifier.name, size, merkle.root(hashes[:size])).body())
+        signed = forger.sign(note.Checkpoint(forger.name, size, merkle.root(hashes[:size])).body())
         (folder / "checkpoints" / str(size)).write_bytes(signed)
-    (folder / "checkpoint").write_bytes(forger.sign(note.Checkpoint(forger.verifier.name, len(raws), merkle.root(hashes)).body()))
+    (folder / "checkpoint").write_bytes(forger.sign(note.Checkpoint(forger.name, len(raws), merkle.root(hashes)).body()))

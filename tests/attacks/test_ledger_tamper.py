@@ -17,7 +17,7 @@ from stele.trust import merkle, note
 from stele.trust.errors import SteleError
 from tests.ledgers import OTHER, SIGNER, Clock, event, opened
 
-TRUSTED = [SIGNER.verifier]
+TRUSTED = SIGNER.verifiers
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,8 @@ def test_attack_flip_any_byte_of_any_file(folder):
     count = 0
     for path in shown(folder):
         data, needed = path.read_bytes(), is_needed(folder, path)
-        for at in range(len(data)):
+        # all the 2,420 bytes of an ML-DSA-44 signature are alike: a few of them
+        for at in [*range(min(len(data), 300)), *range(300, len(data), 41 if "checkpoint" in str(path.relative_to(folder)) else 1)]:
             path.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
             found = problems(folder)
             assert bool(found) == needed, (path, at, found)
@@ -90,7 +91,12 @@ def test_attack_flip_any_byte_of_any_file(folder):
 def test_attack_cut_any_file_short_or_lengthen_it(folder):
     for path in shown(folder):
         data, needed = path.read_bytes(), is_needed(folder, path)
-        for changed in (*(data[:cut] for cut in range(0, len(data), 7)), data + b"\0", data + data, data + b"\n"):
+        for changed in (
+            *(data[:cut] for cut in range(0, len(data), 7 if len(data) < 2000 else 23)),
+            data + b"\0",
+            data + data,
+            data + b"\n",
+        ):
             path.write_bytes(changed)
             found = problems(folder)
             # a fuller tile begins with the same hashes: bytes after the last that is needed are never read
@@ -121,7 +127,8 @@ def test_attack_put_an_old_checkpoint_back(folder):
     assert any("cut back" in text for text in problems(folder))
     with opened(folder) as ledger:
         ledger.publish()
-    assert (folder / "checkpoint").read_bytes() == newest  # the same root at the same size, not another one
+    again = (folder / "checkpoint").read_bytes()
+    assert again.partition(b"\n\n")[0] == newest.partition(b"\n\n")[0]  # the same root at the same size, not another one
     assert problems(folder) == []
 
 

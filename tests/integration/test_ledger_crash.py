@@ -20,7 +20,7 @@ from stele.ledger.reader import LedgerReader
 from stele.trust import note
 from tests.ledgers import SIGNER, event, opened
 
-TRUSTED = [SIGNER.verifier]
+TRUSTED = SIGNER.verifiers
 WRITER = Path(__file__).with_name("ledger_writer.py")
 TRACED = {module.__file__ for module in (durable, edge, recovery, sequencer, tiles, wal)}
 POINTS = 150

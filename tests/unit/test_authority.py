@@ -12,7 +12,7 @@ from stele.trust import policy
 from stele.trust.errors import SteleError
 from stele.trust.policy import key_id
 from stele.trust.release_key import PrivateKey, PublicKey
-from tests.ledgers import OTHER, SIGNER, opened
+from tests.ledgers import SIGNER, opened, signer
 
 RELEASE = "sha256:" + "a" * 64
 NEW = PrivateKey.generate().public
@@ -29,8 +29,8 @@ def own(places: Places) -> PublicKey:
     return PublicKey.from_pem(places.release_pub.read_bytes())
 
 
-def note_down(places: Places, *events: tuple[str, str, dict], signer=SIGNER) -> None:
-    with opened(places.ledger, signer) as ledger:
+def note_down(places: Places, *events: tuple[str, str, dict], by=SIGNER) -> None:
+    with opened(places.ledger, by) as ledger:
         ledger.append([Event(workload=workload, kind=kind, time_ns=1, actor="test", data=data) for workload, kind, data in events])
         ledger.publish()
 
@@ -71,8 +71,8 @@ def test_a_ledger_that_is_gone_or_another_makes_no_retired_key_valid(places):
     rotate(places, 1)
     places.ledger.rename(places.data / "elsewhere")
     assert code(places, own(places)) == "trust.other-ledger"
-    other = type(SIGNER)("test.example/another", OTHER._private)
-    note_down(places, ("", "heartbeat", {}), signer=other)
+    other = signer(bytes(range(1, 33)), "test.example/another")
+    note_down(places, ("", "heartbeat", {}), by=other)
     assert code(places, own(places)) == "trust.other-ledger"
 
 

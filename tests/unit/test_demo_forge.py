@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from examples.demo import forge
 from stele.ledger.reader import LedgerReader
@@ -18,7 +17,7 @@ OLD, NEW = (f"sha256:{number:064x}" for number in (1, 0))
 
 def ledger(folder: Path, count: int) -> note.Verifier:
     """A ledger of `count` entries whose releases alternate; returns its key."""
-    signer = note.Signer("test.example/ledger", Ed25519PrivateKey.generate())
+    signer = note.Signer.generate("test.example/ledger")
     opened = Ledger.open(folder, signer=signer, clock=time.time_ns)
     try:
         for number in range(count):

@@ -19,7 +19,7 @@ from stele.trust import merkle, note
 from stele.trust.errors import SteleError
 from tests.ledgers import OTHER, SIGNER, Clock, event, opened, quiet
 
-TRUSTED = [SIGNER.verifier]
+TRUSTED = SIGNER.verifiers
 VECTOR = json.loads((Path(__file__).parents[1] / "vectors" / "ledger.json").read_text())
 
 
@@ -36,7 +36,7 @@ def folder(tmp_path) -> Path:
 
 def test_the_vector(tmp_path):
     """Another implementation can check itself against this file; so do we."""
-    trusted = [note.parse_vkey(VECTOR["vkey"])]
+    trusted = [note.parse_vkey(text) for text in VECTOR["vkeys"]]
     head = note.open_checkpoint(VECTOR["checkpoint"].encode(), trusted)
     raws = [text.encode() for text in VECTOR["entries"]]
     hashes = [merkle.leaf_hash(raw) for raw in raws]

@@ -6,7 +6,11 @@ import base64
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 from unittest import mock
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from stele.ledger import sequencer
 from stele.ledger.reader import LedgerReader
@@ -25,19 +29,31 @@ def write(name: str, value: object) -> None:
 
 
 def notes() -> None:
-    body = note.Checkpoint(SIGNER.verifier.name, 1234, bytes(range(32))).body()
-    good = SIGNER.sign(body).decode()
-    name, root = SIGNER.verifier.name, base64.b64encode(bytes(32)).decode()
+    body = note.Checkpoint(SIGNER.name, 1234, bytes(range(32))).body()
+    when = ledgers.START // ledgers.SECOND
+    good = SIGNER.sign(body, when).decode()
+    first = good[: good.rindex("\u2014")]  # without the ML-DSA-44 line
+    name, root = SIGNER.name, base64.b64encode(bytes(32)).decode()
+    ed25519 = note.Key("witness.example/w1", Ed25519PrivateKey.from_private_bytes(bytes(32)), cosigner=True)
+    ml_dsa_44 = note.Key("witness.example/w2", MLDSA44PrivateKey.from_seed_bytes(bytes(32)))
+    cosigned = good + (ed25519.line(body, when + 1) + ml_dsa_44.line(body, when + 2)).decode()
+    keys = {"ed25519": SIGNER.verifier, "ml-dsa-44": SIGNER.verifiers[1], "w1": ed25519.verifier, "w2": ml_dsa_44.verifier}
 
-    def signed(text: str) -> str:
-        return SIGNER.sign(text.encode()).decode()
+    def signed(text: str) -> str:  # a hand that signs anything with the Ed25519 key
+        return text + "\n" + note.Key(name, Ed25519PrivateKey.from_private_bytes(bytes(range(32)))).line(text.encode()).decode()
 
     rows = [
         ("", "as signed", good),
+        ("", "two witnesses more", cosigned),
+        ("", "by a stranger, too", good + f"\u2014 stranger.example {base64.b64encode(bytes(99)).decode()}\n"),
         ("trust.bad-signature", "another size than was signed", good.replace("1234", "1235")),
         ("trust.unknown-signer", "the same name, another key", OTHER.sign(body).decode()),
         ("trust.bad-note", "no signature", body.decode()),
-        ("trust.bad-note", "two signatures", good + good.partition("\n\n")[2]),
+        ("trust.bad-note", "every line twice", good + good.partition("\n\n")[2]),
+        ("trust.missing-signature", "the ML-DSA-44 line left out", first),
+        ("trust.bad-signature", "the time of the ML-DSA-44 line altered", first + _later(good[len(first) :])),
+        ("trust.bad-signature", "the time of a witness altered", good + _later(ed25519.line(body, when).decode())),
+        ("trust.bad-signature", "a witness's signature of another size", good + ed25519.line(body.replace(b"1234", b"1235"), 1).decode()),
         ("trust.bad-note", "size with a leading zero", signed(f"{name}\n01\n{root}\n")),
         ("trust.bad-note", "size with an underscore", signed(f"{name}\n1_000\n{root}\n")),
         ("trust.bad-note", "negative size", signed(f"{name}\n-5\n{root}\n")),
@@ -50,9 +66,33 @@ def notes() -> None:
         ("trust.bad-note", "two spaces", good.replace("\u2014 ", "\u2014  ")),
         ("trust.bad-note", "text after the signature", good + "\n"),
     ]
-    rendered = [{"code": code, "why": why, "note": text} for code, why, text in rows]
-    rendered[0]["checkpoint"] = [name, 1234, bytes(range(32)).hex()]
-    write("note.json", {"vkey": SIGNER.verifier.encode(), "notes": rendered})
+    known: dict[str, Any] = {"ledgers": ["ed25519", "ml-dsa-44"], "witnesses": ["w1", "w2"]}
+    rendered = [{"code": code, "why": why, "note": text, **known} for code, why, text in rows]
+    rendered.append(
+        {
+            "code": "",
+            "why": "the Ed25519 line alone, for one who knows no other key",
+            "note": first,
+            "ledgers": ["ed25519"],
+            "witnesses": [],
+        }
+    )
+    for row in rendered:
+        if not row["code"]:
+            found = note.open_note(
+                str(row["note"]).encode(), [keys[key] for key in row["ledgers"]], [keys[key] for key in row["witnesses"]]
+            )
+            row["checkpoint"] = [name, 1234, bytes(range(32)).hex()]
+            row["signatures"] = [[each.verifier.name, each.verifier.algorithm, each.seconds] for each in found.signatures]
+    write("note.json", {"keys": {each: key.encode() for each, key in keys.items()}, "notes": rendered})
+
+
+def _later(line: str) -> str:
+    """The signature line of a key that tells a time, with another time."""
+    head, _, blob = line.rstrip("\n").rpartition(" ")
+    raw = bytearray(base64.b64decode(blob))
+    raw[11] ^= 1
+    return f"{head} {base64.b64encode(raw).decode()}\n"
 
 
 def demo(folder: Path) -> str:
@@ -90,7 +130,7 @@ def main() -> None:
         write(
             "ledger.json",
             {
-                "vkey": SIGNER.verifier.encode(),
+                "vkeys": [key.encode() for key in SIGNER.verifiers],
                 "checkpoint": log.note.decode(),
                 "entries": [raw.decode() for raw in raws],
                 "leaf_hashes": [merkle.leaf_hash(raw).hex() for raw in raws],

@@ -22,6 +22,7 @@ _ANSWERS = (
     "trust.unknown-signer",
     "trust.bad-signature",
     "trust.bad-note",
+    "trust.missing-signature",
     "trust.not-canonical",
     "deploy.unhealthy",
     "ledger.damaged",

@@ -6,8 +6,6 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from stele.host import durable
 from stele.ledger import recorded
 from stele.trust import note, policy, trust_keys
@@ -36,17 +34,17 @@ def make_keys(places: Places) -> list[str]:
         made.append(places.host_key.name)
     if not places.ledger_key.exists():
         # a random origin: two ledgers never share a name, so nobody mistakes one for the other
-        signer = note.Signer(f"stele.invalid/{secrets.token_hex(8)}", Ed25519PrivateKey.generate())
+        signer = note.Signer.generate(f"stele.invalid/{secrets.token_hex(8)}")
         durable.write(places.ledger_key, signer.pem(), mode=0o600)
         made.append(places.ledger_key.name)
     if not places.release_pub.exists():  # the private half may need a passphrase, or be elsewhere
         durable.write(places.release_pub, PrivateKey.from_pem(places.release_key.read_bytes()).public.pem())
     release = PublicKey.from_pem(places.release_pub.read_bytes())
-    ledger = note.Signer.from_pem(places.ledger_key.read_bytes()).verifier
+    ledgers = note.Signer.from_pem(places.ledger_key.read_bytes()).verifiers
     durable.write(places.host_pub, PrivateKey.from_pem(places.host_key.read_bytes()).public.pem())
     if not places.policy.exists() and not recorded.key_changes(places.ledger):
         durable.write(places.policy, policy.default(release).encode())
-    durable.write(places.trust, trust_keys.encode(trust_keys.Trust((ledger,), (release,))))
+    durable.write(places.trust, trust_keys.encode(trust_keys.Trust(ledgers, (release,))))
     return made
 
 

@@ -17,7 +17,7 @@ from stele.trust import note
 from stele.trust.digest import sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from stele.ledger.wal import Wal
@@ -42,7 +42,7 @@ class Recovered(NamedTuple):
     shown_names: list[frozenset[str]]
 
 
-def recover(folder: Path, wal: Wal, verifier: note.Verifier) -> Recovered:
+def recover(folder: Path, wal: Wal, verifiers: Sequence[note.Verifier]) -> Recovered:
     """Take what is below the WAL's base from the tiles, the rest from the WAL; every root signed since the base must come out.
 
     Tiles above the base are not synced: what a power cut tore of them is written again from the WAL.
@@ -53,7 +53,7 @@ def recover(folder: Path, wal: Wal, verifier: note.Verifier) -> Recovered:
     """
     base, entries = wal.base, wal.recovered
     wal.recovered = []
-    published, roots = _signed(folder, verifier, base)
+    published, roots = _signed(folder, verifiers, base)
     newest = max(roots, default=0)
     if wal.is_new and newest:
         raise tiles.damaged("there are checkpoints, but the write-ahead log is gone")
@@ -124,19 +124,19 @@ def _replayed(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) -
     return edge
 
 
-def _signed(folder: Path, verifier: note.Verifier, base: int) -> tuple[int, dict[int, bytes]]:
+def _signed(folder: Path, verifiers: Sequence[note.Verifier], base: int) -> tuple[int, dict[int, bytes]]:
     """The checkpoint's size; size and root of it, of the one at the WAL's base, and of every archived one that is newer.
 
     A crash may leave one archived checkpoint that is newer than `checkpoint`: it was signed, so its root must come out, too.
     """
     published, roots = 0, dict[int, bytes]()
     with contextlib.suppress(FileNotFoundError):
-        head = note.open_checkpoint((folder / "checkpoint").read_bytes(), [verifier])
+        head = note.open_checkpoint((folder / "checkpoint").read_bytes(), verifiers)
         published, roots[head.size] = head.size, head.root
     for size, path in archived(folder):
         if size < published and size != base:
             continue  # `LedgerReader.check` looks at all of them
-        old = note.open_checkpoint(path.read_bytes(), [verifier])
+        old = note.open_checkpoint(path.read_bytes(), verifiers)
         if old.size != size or roots.get(size, old.root) != old.root:
             raise tiles.damaged(f"the archived checkpoint {size} is not the one that was signed")
         roots[size] = old.root

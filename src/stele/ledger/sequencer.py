@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 MAX_BATCH = 4096  # events; a larger call is a batch of its own
 RECYCLE_BYTES = 4 << 20
 PUBLISH_EVERY_S = 0.1
+SECOND_NS = 1_000_000_000
 
 
 class Committed(NamedTuple):
@@ -72,7 +73,7 @@ class Ledger:
         with contextlib.ExitStack() as opened:
             self._wal = Wal(folder / ".state")
             opened.callback(self._wal.close)
-            found = recovery.recover(folder, self._wal, signer.verifier)
+            found = recovery.recover(folder, self._wal, signer.verifiers)
             self._maps = found.map
             opened.callback(found.map.close)
             self._edge, self.published, self._unpublished = found.edge, found.published, found.unpublished
@@ -287,6 +288,7 @@ class Ledger:
                 if self._failed is not None:
                     raise self._failed
                 size, root, partial = self.size, self._edge.root(), self._edge.partial()
+                seconds = self._edge.trail.latest_ns // SECOND_NS  # the epoch's time
                 full, covered = len(self._edge.pending), len(self._unpublished)
                 written = self._edge.pending[:full] + partial
             try:
@@ -295,7 +297,7 @@ class Ledger:
                 while self._unmapped:
                     self._maps.commit(*self._unmapped[0])
                     del self._unmapped[0]
-                signed = self._signer.sign(note.Checkpoint(self._signer.verifier.name, size, root).body())
+                signed = self._signer.sign(note.Checkpoint(self._signer.name, size, root).body(), seconds)
                 durable.write(self._folder / "checkpoints" / str(size), signed)
                 durable.write(self._folder / "checkpoint", signed)
             except OSError as error:

@@ -9,7 +9,7 @@ from stele.trust import note
 from stele.trust.errors import SteleError
 from stele.trust.release_key import PublicKey
 
-HEADER = "stele-trust v0"
+HEADER = "stele-trust v1"
 
 
 class Trust(NamedTuple):
@@ -27,7 +27,7 @@ def encode(trust: Trust) -> bytes:
 
 
 def parse(data: bytes) -> Trust:
-    """Parse a trust file; needs at least one ledger key, and each key once.
+    """Parse a trust file; needs at least one Ed25519 key of a ledger, and each key once.
 
     Raises:
         SteleError: `trust.bad-trust-file`, `trust.bad-note`, `trust.bad-key`, `prove.no-keys`.
@@ -47,11 +47,13 @@ def parse(data: bytes) -> Trust:
         kind, _, rest = line.partition(" ")
         if kind == "ledger":
             ledgers.append(note.parse_vkey(rest))
+            if ledgers[-1].algorithm == note.COSIGNATURE:
+                raise bad
         elif kind == "release":
             releases.append(PublicKey.from_der(note.strict_base64(rest)))
         else:
             raise bad
     trust = Trust(tuple(ledgers), tuple(releases))
-    if not ledgers:
-        raise SteleError("the trust file names no ledger key", remedy="bring the ledger's trust.keys", code="prove.no-keys")
+    if not any(key.algorithm == note.ED25519 for key in ledgers):
+        raise SteleError("the trust file names no Ed25519 key of a ledger", remedy="bring the ledger's trust.keys", code="prove.no-keys")
     return trust
