@@ -24,7 +24,7 @@ CONNECTIONS = 256
 AT_ONCE = 16  # files in memory
 LIFE_SECONDS = 120.0  # of a connection, however slow whoever is at its other end
 _ALWAYS = [(b"access-control-allow-origin", b"*"), (b"x-content-type-options", b"nosniff")]
-_FRESH, _FOREVER = b"no-cache", b"public, max-age=31536000, immutable"
+_FRESH = b"no-cache"
 _RANGE = re.compile(rb"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _INDEX = b"""This is a Stele ledger: a C2SP tlog-tiles log. Its signed head is at /checkpoint.
 
@@ -80,15 +80,11 @@ class StaticLedger:
 def _response(path: bytes, data: bytes, asked: dict[bytes, bytes]) -> tuple[int, Headers, bytes]:
     """Status, headers and body of what was found."""
     tag = b'"' + hashlib.sha256(data).hexdigest()[:32].encode() + b'"'
-    is_tile = path.startswith(b"/tile/")
-    headers: Headers = [
-        (b"etag", tag),
-        (b"cache-control", _FOREVER if is_tile or path.startswith(b"/checkpoints/") else _FRESH),
-    ]
+    kind, cache = sources.headers_of(path[1:].decode() or "checkpoint")
+    headers: Headers = [(b"etag", tag), (b"cache-control", cache.encode())]
     if _matches(asked.get(b"if-none-match"), tag):
         return 304, headers, b""
-    headers.append((b"content-type", b"application/octet-stream" if is_tile else b"text/plain; charset=utf-8"))
-    headers.append((b"accept-ranges", b"bytes"))
+    headers += [(b"content-type", kind.encode()), (b"accept-ranges", b"bytes")]
     wanted = _RANGE.fullmatch(asked.get(b"range", b"")) if asked.get(b"if-range", tag) == tag else None
     if wanted is None or wanted.groups() == (b"", b""):
         return 200, headers, data  # several ranges, or another unit: all of it, as RFC 9110 allows

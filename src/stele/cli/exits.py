@@ -27,6 +27,11 @@ _ANSWERS = (
     "deploy.unhealthy",
     "ledger.damaged",
     "ledger.tampered",
+    "publish.ahead",
+    "publish.split-view",
+    "publish.rolled-back",
+    "publish.foreign",
+    "publish.other-bytes",
     "evidence.",
     "store.bad-signature",
     "store.unsigned",
@@ -34,7 +39,18 @@ _ANSWERS = (
     "store.damaged",
 )
 _HOST = ("run.unprivileged", "run.no-cgroups", "run.kernel-lacks")
-_NOT_READY = ("agent.", "host.", "run.port-busy", "run.subnet", "ledger.locked", "store.busy", "serve.address-busy", "http.unreachable")
+_NOT_READY = (
+    "agent.",
+    "host.",
+    "run.port-busy",
+    "run.subnet",
+    "ledger.locked",
+    "store.busy",
+    "serve.address-busy",
+    "http.unreachable",
+    "s3.unreachable",
+    "publish.raced",
+)
 
 
 def exit_code(error: SteleError) -> int:

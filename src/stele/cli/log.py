@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
 from stele.cli import render
 from stele.cli.context import Call, with_call
+from stele.cli.table import LOG_COMMANDS
+
+
+class LogGroup(click.Group):
+    """Imports a subcommand's module only when that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Those below, then those of the table."""
+        return [*super().list_commands(ctx), *LOG_COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One of those below, or one from its module."""
+        if cmd_name not in LOG_COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, attribute = LOG_COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"stele.cli.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
 
 
 @click.group(
-    invoke_without_command=True, epilog="\b\nExample:\n  stele log --workload shop --last 20\n  stele log check\n  stele log rebuild"
+    cls=LogGroup,
+    invoke_without_command=True,
+    epilog="\b\nExample:\n  stele log --workload shop --last 20\n  stele log check\n  stele log rebuild",
 )
 @click.option("--workload", default="", help="Only this workload.")
 @click.option("--kind", default="", help="Only events of this kind, or whose kind starts so (`instance.`).")

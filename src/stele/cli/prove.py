@@ -24,7 +24,7 @@ def prove(call: Call, workload: str, at: str, output: Path | None) -> None:
 
     if output is None:
         output = Path(f"{workload}.proof")
-    _publish(call)
+    publish_committed(call)
     made = proving.prove(call.places, workload, at, output)
     if call.json:
         render.show_json(made)
@@ -33,7 +33,7 @@ def prove(call: Call, workload: str, at: str, output: Path | None) -> None:
     render.say_line(f"check it anywhere: stele verify {output} --trust trust.keys")
 
 
-def _publish(call: Call) -> None:
+def publish_committed(call: Call) -> None:
     """Have everything committed covered by a checkpoint; without an agent, what is published is all there is."""
     try:
         call.agent.call("POST", "/v1/publish")

@@ -27,3 +27,8 @@ COMMANDS = {
     "prove": ("prove", "prove", "Write a proof of what ran at an instant"),
     "agent": ("agent", "agent", "Start, stop and look at this host's agent"),
 }
+
+# subcommand of `stele log` -> (module in stele.cli, attribute); `check` and `rebuild` are in stele.cli.log itself
+LOG_COMMANDS = {
+    "publish": ("log_publish", "publish"),
+}

@@ -22,6 +22,7 @@ class Places:
         self.stat_caches = self.data / "stat-cache"
         self.volumes = self.data / "volumes"
         self.evidence = self.data / "evidence"
+        self.publications = self.data / "published"
         self.agent = self.data / "agent"
         self.release_key = self.keys / "release.key"
         self.release_pub = self.keys / "release.pub"

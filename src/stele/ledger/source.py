@@ -36,6 +36,12 @@ def limit_of(name: str) -> int:
     return MAX_BUNDLE if name.startswith("tile/entries/") else MAX_TILE
 
 
+def headers_of(name: str) -> tuple[str, str]:
+    """Content-Type and Cache-Control of a public file."""
+    kind = "application/octet-stream" if name.startswith("tile/") else "text/plain; charset=utf-8"
+    return kind, "no-cache" if name == "checkpoint" else "public, max-age=31536000, immutable"
+
+
 class Source(Protocol):
     """The files of one published ledger, by their names (docs/spec/ledger.md). A context manager; safe to use from several threads."""
 
