@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from stele.ledger import tiles
-from stele.ledger.chains import Chains
 from stele.ledger.reader import LedgerReader
+from stele.model.chains import Chains
 from stele.model.event import Entry, decode_entry
 from stele.trust import merkle, note
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stele.ledger import epoch, tiles
-from stele.ledger.chains import Chains
+from stele.ledger import tiles
+from stele.model import epoch
+from stele.model.chains import Chains
 from stele.model.event import Entry, decode_entry
 from stele.trust import merkle
 from stele.trust.digest import sha256

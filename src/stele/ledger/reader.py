@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from stele.ledger import epoch, projection, tiles
-from stele.ledger.chains import Chains
+from stele.ledger import projection, tiles
 from stele.ledger.mapfile import MapFile
-from stele.model import epochmap
+from stele.model import epoch, epochmap
+from stele.model.chains import Chains
 from stele.model.epochmap import Leaf
 from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
 from stele.trust import merkle, note

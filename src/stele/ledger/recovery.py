@@ -7,11 +7,11 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.ledger import tiles
-from stele.ledger.chains import Chains
 from stele.ledger.edge import Edge
 from stele.ledger.mapfile import MapFile
 from stele.ledger.reader import archived
 from stele.model import epochmap
+from stele.model.chains import Chains
 from stele.model.event import Entry, decode_entry
 from stele.trust import note
 from stele.trust.digest import sha256

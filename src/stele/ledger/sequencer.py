@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stele.host import durable
 from stele.ledger import projection, recovery, tiles
-from stele.ledger.epoch import epoch_event
 from stele.ledger.wal import MAX_ENTRY, NoRoom, Wal
+from stele.model.epoch import epoch_event
 from stele.model.event import HOST_WORKLOAD, Entry, Event, from_plain
 from stele.trust import canonical, note
 from stele.trust.digest import sha256

@@ -9,6 +9,7 @@ import secrets
 import struct
 from typing import TYPE_CHECKING
 
+from stele.model.damage import damaged as damaged  # noqa: PLC0414  readers of tiles raise it, too
 from stele.trust import merkle
 from stele.trust.errors import SteleError
 
@@ -62,15 +63,6 @@ def unpack_bundle(data: bytes) -> list[bytes]:
         entries.append(entry)
         position += 2 + length
     return entries
-
-
-def damaged(reason: str) -> SteleError:
-    """The error for whatever does not fit."""
-    return SteleError(
-        f"the ledger is damaged or was altered: {reason}",
-        remedy="it is read-only from now on and nothing is healed by signing again; compare with another copy and with kept checkpoints",
-        code="ledger.damaged",
-    )
 
 
 def widths(size: int, level: int) -> tuple[int, int]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from stele.ledger.tiles import damaged
 from stele.model import epochmap, facts
+from stele.model.damage import damaged
 from stele.model.epochmap import Leaf, Node, Ran, no_stubs
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stele.ledger.tiles import damaged
+from stele.model.damage import damaged
 from stele.model.event import HOST_WORKLOAD, Event
 
 if TYPE_CHECKING:
-    from stele.ledger.chains import Chains
+    from stele.model.chains import Chains
     from stele.model.event import Entry
 
 ACTOR = "ledger"
