@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stele.ledger.mapfile import MapFile
@@ -29,6 +29,7 @@ def of(counts: dict[str, int], node=None, load=epochmap.no_stubs):
     return put(node, sorted((leaf(*item) for item in counts.items()), key=lambda made: made.key), load)
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_the_map_is_a_function_of_what_it_holds(steps):
     node, held = None, {}
@@ -83,6 +84,7 @@ def test_old_roots_stay():
     assert find(before, key_of("7")).leaf.count == 1
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_maps_on_disk(tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("map")
@@ -108,6 +110,7 @@ def test_maps_on_disk(tmp_path_factory, steps):
         assert {found.workload for found in epochmap.leaves(kept.node if kept else None, file.load)} == set().union(*steps[:3])
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_bytes_break_the_file(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("map")
