@@ -61,6 +61,12 @@ class PublicKey:
             raise _bad("another encoding of the same key")
         return made
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PublicKey) and self.der == other.der
+
+    def __hash__(self) -> int:
+        return hash(self.der)
+
     @property
     def hint(self) -> str:
         """Cosign's hint and keyid: base64 of SHA-256 of the SPKI DER."""
