@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import NamedTuple
 
-from stele.trust import note
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from stele.trust import note, quorum
 from stele.trust.errors import SteleError
 from stele.trust.release_key import PublicKey
 
 HEADER = "stele-trust v1"
+_NAME = re.compile(r"[!-~]{1,200}\Z")
+_COUNT = re.compile(r"[1-9][0-9]{0,3}\Z", re.ASCII)
 
 
 class Trust(NamedTuple):
-    """Whom the verifier believes: ledgers, and signers of releases."""
+    """Whom the verifier believes.
+
+    `ledgers`: keys of ledgers. `releases`: who signs releases. `policy`: witnesses, and how many must have cosigned a checkpoint.
+    `authorities`: DER certificates of timestamp authorities, or of those who vouch for them.
+    """
 
     ledgers: tuple[note.Verifier, ...]
     releases: tuple[PublicKey, ...]
+    policy: quorum.Policy = quorum.NOBODY
+    authorities: tuple[bytes, ...] = ()
+
+    @property
+    def witnesses(self) -> tuple[note.Verifier, ...]:
+        """The witnesses' keys."""
+        return self.policy.verifiers
+
+
+def _bad() -> SteleError:
+    return SteleError("this is not a trust file", remedy="use the trust.keys that `stele init` made, unaltered", code="trust.bad-trust-file")
 
 
 def encode(trust: Trust) -> bytes:
     """The file's bytes."""
     lines = [HEADER, *(f"ledger {key.encode()}" for key in trust.ledgers)]
     lines += [f"release {base64.b64encode(key.der).decode()}" for key in trust.releases]
+    lines += quorum.lines(trust.policy)
+    lines += [f"tsa {base64.b64encode(der).decode()}" for der in trust.authorities]
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -30,30 +53,70 @@ def parse(data: bytes) -> Trust:
     """Parse a trust file; needs at least one Ed25519 key of a ledger, and each key once.
 
     Raises:
-        SteleError: `trust.bad-trust-file`, `trust.bad-note`, `trust.bad-key`, `prove.no-keys`.
+        SteleError: `trust.bad-trust-file`, `trust.bad-note`, `trust.bad-key`, `witness.bad-policy`, `prove.no-keys`.
     """
-    bad = SteleError("this is not a trust file", remedy="use the trust.keys that `stele init` made, unaltered", code="trust.bad-trust-file")
     if len(data) > 1 << 20:
-        raise bad
+        raise _bad()
     try:
         lines = data.decode("ascii").split("\n")
     except UnicodeDecodeError as error:
-        raise bad from error
+        raise _bad() from error
     if len(lines) < 2 or lines[0] != HEADER or lines[-1] or len(set(lines)) != len(lines):
-        raise bad
+        raise _bad()
     ledgers: list[note.Verifier] = []
     releases: list[PublicKey] = []
+    authorities: list[bytes] = []
+    policy = quorum.Builder()
     for line in lines[1:-1]:
         kind, _, rest = line.partition(" ")
         if kind == "ledger":
-            ledgers.append(note.parse_vkey(rest))
-            if ledgers[-1].algorithm == note.COSIGNATURE:
-                raise bad
+            ledgers.append(_ledger(rest))
         elif kind == "release":
             releases.append(PublicKey.from_der(note.strict_base64(rest)))
+        elif kind == "tsa":
+            authorities.append(certificate(note.strict_base64(rest)))
         else:
-            raise bad
-    trust = Trust(tuple(ledgers), tuple(releases))
+            _policy_line(policy, kind, rest.split(" "))
     if not any(key.algorithm == note.ED25519 for key in ledgers):
         raise SteleError("the trust file names no Ed25519 key of a ledger", remedy="bring the ledger's trust.keys", code="prove.no-keys")
-    return trust
+    if bool(policy.quorum) != bool(policy.witnesses):
+        raise _bad()
+    return Trust(tuple(ledgers), tuple(releases), policy.build() if policy.quorum else quorum.NOBODY, tuple(authorities))
+
+
+def _ledger(text: str) -> note.Verifier:
+    verifier = note.parse_vkey(text)
+    if verifier.algorithm == note.COSIGNATURE:
+        raise _bad()
+    return verifier
+
+
+def _policy_line(policy: quorum.Builder, kind: str, words: list[str]) -> None:
+    """One line of the policy; `quorum` comes last of them."""
+    if not all(_NAME.match(word) for word in words) or policy.quorum:
+        raise _bad()
+    if kind == "witness" and len(words) == 2:
+        policy.witness(words[0], words[1], "")
+    elif kind == "group" and len(words) >= 3 and _COUNT.match(words[1]):
+        policy.group(words[0], int(words[1]), tuple(words[2:]))
+    elif kind == "quorum" and len(words) == 1:
+        policy.set_quorum(words[0])
+    else:
+        raise _bad()
+
+
+def certificate(der: bytes) -> bytes:
+    """An X.509 certificate in DER, in its one encoding.
+
+    Raises:
+        SteleError: `trust.bad-key`.
+    """
+    try:
+        found = x509.load_der_x509_certificate(der)
+        if found.public_bytes(Encoding.DER) == der:
+            return der
+    except ValueError:
+        pass
+    raise SteleError(
+        "a timestamp authority's certificate cannot be read", remedy="give X.509 in DER or PEM, as its operator publishes it", code="trust.bad-key"
+    )
