@@ -126,7 +126,10 @@ class Witness:
             # two signed roots of one size prove it; else it may be the proof alone that is wrong
             why = "split-view" if known.size == head.size and known.root != head.root and last else "unproven"
             log.error("%s: a signed checkpoint of size %d does not continue that of size %d", head.origin, head.size, known.size)
-            self._state.keep_evidence(asked.note, head.origin, why)
+            try:
+                self._state.keep_evidence(asked.note, head.origin, why)
+            except OSError:
+                log.exception("the evidence could not be kept")
             return _refuse(422, "the checkpoint is not proven to continue the one that was cosigned last")
         now = self._clock()
         if last and now < max(each.seconds or 0 for each in last.signatures):

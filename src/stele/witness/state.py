@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from stele.host import durable
 from stele.trust import note, quorum, witnessing
+from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _HEAD = b"# stele witness keys: "
-MAX_EVIDENCE = 64  # files for each log: whoever can sign for it shall not fill the disk
+MAX_EVIDENCE = 64  # of each kind for each log: whoever can sign for it shall not fill the disk
 
 
 class Keys(NamedTuple):
@@ -212,12 +213,17 @@ class State:
         self._heads[name] = raw, opened
 
     def keep_evidence(self, raw: bytes, origin: str, why: str) -> None:
-        """Keep a signed checkpoint that does not continue what was cosigned: it may prove that the log shows two histories."""
+        """Keep a signed checkpoint that does not continue what was cosigned, with that: they may prove that the log shows two histories.
+
+        Raises:
+            OSError: it could not be kept.
+        """
         folder = self._folder / "evidence" / witnessing.origin_hash(origin)
         durable.make_dirs(folder)
-        name = witnessing.origin_hash(raw.decode("utf-8", "replace"))[:32]
-        if (folder / f"{name}.{why}").exists() or len(os.listdir(folder)) >= MAX_EVIDENCE:
+        name = sha256(raw)[7:39]
+        if (folder / f"{name}.{why}").exists() or sum(each.endswith(f".{why}") for each in os.listdir(folder)) >= MAX_EVIDENCE:
             return
+        durable.write(folder / f"{name}.cosigned", self.head(witnessing.origin_hash(origin)) or b"")
         durable.write(folder / f"{name}.{why}", raw)
 
     def close(self) -> None:
@@ -253,5 +259,5 @@ def damaged(path: Path) -> SteleError:
 
 
 def evidence(folder: Path) -> list[Path]:
-    """What was kept of logs that misbehaved."""
-    return sorted((folder / "evidence").glob("*/*"))
+    """What was kept of logs that may have misbehaved: `.split-view` proves it with the `.cosigned` beside it, `.unproven` may not."""
+    return sorted(path for path in (folder / "evidence").glob("*/*") if path.suffix in {".split-view", ".unproven"})
