@@ -7,6 +7,7 @@ import http.client
 from collections.abc import Iterator
 from pathlib import Path
 
+from stele.api.static import listen
 from stele.host.http_server import HttpServer, Limits, Reply
 from stele.trust import merkle, note, witnessing
 from stele.witness import state
@@ -52,7 +53,7 @@ def serving(folder: Path, *, clock=lambda: NOW, limits: Limits | None = None) ->
     def answer(method: str, path: str, body: bytes) -> Reply:
         return Reply(*witness.answer(method, path, body))
 
-    server = HttpServer("127.0.0.1", 0, answer, limits or Limits(witnessing.MAX_BODY))
+    server = HttpServer(listen("127.0.0.1:0"), answer, limits or Limits(witnessing.MAX_BODY))
     try:
         yield server
     finally:

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from stele.api.static import listen
 from stele.host.http_server import HttpServer, Limits, Reply
 from stele.trust import note, quorum, witnessing
 from stele.trust.errors import SteleError
@@ -30,7 +31,7 @@ class Peer:
         self.go.set()
         self.asked = 0
         self.twist = lambda reply: reply
-        self.server = HttpServer("127.0.0.1", 0, self.answer, Limits(witnessing.MAX_BODY))
+        self.server = HttpServer(listen("127.0.0.1:0"), self.answer, Limits(witnessing.MAX_BODY))
         self.url = f"http://127.0.0.1:{self.server.port}"
 
     def answer(self, method, path, body):
@@ -47,11 +48,18 @@ class Peer:
 
 
 @pytest.fixture
-def peers(tmp_path):
-    made = [Peer(tmp_path / name, f"witness.example/{name}") for name in ("w1", "w2", "w3")]
+def peers(request, tmp_path):
+    count = getattr(request, "param", 3)
+    made = [Peer(tmp_path / name, f"witness.example/{name}") for name in ("w1", "w2", "w3")[:count]]
     yield made
-    for peer in made:
-        peer.close()
+    closing = [threading.Thread(target=peer.close) for peer in made]
+    for thread in closing:
+        thread.start()
+    for thread in closing:
+        thread.join()
+
+
+alone = pytest.mark.parametrize("peers", [1], indirect=True)
 
 
 def policy_of(peers, threshold):
@@ -150,6 +158,7 @@ def test_time_is_up_for_one_that_never_answers(peers):
         assert cosigners(peers, ask(collector, 7)) == {"w2", "w3"}
 
 
+@alone
 @pytest.mark.parametrize(
     "twist",
     [
@@ -170,7 +179,7 @@ def test_time_is_up_for_one_that_never_answers(peers):
 )  # fmt: skip
 def test_answers_that_are_none_count_as_none(peers, twist):
     peers[0].twist = twist
-    with collecting(peers[:1], 1, timeout=0.3) as collector:
+    with collecting(peers, 1, timeout=0.3) as collector:
         with pytest.raises(SteleError) as raised:
             ask(collector, 7)
         assert raised.value.code == "witness.no-quorum"
@@ -215,6 +224,7 @@ def test_a_split_view_gets_no_quorum(peers):
         assert "another history" in raised.value.reason
 
 
+@alone
 def test_a_quorum_that_nobody_can_be_asked_for_is_no_policy(peers):
     text = f"witness a {peers[0].keys.ed25519.verifier.encode()}\nquorum a\n"
     with pytest.raises(SteleError) as raised:

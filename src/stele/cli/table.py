@@ -24,6 +24,7 @@ COMMANDS = {
     "evidence": ("incidents", "evidence", "List, check and release evidence"),
     "log": ("log", "log", "Read, check and rebuild the ledger"),
     "serve": ("serve", "serve", "Serve the ledger to readers over HTTP"),
+    "witness": ("witness", "witness", "Cosign other ledgers' checkpoints"),
     "prove": ("prove", "prove", "Write a proof of what ran at an instant"),
     "agent": ("agent", "agent", "Start, stop and look at this host's agent"),
 }

@@ -22,9 +22,9 @@ from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 log = logging.getLogger(__name__)
+POLL_S = 0.2
 
 
 class Limits(NamedTuple):
@@ -105,14 +105,15 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], limits: Limits, answer: Callable[[str, str, bytes], Reply], tls: ssl.SSLContext | None) -> None:
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
+    def __init__(self, sock: socket.socket, limits: Limits, answer: Callable[[str, str, bytes], Reply], tls: ssl.SSLContext | None) -> None:
+        self.address_family = sock.family
         self.limits, self.answer, self._tls = limits, answer, tls
         self._turn = threading.Lock()
         self._deadlines: dict[socket.socket, float] = {}
         self._counts: Counter[str] = Counter()
-        super().__init__(address, _Handler)
+        super().__init__(sock.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = sock
 
     def set_deadline(self, connection: socket.socket, seconds: float) -> None:
         """From now on; whoever has not finished then is cut off."""
@@ -148,7 +149,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                     del self._counts[client_address[0]]
 
     def service_actions(self) -> None:
-        """Cut off who is too late. Called twice a second."""
+        """Cut off who is too late. Called every POLL_S."""
         now = time.monotonic()
         with self._turn:
             late = [connection for connection, deadline in self._deadlines.items() if deadline < now]
@@ -166,29 +167,18 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 class HttpServer:
     """A server on its own threads."""
 
-    def __init__(self, host: str, port: int, answer: Callable[[str, str, bytes], Reply], limits: Limits, tls: ssl.SSLContext | None = None) -> None:
-        """Listen, and begin to serve.
+    def __init__(self, sock: socket.socket, answer: Callable[[str, str, bytes], Reply], limits: Limits, tls: ssl.SSLContext | None = None) -> None:
+        """Begin to serve.
 
         Args:
-            host: address to listen on.
-            port: 0 for any that is free.
+            sock: listening; closed with the server.
             answer: method, path with query, body → reply; called from many threads. What it raises becomes 500.
             limits: bounds.
             tls: `server_tls`; None for plain HTTP.
-
-        Raises:
-            SteleError: `http.port-busy`.
         """
-        try:
-            self._server = _Server((host, port), limits, _guarded(answer), tls)
-        except OSError as error:
-            raise SteleError(
-                f"{host}:{port} cannot be listened on: {error.strerror}",
-                remedy="choose another address or port with --listen, or stop what listens there",
-                code="http.port-busy",
-            ) from error
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+        self._server = _Server(sock, limits, _guarded(answer), tls)
+        self.port: int = sock.getsockname()[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_S,), name="http", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -209,19 +199,23 @@ def _guarded(answer: Callable[[str, str, bytes], Reply]) -> Callable[[str, str, 
     return guarded
 
 
-def server_tls(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS settings of a server: its certificate with what vouches for it, and its key, in PEM.
+def server_tls(certificate: str, key: str | None) -> ssl.SSLContext:
+    """TLS settings of a server.
+
+    Args:
+        certificate: PEM file with its certificate and what vouches for it.
+        key: PEM file of its key, unless it is in the same file.
 
     Raises:
-        SteleError: `http.bad-certificate`.
+        SteleError: `serve.bad-certificate`.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
         raise SteleError(
-            f"the certificate {certificate} cannot be used: {error}",
-            remedy="both files must be PEM and readable, the key without a passphrase",
-            code="http.bad-certificate",
+            f"the certificate cannot be used: {error}",
+            remedy="give PEM files: --tls-cert with the certificate and its chain, --tls-key with its key, without passphrase",
+            code="serve.bad-certificate",
         ) from error
     return context

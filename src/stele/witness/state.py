@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -19,7 +19,7 @@ from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _HEAD = b"# stele witness keys: "
@@ -125,7 +125,7 @@ def add_logs(folder: Path, verifiers: Sequence[note.Verifier]) -> list[str]:
         SteleError: `witness.none`, `witness.bad-policy`.
     """
     read_keys(folder)
-    with _locked(folder / "logs.lock", wait=True):
+    with _locked(folder / "logs.lock"):
         data = (folder / "logs").read_bytes()
         known = {key for keys in parse_logs(data).values() for key in keys}
         fresh = [key for key in verifiers if key not in known]
@@ -137,10 +137,10 @@ def add_logs(folder: Path, verifiers: Sequence[note.Verifier]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, *, wait: bool):  # noqa: ANN202
+def _locked(path: Path) -> Iterator[None]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
@@ -261,3 +261,22 @@ def damaged(path: Path) -> SteleError:
 def evidence(folder: Path) -> list[Path]:
     """What was kept of logs that may have misbehaved: `.split-view` proves it with the `.cosigned` beside it, `.unproven` may not."""
     return sorted(path for path in (folder / "evidence").glob("*/*") if path.suffix in {".split-view", ".unproven"})
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What a folder holds, for people; does not need the lock, and verifies nothing.
+
+    Raises:
+        SteleError: `witness.none`, `trust.*`, `witness.bad-policy`.
+    """
+    keys, logs, kept = read_keys(folder), parse_logs((folder / "logs").read_bytes()), evidence(folder)
+    found: list[dict[str, Any]] = []
+    for origin in sorted(logs):
+        name = witnessing.origin_hash(origin)
+        opened = None
+        with contextlib.suppress(FileNotFoundError):
+            opened = open_own((folder / "heads" / name).read_bytes(), keys.verifiers)
+        split = sum(path.parent.name == name and path.suffix == ".split-view" for path in kept)
+        size, seconds = (opened.checkpoint.size, max(each.seconds or 0 for each in opened.signatures)) if opened else (0, 0)
+        found.append({"origin": origin, "size": size, "seconds": seconds, "split_views": split})
+    return {"vkeys": [key.encode() for key in keys.verifiers], "logs": found, "evidence": [str(path) for path in kept]}
