@@ -1,0 +1,152 @@
+"""Others' tools as judges of witnessing: a log by Tessera gets our witnesses' cosignatures, litewitness cosigns for our ledger."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stele.trust import note, quorum
+from stele.trust.errors import SteleError
+from stele.witness.collect import Collector
+from tests import witnesses
+from tests.judges import go_judge, go_main
+from tests.witnesses import SIGNER, Log
+
+LITEWITNESS = "filippo.io/torchwood/cmd/litewitness@v0.10.0"
+
+
+def policy(*peers):
+    """Lines for witnesses given as short name, keys, URL; the quorum is all of them, with all of their keys."""
+    lines, names = [], []
+    for short, keys, url in peers:
+        for key in keys:
+            names.append(f"{short}-{key.algorithm}")
+            lines.append(f"witness {names[-1]} {key.encode()} {url}")
+    return "".join(f"{line}\n" for line in [*lines, f"group all-of-them all {' '.join(names)}", "quorum all-of-them"])
+
+
+def test_a_log_by_tessera_is_cosigned_by_our_witnesses(tmp_path):
+    """Its client proves consistency, verifies each cosignature, and publishes nothing without the quorum."""
+    tessera = go_main(Path(__file__).parent / "judges" / "tessera-witnessed")
+    (tmp_path / "log").mkdir()
+    with subprocess.Popen(
+        [tessera, tmp_path / "log", "tessera.example/log", "5"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
+        vkey = note.parse_vkey(running.stdout.readline().strip())
+        keys = [witnesses.make(tmp_path / name, vkey, name=f"witness.example/{name}") for name in ("w1", "w2")]
+        with (
+            witnesses.serving(tmp_path / "w1", clock=lambda: int(time.time())) as one,
+            witnesses.serving(tmp_path / "w2", clock=lambda: int(time.time())) as two,
+        ):
+            # this version knows no ML-DSA-44 yet, and ignores those lines of the answers
+            text = policy(
+                ("w1", keys[0].verifiers[:1], f"http://127.0.0.1:{one.port}"), ("w2", keys[1].verifiers[:1], f"http://127.0.0.1:{two.port}")
+            )
+            published, _ = running.communicate(f"log {vkey.encode()}\n{text}end\n", timeout=60)
+    assert running.returncode == 0
+    parsed = quorum.parse(text.encode())
+    opened = note.open_note(published.encode(), [vkey], parsed.verifiers)
+    assert opened.checkpoint.size == 5
+    assert parsed.met([each.verifier for each in opened.signatures])
+    assert [path.name for path in (tmp_path / "w1" / "heads").iterdir()] == [path.name for path in (tmp_path / "w2" / "heads").iterdir()]
+
+
+@pytest.fixture
+def litewitness(tmp_path):
+    """Filippo Valsorda's witness, with our log in its list: (vkey, URL)."""
+    program = go_judge(LITEWITNESS)
+    private = Ed25519PrivateKey.generate()
+    key = tmp_path / "key"
+    key.write_bytes(
+        private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+    )
+    key.chmod(0o600)
+    agent = tmp_path / "agent"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [subprocess.Popen(["ssh-agent", "-D", "-a", agent], stdout=subprocess.DEVNULL)]
+    try:
+        _until(agent.exists)
+        env = {**os.environ, "SSH_AUTH_SOCK": str(agent)}
+        subprocess.run(["ssh-add", "-q", key], env=env, check=True)
+        fingerprint = subprocess.run(["ssh-add", "-l"], env=env, check=True, capture_output=True, text=True).stdout.split()[1]
+        argv = [program, "-db", tmp_path / "db", "-name", "lite.example/w", "-key", fingerprint, "-ssh-agent", agent]
+        started.append(subprocess.Popen([*argv, "-listen", f"127.0.0.1:{port}"], stderr=(tmp_path / "log").open("wb")))
+        _until(lambda: _answers(port))
+        with sqlite3.connect(tmp_path / "db") as db:
+            # what its witnessctl does; that one needs modules that are not in the proxy
+            db.execute("INSERT INTO log (origin, tree_size, tree_hash) VALUES (?, 0, '47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=')", (SIGNER.name,))
+            db.executemany("INSERT INTO key (origin, key) VALUES (?, ?)", [(SIGNER.name, SIGNER.verifiers[0].encode())])
+        public = private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+        identity = note.key_id("lite.example/w", public, note.COSIGNATURE)
+        yield note.Verifier("lite.example/w", identity, public, note.COSIGNATURE), f"http://127.0.0.1:{port}"
+    finally:
+        for process in reversed(started):
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+
+
+def _until(true):
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_litewitness_cosigns_for_us(litewitness):
+    vkey, url = litewitness
+    log = Log()
+    parsed = quorum.parse(policy(("lite", [vkey], url)).encode())
+    for sizes in ((5, 5, 9, 300), (301, 700)):  # the second collector has to find out what the witness knows
+        collector = Collector(parsed, SIGNER.verifiers, block=True, timeout=20)
+        for size in sizes:
+            signed = collector(log.note(size), size, lambda old, size=size: log.prove(old, size))
+            opened = note.open_note(signed, SIGNER.verifiers, [vkey])
+            (cosigned,) = [each for each in opened.signatures if each.verifier == vkey]
+            assert abs(cosigned.seconds - time.time()) < 60
+        collector.close()
+    # it saw 700: a shorter and another history are told
+    for other, size, said in ((log, 650, "set back"), (Log(tag="other"), 800, "another history")):
+        collector = Collector(parsed, SIGNER.verifiers, block=True, timeout=2)
+        with pytest.raises(SteleError) as raised:
+            collector(other.note(size), size, lambda old, other=other, size=size: other.prove(old, size))
+        assert said in raised.value.reason
+        collector.close()
+
+
+def test_both_answer_alike(litewitness, tmp_path):
+    """The same requests, right and wrong, to litewitness and to ours: the same statuses."""
+    _, url = litewitness
+    port = int(re.search(r":(\d+)$", url)[1])
+    witnesses.make(tmp_path / "w", SIGNER.verifiers[0])
+    log, fork, stranger = Log(), Log(tag="other"), Log(note.Signer.generate("log.example/unknown"))
+    forged = Log(note.Signer.generate(SIGNER.name))
+    requests = [
+        log.submission(3, 5), log.submission(0, 5), log.submission(0, 5), log.submission(5, 5), log.submission(5, 9), log.submission(5, 9),
+        fork.submission(9, 12), fork.submission(9, 9), stranger.submission(0, 5), forged.submission(9, 12), b"", b"old 9\n",
+        log.submission(9, 12).replace(b"old 9", b"old 13"), log.submission(9, 64),
+    ]  # fmt: skip
+    with witnesses.serving(tmp_path / "w", clock=lambda: int(time.time())) as ours:
+        got = []
+        for body in requests:
+            theirs, mine = witnesses.post(port, body), witnesses.post(ours.port, body)
+            got.append((theirs[0], mine[0]))
+            if theirs[0] == 409:
+                assert theirs[1:] == mine[1:]
+    assert [theirs for theirs, _ in got] == [mine for _, mine in got], got
