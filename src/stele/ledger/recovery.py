@@ -63,11 +63,11 @@ def recover(folder: Path, wal: Wal, verifiers: Sequence[note.Verifier]) -> Recov
         raise tiles.damaged(f"the write-ahead log ends at {base + len(entries)}, before the signed checkpoint of size {newest}")
     maps = MapFile(folder, write=True)
     try:
-        edge = _edge_at(folder, base, roots, maps)
+        edge = edge_at(folder, base, roots, maps)
         synced = edge.partial()
         shown = synced
         for raw in entries:
-            _count_in(edge, raw, maps)
+            count_in(edge, raw, maps)
             _compare(edge, roots)
             if edge.size == published:
                 shown = edge.partial()
@@ -82,14 +82,15 @@ def recover(folder: Path, wal: Wal, verifiers: Sequence[note.Verifier]) -> Recov
     return Recovered(edge, maps, published, base, entries, entries[published - base :], synced_names, [shown_names])
 
 
-def _count_in(edge: Edge, raw: bytes, maps: MapFile) -> None:
+def count_in(edge: Edge, raw: bytes, maps: MapFile) -> None:
+    """Count in an entry that somebody else made, and append the map of an epoch. Raises like `Edge.take_checked`, and OSError."""
     index = edge.size
     entry = edge.take_checked(raw)
     if entry.event.kind == "epoch":
         maps.commit(index, edge.chains.root, edge.chains.workloads, entry.event.time_ns)
 
 
-def _edge_at(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) -> Edge:
+def edge_at(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) -> Edge:
     """The edge of what is below the WAL's base, where everything was synced: from the tiles and the map, if they fit.
 
     The base is the size of a checkpoint, its last entry an epoch, and that names the map: so all that is taken is signed.
@@ -114,11 +115,16 @@ def _edge_at(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) ->
     return _replayed(folder, base, roots, maps)
 
 
+def empty_edge(maps: MapFile) -> Edge:
+    """The edge of no entries; it reads maps from the file."""
+    return Edge(Chains(load=maps.load))
+
+
 def _replayed(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) -> Edge:
     maps.keep(0)
-    edge = Edge(Chains(load=maps.load))
+    edge = empty_edge(maps)
     for raw in tiles.raw_entries(folder, base, 0, base):
-        _count_in(edge, raw, maps)
+        count_in(edge, raw, maps)
         edge.pending.clear()
     _compare(edge, roots)
     return edge
