@@ -67,9 +67,7 @@ def litewitness(tmp_path):
     program = go_judge(LITEWITNESS)
     private = Ed25519PrivateKey.generate()
     key = tmp_path / "key"
-    key.write_bytes(
-        private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-    )
+    key.write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()))
     key.chmod(0o600)
     agent = tmp_path / "agent"
     with socket.socket() as free:
@@ -86,7 +84,10 @@ def litewitness(tmp_path):
         _until(lambda: _answers(port))
         with sqlite3.connect(tmp_path / "db") as db:
             # what its witnessctl does; that one needs modules that are not in the proxy
-            db.execute("INSERT INTO log (origin, tree_size, tree_hash) VALUES (?, 0, '47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=')", (SIGNER.name,))
+            db.execute(
+                "INSERT INTO log (origin, tree_size, tree_hash) VALUES (?, 0, '47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=')",
+                (SIGNER.name,),
+            )
             db.executemany("INSERT INTO key (origin, key) VALUES (?, ?)", [(SIGNER.name, SIGNER.verifiers[0].encode())])
         public = private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
         identity = note.key_id("lite.example/w", public, note.COSIGNATURE)

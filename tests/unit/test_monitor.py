@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -107,7 +108,7 @@ def test_a_split_view_with_the_same_key_is_caught_and_kept(tmp_path, counts):
         found = look(tmp_path / "m", tmp_path / "fork")
         assert kinds(found) == ["split-view"]
         assert (found.size, found.is_fatal) == (first.size, True)
-    notes = [note.open_note(open(path, "rb").read(), TRUST.ledgers) for path in found.alarms[0].evidence[:2]]
+    notes = [note.open_note(Path(path).read_bytes(), TRUST.ledgers) for path in found.alarms[0].evidence[:2]]
     assert notes[0].checkpoint.size == 6
     assert notes[1].checkpoint.size == counts[0] + 1
     assert notes[0].checkpoint.root != notes[1].checkpoint.root
@@ -147,9 +148,8 @@ def test_altered_entries_and_tiles_are_caught(tmp_path):
 
 
 def test_entries_that_are_not_expected_are_told_once(tmp_path):
-    expected = expectations.parse(
-        b"stele_expectations: 0\nexpected:\n- workloads: [shop]\n  kinds: [instance.*]\n  actors: [test]\n- kinds: [epoch]\n  actors: [ledger]\n"
-    )
+    rules = b"- {workloads: [shop], kinds: [instance.*], actors: [test]}\n- {kinds: [epoch], actors: [ledger]}\n"
+    expected = expectations.parse(b"stele_expectations: 0\nexpected:\n" + rules)
     grow(tmp_path / "l", 5)
     assert look(tmp_path / "m", tmp_path / "l", expected=expected).alarms == ()
     grow(tmp_path / "l", 1, kind="release.pardoned")
@@ -157,7 +157,7 @@ def test_entries_that_are_not_expected_are_told_once(tmp_path):
     found = look(tmp_path / "m", tmp_path / "l", expected=expected)
     assert kinds(found) == ["unexpected-entry", "unexpected-entry"]
     assert "entry 6 is not expected: release.pardoned of shop by 'test'" in found.alarms[0].reason
-    assert b"release.pardoned" in open(found.alarms[0].evidence[0], "rb").read()
+    assert b"release.pardoned" in Path(found.alarms[0].evidence[0]).read_bytes()
     assert not found.is_fatal
     assert look(tmp_path / "m", tmp_path / "l", expected=expected).alarms == ()
 

@@ -98,7 +98,8 @@ def test_evidence_is_bounded(witness, tmp_path, monkeypatch):
 
 def test_a_proof_from_nothing_must_be_empty(witness):
     assert add(witness, witnessing.encode(witnessing.Submission(0, (bytes(32),), LOG.note(5)))).status == 422
-    assert add(witness, witnessing.encode(witnessing.Submission(0, (), SIGNER.sign(note.Checkpoint(SIGNER.name, 0, bytes(32)).body())))).status == 422
+    no_tree = SIGNER.sign(note.Checkpoint(SIGNER.name, 0, bytes(32)).body())
+    assert add(witness, witnessing.encode(witnessing.Submission(0, (), no_tree))).status == 422
     assert add(witness, LOG.submission(0, 0)).status == 200
     assert add(witness, LOG.submission(0, 4)).status == 200
 
@@ -114,7 +115,8 @@ def test_unknown_logs_unknown_keys_and_bad_signatures(witness, tmp_path):
     ed25519_alone = b"\n".join(good.split(b"\n")[:5]) + b"\n"
     assert add(witness, witnessing.encode(witnessing.Submission(0, (), ed25519_alone))).status == 403
     # one that does not hold beside one that does
-    assert add(witness, witnessing.encode(witnessing.Submission(0, (), LOG.note(6).rpartition(b"\n\n")[0] + b"\n\n" + good.rpartition(b"\n\n")[2]))).status == 403
+    moved = LOG.note(6).rpartition(b"\n\n")[0] + b"\n\n" + good.rpartition(b"\n\n")[2]
+    assert add(witness, witnessing.encode(witnessing.Submission(0, (), moved))).status == 403
     assert add(witness, LOG.submission(0, 5)).status == 200
     # a log that is added while it runs
     state.add_logs(tmp_path / "w", other.verifiers)
@@ -351,7 +353,8 @@ def test_who_is_slow_is_cut_off_and_others_are_served(tmp_path):
     witnesses.make(tmp_path / "w")
     limits = Limits(witnessing.MAX_BODY, request=0.5, idle=0.5, connections=12, per_address=8)
     with witnesses.serving(tmp_path / "w", limits=limits) as server:
-        slow = [_silent(server.port, said) for said in (b"", b"P", b"POST /add-checkpoint HTTP/1.1\r\nHo", b"POST / HTTP/1.1\r\nContent-Length: 99\r\n\r\nold")]
+        begun_only = (b"", b"P", b"POST /add-checkpoint HTTP/1.1\r\nHo", b"POST / HTTP/1.1\r\nContent-Length: 99\r\n\r\nold")
+        slow = [_silent(server.port, said) for said in begun_only]
         assert witnesses.post(server.port, LOG.submission(0, 5))[0] == 200
         begun = time.monotonic()
         for connection in slow:
@@ -361,7 +364,7 @@ def test_who_is_slow_is_cut_off_and_others_are_served(tmp_path):
         assert time.monotonic() - begun < 15
         # and one that drips does not live longer for it
         drip = _silent(server.port, b"POST /add-checkpoint HTTP/1.1\r\n")
-        with pytest.raises(OSError):
+        with pytest.raises(OSError):  # noqa: PT012  which piece is one too many is the server's to say
             while True:
                 drip.sendall(b"X: y\r\n")
                 time.sleep(0.05)

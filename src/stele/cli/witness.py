@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from stele.trust.note import Verifier
 
 _FOLDER = click.option(
-    "--folder", type=click.Path(path_type=Path, file_okay=False), default=None, help="The witness's folder [default: witness/ in the data folder]."
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="The witness's folder [default: witness/ in the data folder].",
 )
 
 
@@ -47,7 +50,9 @@ def init(call: Call, name: str, folder: Path | None) -> None:
     for line in _policy_lines(name, keys.verifiers):
         render.say_line(line)
     render.say_line("\nNext: `stele witness add-log trust.keys` for each ledger, then `stele witness run`.")
-    render.say_line("Keep the folder, and never bring it back from a backup: a witness that forgets what it signed can sign a second history.")
+    render.say_line(
+        "Keep the folder, and never bring it back from a backup: a witness that forgets what it signed can sign a second history."
+    )
 
 
 def _policy_lines(name: str, keys: tuple[Verifier, ...]) -> list[str]:
@@ -57,7 +62,9 @@ def _policy_lines(name: str, keys: tuple[Verifier, ...]) -> list[str]:
     return [*out, f"group {short} all {' '.join(parts)}"]
 
 
-@witness.command("add-log", epilog="\b\nExample:\n  stele witness add-log shop-trust.keys\n  stele witness add-log log.example/one+3f2a…+AbC…")
+@witness.command(
+    "add-log", epilog="\b\nExample:\n  stele witness add-log shop-trust.keys\n  stele witness add-log log.example/one+3f2a…+AbC…"
+)
 @click.argument("keys", nargs=-1, required=True)
 @_FOLDER
 @with_call
@@ -129,7 +136,10 @@ def status(call: Call, folder: Path | None) -> None:
     else:
         for vkey in found["vkeys"]:
             render.say_line(vkey)
-        rows = [(each["origin"], str(each["size"]), render.when(each["seconds"] * 1_000_000_000), str(each["split_views"])) for each in found["logs"]]
+        rows = [
+            (each["origin"], str(each["size"]), render.when(each["seconds"] * 1_000_000_000), str(each["split_views"]))
+            for each in found["logs"]
+        ]
         render.show_table(("LOG", "COSIGNED SIZE", "AT (UTC)", "SPLIT VIEWS"), rows, empty="it serves no logs: `stele witness add-log`")
         for path in found["evidence"]:
             render.say_line(f"kept: {path}")

@@ -44,7 +44,11 @@ def make_keys(places: Places) -> list[str]:
     durable.write(places.host_pub, PrivateKey.from_pem(places.host_key.read_bytes()).public.pem())
     if not places.policy.exists() and not recorded.key_changes(places.ledger):
         durable.write(places.policy, policy.default(release).encode())
-    durable.write(places.trust, trust_keys.encode(trust_keys.Trust(ledgers, (release,))))
+    trust = trust_keys.Trust(ledgers, (release,))
+    if places.trust.exists():  # witnesses and authorities were added since
+        old = trust_keys.parse(places.trust.read_bytes())
+        trust = trust._replace(policy=old.policy, authorities=old.authorities)
+    durable.write(places.trust, trust_keys.encode(trust))
     return made
 
 

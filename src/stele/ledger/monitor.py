@@ -156,7 +156,11 @@ class Monitor:
             self._wrong("bad-checkpoint", f"it is of another ledger: {head.origin}", [raw])
         size = last.size if last else 0
         if last and head.size < size:
-            self._wrong("rolled-back", f"it shows {head.size} entries, and had shown {size}: it was set back, or somebody serves an old one", [self._last, raw])
+            self._wrong(
+                "rolled-back",
+                f"it shows {head.size} entries, and had shown {size}: it was set back, or somebody serves an old one",
+                [self._last, raw],
+            )
         if last and head.size == size:
             if head.root != last.root:
                 self._wrong("split-view", f"it has signed two roots of size {size}", [self._last, raw])
@@ -198,7 +202,9 @@ class Monitor:
                 edge.pending.clear()
                 if index >= size and self._expected is not None and (why := expecting.unexpected(self._expected, decode_entry(entry))):
                     if len(alarms) < MAX_UNEXPECTED:
-                        alarms.append(self._alarm("unexpected-entry", f"entry {index} is not expected: {why}", [entry], name=f"entry-{index}"))
+                        alarms.append(
+                            self._alarm("unexpected-entry", f"entry {index} is not expected: {why}", [entry], name=f"entry-{index}")
+                        )
                     else:
                         more += 1
         except SteleError as error:
@@ -259,7 +265,7 @@ class Monitor:
             self._drop_tiles(names)
 
     def _drop_tiles(self, keep: set[str]) -> None:
-        for path in self._folder.glob("tile/**/*"):
+        for path in list(self._folder.glob("tile/**/*")):
             name = str(path.relative_to(self._folder))
             if name not in keep and path.is_file():
                 tiles.remove_tile(self._folder, name)
@@ -278,7 +284,9 @@ class Monitor:
             if idle > self._stale_ns:
                 alarms.append(Alarm("stale", f"it has not grown for {idle // SECOND_NS} s"))
             elif self._trust.policy.witnesses and now - seen.witnessed_ns > self._stale_ns:
-                alarms.append(Alarm("not-witnessed", f"no checkpoint with the witnesses' quorum was seen since that of size {seen.witnessed}"))
+                alarms.append(
+                    Alarm("not-witnessed", f"no checkpoint with the witnesses' quorum was seen since that of size {seen.witnessed}")
+                )
         return Look(head.origin if head else "", head.size if head else 0, fresh, seen.witnessed, seen.entry_time_ns, tuple(alarms))
 
     def _wrong(self, kind: str, reason: str, evidence: list[bytes]) -> None:

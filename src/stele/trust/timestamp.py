@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from stele.trust import note
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    import datetime
+    import datetime as dt
     from collections.abc import Sequence
 
 MAX_TOKEN = 64 << 10  # bytes of an answer
@@ -103,8 +104,7 @@ def _children(data: bytes, begin: int, end: int) -> list[tuple[int, int, int, in
 
 
 def _ordered(token: bytes) -> bytes:
-    """The answer with its certificates in DER's order. OpenSSL's authority leaves them as they were configured, and no signature
-    covers their order."""
+    """The answer with its certificates in DER's order: OpenSSL's authority leaves them as configured, and no signature covers that."""
     at = (0, len(token))
     for tag, number in ((0x30, 0), (0x30, 1), (0xA0, 1), (0x30, 0), (0xA0, 3)):  # response, ContentInfo, [0], SignedData, certificates
         children = _children(token, *at)
@@ -150,7 +150,11 @@ def verify(token: bytes, message: bytes, authorities: Sequence[bytes], *, nonce:
         builder = VerifierBuilder(roots=[x509.load_der_x509_certificate(der) for der in authorities], nonce=nonce)
         builder.build().verify(answer, hashlib.sha256(message).digest())
         return Stamp(
-            _nanoseconds(info.gen_time), _accuracy(info.accuracy), _authority(answer.signed_data), info.policy.dotted_string, info.serial_number
+            _nanoseconds(info.gen_time),
+            _accuracy(info.accuracy),
+            _authority(answer.signed_data),
+            info.policy.dotted_string,
+            info.serial_number,
         )
     except (VerificationError, ValueError, TypeError, OverflowError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
         raise bad(str(error)[:300] or type(error).__name__) from error
@@ -163,13 +167,13 @@ def _authority(signed: object) -> str:
         found = x509.load_der_x509_certificate(der)
         if (found.issuer, found.serial_number) == (signer.issuer, signer.serial_number):
             usage = found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-            if list(usage) != [x509.ExtendedKeyUsageOID.TIME_STAMPING]:
+            if list(usage) != [ExtendedKeyUsageOID.TIME_STAMPING]:
                 raise bad("the authority's key is not for timestamps alone")
             return found.subject.rfc4514_string()
     raise bad("its certificate is not in it")
 
 
-def _nanoseconds(moment: datetime.datetime) -> int:
+def _nanoseconds(moment: dt.datetime) -> int:
     since = moment - moment.replace(year=1970, month=1, day=1, hour=0, minute=0, second=0, microsecond=0)
     return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
 

@@ -37,7 +37,9 @@ class Trust(NamedTuple):
 
 
 def _bad() -> SteleError:
-    return SteleError("this is not a trust file", remedy="use the trust.keys that `stele init` made, unaltered", code="trust.bad-trust-file")
+    return SteleError(
+        "this is not a trust file", remedy="use the trust.keys that `stele init` made, unaltered", code="trust.bad-trust-file"
+    )
 
 
 def encode(trust: Trust) -> bytes:
@@ -118,5 +120,7 @@ def certificate(der: bytes) -> bytes:
     except ValueError:
         pass
     raise SteleError(
-        "a timestamp authority's certificate cannot be read", remedy="give X.509 in DER or PEM, as its operator publishes it", code="trust.bad-key"
+        "a timestamp authority's certificate cannot be read",
+        remedy="give X.509 in DER or PEM, as its operator publishes it",
+        code="trust.bad-key",
     )

@@ -125,7 +125,9 @@ class Collector:
 
     def _no_quorum(self, job: _Job) -> SteleError:
         with self._turn:
-            why = "; ".join(f"{each.name}: {each.error or 'no answer yet'}" for each in self._standings.values() if each.size < job.head.size)
+            why = "; ".join(
+                f"{each.name}: {each.error or 'no answer yet'}" for each in self._standings.values() if each.size < job.head.size
+            )
         return SteleError(
             f"the checkpoint of size {job.head.size} is not published: the witnesses' quorum was not there in {self.timeout:g} s ({why})",
             remedy="what is committed is safe, and is tried again; `stele log witnesses` shows how it stands with each",

@@ -253,7 +253,7 @@ def damaged(path: Path) -> SteleError:
     """The error for a head that cannot be read: whoever does not know what it signed must not sign."""
     return SteleError(
         f"what this witness signed last cannot be read: {path} was damaged or altered",
-        remedy="do not start it without: it could then sign a second history. Make a new witness with new keys, and tell who trusts the old",
+        remedy="do not start it without it: it could sign a second history. Make a new witness with new keys, and tell who trusts the old",
         code="witness.damaged",
     )
 
