@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from stele.ledger.sequencer import Ledger
+from stele.model import private
 from stele.model import spec as specs
 from stele.model.event import Event
 from stele.model.tree import Tree
@@ -49,11 +50,13 @@ class Clock:
 
 
 def event(number: int = 0, /, workload: str = "shop", kind: str = "instance.healthy", **data: Any) -> Event:
-    return Event(workload=workload, kind=kind, time_ns=START + number, actor="test", data=data or {"number": number})
+    """What is private of the kind is private, as `Recorder` does it."""
+    clear, hidden = private.split(kind, data or {"number": number})
+    return Event(workload=workload, kind=kind, time_ns=START + number, actor="test", data=clear, private=hidden)
 
 
-def opened(folder_: Path, signer: note.Signer = SIGNER, clock: Clock | None = None) -> contextlib.closing[Ledger]:
-    return contextlib.closing(Ledger.open(folder_, signer=signer, clock=clock or Clock()))
+def opened(folder_: Path, signer: note.Signer = SIGNER, clock: Clock | None = None, **more: Any) -> contextlib.closing[Ledger]:
+    return contextlib.closing(Ledger.open(folder_, signer=signer, clock=clock or Clock(), **more))
 
 
 def quiet(folder_: Path, monkeypatch: Any) -> Ledger:

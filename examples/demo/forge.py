@@ -39,14 +39,15 @@ def rewrite(folder: Path, old: str, new: str, forger: note.Signer | None = None)
     chains = Chains()
     altered = 0
     for raw in reader.raw_entries(0, reader.size):
-        event = decode_entry(raw).event
+        found = decode_entry(raw)
+        event = found.event
         if event.kind == "instance.active" and event.data.get("release") == old:
             event = msgspec.structs.replace(event, data={**event.data, "release": new})
             altered += 1
         if event.kind == "epoch":
             event = msgspec.structs.replace(event, data={**event.data, "map_root": chains.fold()[0].hex()})
         chain = chains.get(event.workload)
-        entry = Entry(event=event, seq=chain.count, prev=chain.head)
+        entry = Entry(event=event, seq=chain.count, prev=chain.head, sealed=found.sealed)
         chains.put(entry, entry.digest())
         raws.append(entry.encode())
     _write_tiles(folder, raws)

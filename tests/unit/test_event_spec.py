@@ -29,11 +29,11 @@ def test_every_kind_is_in_the_spec_and_no_other():
 
 def test_the_examples_of_the_specs():
     assert blocks("trust-keys")[0].encode() == trust_keys.encode(TRUST)
-    assert note.open_checkpoint(next(text for text in blocks("ledger") if "—" in text).encode(), TRUST.ledgers).size == 9
+    assert note.open_checkpoint(next(text for text in blocks("ledger") if "—" in text).encode(), TRUST.ledgers).size == 10
     spelled, shown = blocks("canonical")[0].splitlines()
     assert bytes.fromhex(spelled) == shown.encode() == canonical.encode({"b": [1, True, None], "a": "é"})
     header, record = bytes.fromhex(blocks("ledger")[-1].replace("|", "").replace("\n", "")), wal._frames([b"one"], wal._seed(1, 0))[0]
-    assert header == wal.HEADER.pack(wal.MAGIC, 1, 0, wal._seed(1, 0), 0) + record
+    assert header == wal._header(1, 0, 0) + record
     vector = json.loads((Path(__file__).parents[1] / "vectors" / "ledger.json").read_text())
     assert "".join(blocks("event")[0].split())[:60] == "".join(vector["entries"][2].split())[:60]
 
@@ -46,8 +46,11 @@ def test_entries_read_back():
 @pytest.mark.parametrize(
     "change",
     [
-        {"v": 1}, {"v": False}, {"v": None}, {"seq": -1}, {"seq": True}, {"seq": "1"}, {"time_ns": -1}, {"time_ns": None},
+        {"v": 0}, {"v": True}, {"v": None}, {"seq": -1}, {"seq": True}, {"seq": "1"}, {"time_ns": -1}, {"time_ns": None},
         {"workload": 1}, {"prev": None}, {"actor": []}, {"kind": "no.such"}, {"kind": 1}, {"data": []}, {"more": 1},
+        {"sealed": None}, {"sealed": []}, {"sealed": {"number": "0" * 64}}, {"sealed": {"path": "0" * 63}}, {"sealed": {"path": "A" * 64}},
+        {"sealed": {"Path": "0" * 64}}, {"sealed": {"": "0" * 64}}, {"sealed": {"a" * 65: "0" * 64}}, {"sealed": {"path": 1}},
+        {"sealed": {"path": "0" * 64 + "\n"}}, {"sealed": {"path\n": "0" * 64}},
     ],
 )  # fmt: skip
 def test_entries_of_another_shape_are_refused(change):

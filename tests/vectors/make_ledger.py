@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import itertools
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from stele.ledger import sequencer
+from stele.ledger.openings import Openings
 from stele.ledger.reader import LedgerReader
 from stele.model.event import decode_entry
 from stele.prove import proof
@@ -95,20 +99,32 @@ def _later(line: str) -> str:
     return f"{head} {base64.b64encode(raw).decode()}\n"
 
 
+def salts() -> Callable[[int], bytes]:
+    """Salts that anyone can make again: SHA-256 of a counter. For vectors only."""
+    counter = itertools.count()
+    return lambda count: b"".join(hashlib.sha256(str(next(counter)).encode()).digest() for _ in range(count // 32))
+
+
 def demo(folder: Path) -> str:
     """A workload that is sealed, serves, is frozen and replaced."""
     digest, _ = sealed()
     one, two = {"instance": "shop-aaaaaa", "release": digest}, {"instance": "shop-bbbbbb", "release": digest}
     second = ledgers.SECOND
     never = mock.patch.object(sequencer, "PUBLISH_EVERY_S", 3600)  # only when it is closed: the same bytes on any machine
-    with never, opened(folder, clock=Clock(ledgers.START + 100 * second)) as ledger:
+    with never, opened(folder, clock=Clock(ledgers.START + 100 * second), random=salts()) as ledger:
         ledger.append([event(0, workload="", kind="agent.started", swept=[])])
         ledger.append([event(1 * second, kind="release.sealed", release=digest)])
         ledger.append(
             [event(2 * second, kind="instance.starting", role="candidate", **one), event(3 * second, kind="instance.active", **one)]
         )
         ledger.append([event(3 * second, workload="other", kind="release.sealed", release="sha256:" + "0" * 64)])
-        ledger.append([event(4 * second, kind="instance.frozen", incident="shop-i1", **one)])
+        seen = {"path": "/tmp/x", "argv": ["/tmp/x", "-q"], "pid": 7}
+        ledger.append(
+            [
+                event(4 * second, kind="violation", incident="shop-i1", **one, **seen),
+                event(4 * second, kind="instance.frozen", incident="shop-i1", **one),
+            ]
+        )
         ledger.append(
             [event(5 * second, kind="instance.starting", role="replacement", **two), event(6 * second, kind="instance.active", **two)]
         )
@@ -138,6 +154,11 @@ def main() -> None:
                 "consistency_from_5": [item.hex() for item in log.consistency(5)],
                 "bundle": base64.b64encode((folder / f"tile/entries/000.p/{log.size}").read_bytes()).decode(),
                 "tile": base64.b64encode((folder / f"tile/0/000.p/{log.size}").read_bytes()).decode(),
+                "openings": [
+                    {"index": index, "field": field, "salt": found.salt.hex(), "value": found.value}
+                    for index, entry in log.entries()
+                    for field, found in Openings(folder).of(index, entry).items()
+                ],
                 "epoch": decode_entry(raws[-1]).event.data,
             },
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from stele.api.client import AgentClient
 from stele.flow import supervision
+from stele.flow.person import person
 from stele.host import proc
 from stele.trust.errors import SteleError
 
@@ -33,7 +34,7 @@ def start_in_background(places: Places) -> bool:
     Raises:
         SteleError: `agent.did-not-start` with the end of its log.
     """
-    client = AgentClient(places.agent_socket)
+    client = AgentClient(places.agent_socket, person())
     if client.is_running():
         return False
     # asked here too, so that a host that cannot run instances at all is told so, and not only that the agent ended
@@ -72,7 +73,7 @@ def stop(places: Places, *, remove: bool, say: Callable[[str], None]) -> bool:
 
     Returns whether an agent was running.
     """
-    client = AgentClient(places.agent_socket)
+    client = AgentClient(places.agent_socket, person())
     was_running = client.is_running()
     if not was_running and remove and places.run.exists():
         # left over from a kill: only an agent knows how to take everything over and apart

@@ -15,10 +15,11 @@ TIMEOUT_S = 600.0
 
 
 class AgentClient:
-    """Requests to one agent. Every call raises `SteleError`: `agent.not-running`, or what the agent refused with."""
+    """Requests to one agent, in the name of a person. Every call raises `SteleError`: `agent.not-running`, or what it refused with."""
 
-    def __init__(self, sock: Path) -> None:
+    def __init__(self, sock: Path, person: str = "") -> None:
         self._sock = sock
+        self._person = person
 
     def call(
         self,
@@ -30,6 +31,8 @@ class AgentClient:
         timeout: float = TIMEOUT_S,
     ) -> Any:
         """Send a request and return its `result`; `say` hears each step while it is worked on."""
+        if method == "POST" and self._person:
+            body = {**(body or {}), "person": self._person}
         for line in http.unix_request(self._sock, method, target, body, timeout=timeout):
             if "error" in line:
                 error = line["error"]

@@ -30,21 +30,21 @@ def application(fleet: Fleet, stop: Callable[[], None]) -> Starlette:
     """The ASGI application for one agent; `stop` ends the server."""
 
     def shutdown(fleet_: Fleet, body: dict[str, Any], say: Callable[[str], None]) -> Any:
-        stopped = fleet_.shut_down(remove=_flag(body, "remove"), say=say)
+        stopped = fleet_.shut_down(remove=_flag(body, "remove"), person=_person(body), say=say)
         stop()
         return stopped
 
     table: dict[tuple[str, str], Any] = {
         ("GET", "/v1/ping"): lambda f, b, s: "pong",
         ("GET", "/v1/status"): lambda f, b, s: f.status(),
-        ("POST", "/v1/apply"): lambda f, b, s: f.apply(_text(b, "release"), say=s),
-        ("POST", "/v1/rollback"): lambda f, b, s: f.rollback(_text(b, "workload"), to=_text(b, "to", ""), say=s),
-        ("POST", "/v1/remove"): lambda f, b, s: f.remove(_text(b, "workload"), say=s),
-        ("POST", "/v1/pardon"): lambda f, b, s: f.pardon(_text(b, "workload"), _text(b, "release"), _text(b, "reason", "")),
-        ("POST", "/v1/incidents/release"): lambda f, b, s: f.release_incident(_text(b, "incident")),
-        ("POST", "/v1/record"): lambda f, b, s: f.record_release(b),
-        ("POST", "/v1/keys"): lambda f, b, s: f.record_keys(_text(b, "kind"), b.get("data", {})),
-        ("POST", "/v1/accessed"): lambda f, b, s: f.record_access(_text(b, "incident"), _text(b, "how")),
+        ("POST", "/v1/apply"): lambda f, b, s: f.apply(_text(b, "release"), person=_person(b), say=s),
+        ("POST", "/v1/rollback"): lambda f, b, s: f.rollback(_text(b, "workload"), to=_text(b, "to", ""), person=_person(b), say=s),
+        ("POST", "/v1/remove"): lambda f, b, s: f.remove(_text(b, "workload"), person=_person(b), say=s),
+        ("POST", "/v1/pardon"): lambda f, b, s: f.pardon(_text(b, "workload"), _text(b, "release"), _text(b, "reason", ""), _person(b)),
+        ("POST", "/v1/incidents/release"): lambda f, b, s: f.release_incident(_text(b, "incident"), _person(b)),
+        ("POST", "/v1/record"): lambda f, b, s: f.record_release(b, _person(b)),
+        ("POST", "/v1/keys"): lambda f, b, s: f.record_keys(_text(b, "kind"), b.get("data", {}), _person(b)),
+        ("POST", "/v1/accessed"): lambda f, b, s: f.record_access(_text(b, "incident"), _text(b, "how"), _person(b)),
         ("POST", "/v1/publish"): lambda f, b, s: f.publish(),
         ("POST", "/v1/shutdown"): shutdown,
     }
@@ -81,6 +81,11 @@ def _text(body: dict[str, Any], key: str, default: str | None = None) -> str:
             f"the request lacks the text {key!r}", remedy="use the stele command line of the same version", code="api.bad-request"
         )
     return value
+
+
+def _person(body: dict[str, Any]) -> str:
+    """Who asks, as the client says: whoever may open the socket is believed."""
+    return _text(body, "person", "")
 
 
 def _flag(body: dict[str, Any], key: str) -> bool:

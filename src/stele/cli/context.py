@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stele.api.client import AgentClient
+from stele.flow.person import person
 from stele.flow.places import Places, default_data
 from stele.trust.errors import SteleError
 
@@ -26,7 +27,7 @@ class Call:
     @property
     def agent(self) -> AgentClient:
         """The client of this data folder's agent."""
-        return AgentClient(self.places.agent_socket)
+        return AgentClient(self.places.agent_socket, person())
 
     def need_keys(self) -> None:
         """Raise `init.no-keys` unless `stele init` has been run for this data folder."""

@@ -6,6 +6,7 @@ import click
 
 from stele.cli import render
 from stele.cli.context import Call, with_call
+from stele.model import private
 from stele.trust.errors import SteleError
 
 
@@ -24,7 +25,7 @@ def incidents(call: Call) -> None:
             entry["incident"],
             render.when(entry["time_ns"]),
             entry["kind"],
-            entry["path"] or entry["syscall"],
+            private.CLOSED if "path" in entry["sealed"] else entry["path"] or entry["syscall"],
             entry["instance"],
             render.took(entry["freeze_ns"]) if entry["freeze_ns"] else "",
             render.took(entry["replace_ns"]) if entry["replace_ns"] else entry["outcome"],

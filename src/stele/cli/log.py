@@ -9,6 +9,7 @@ import click
 from stele.cli import render
 from stele.cli.context import Call, with_call
 from stele.cli.table import LOG_COMMANDS
+from stele.model import private
 
 
 class LogGroup(click.Group):
@@ -52,15 +53,18 @@ def log(ctx: click.Context, workload: str, kind: str, last: int, sub_json: bool)
         for line in found:
             render.say_line(json.dumps(line, sort_keys=True))
         return
-    rows = [(str(e["index"]), render.when(e["time_ns"]), e["workload"] or "-", e["kind"], e["actor"], _gist(e["data"])) for e in found]
+    rows = [
+        (str(e["index"]), render.when(e["time_ns"]), e["workload"] or "-", e["kind"], e["actor"], _gist(e["data"], e["sealed"]))
+        for e in found
+    ]
     render.show_table(("INDEX", "TIME (UTC)", "WORKLOAD", "EVENT", "ACTOR", "WHAT"), rows, empty="the ledger is empty")
 
 
-def _gist(data: dict[str, object]) -> str:
+def _gist(data: dict[str, object], sealed: list[str]) -> str:
     """The facts that a person looks for first."""
     parts = []
     for key in ("incident", "instance", "release", "kind", "syscall", "path", "replaces", "reason", "to"):
-        value = data.get(key)
+        value = private.CLOSED if key in sealed else data.get(key)
         if value:
             text = str(value)
             parts.append(f"{key}={render.short(text) if text.startswith('sha256:') else text[:80]}")

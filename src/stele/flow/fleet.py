@@ -37,7 +37,7 @@ class Fleet:
 
     # ---- what the API asks -------------------------------------------------------------------
 
-    def apply(self, release: str, *, say: Callable[[str], None]) -> dict[str, Any]:
+    def apply(self, release: str, *, person: str, say: Callable[[str], None]) -> dict[str, Any]:
         """Verify a release and make it serve. Raises what `deploy.apply` raises."""
         say("verifying the release")
         found, signed = self._world.store.accepted(release)
@@ -48,7 +48,7 @@ class Fleet:
                 code="deploy.is-a-data-set",
             )
         counted = signed.counted
-        self._world.record(
+        self._world.record.by(person)(
             found.workload,
             "release.admitted",
             release=found.digest,
@@ -64,32 +64,32 @@ class Fleet:
         instance = deploy.apply(self._world, running, found, reason="apply", say=say)
         return {"instance": instance.id, "release": found.digest, "changed": True}
 
-    def rollback(self, workload: str, *, to: str, say: Callable[[str], None]) -> dict[str, Any]:
+    def rollback(self, workload: str, *, to: str, person: str, say: Callable[[str], None]) -> dict[str, Any]:
         """Return to the previous good release; no build, no network."""
         running = self._known(workload)
         serving = running.release.digest if running.release else ""
         digest = deploy.choose_rollback(self._world, running, to)
-        self._world.record(workload, "rollback.decided", serving=serving, to=digest, by="operator")
+        self._world.record.by(person)(workload, "rollback.decided", serving=serving, to=digest, by="operator")
         instance = deploy.apply(self._world, running, self._world.store.release(digest), reason="rollback", say=say)
         return {"instance": instance.id, "release": digest, "changed": True}
 
-    def remove(self, workload: str, *, say: Callable[[str], None]) -> dict[str, Any]:
+    def remove(self, workload: str, *, person: str, say: Callable[[str], None]) -> dict[str, Any]:
         """Stop a workload and remove its instances; frozen ones stay."""
         running = self._known(workload)
         say(f"stopping {workload}")
-        self._stop(running, reason="removed by the operator")
+        self._stop(running, person, reason="removed by the operator")
         with self._lock:
             if not running.frozen:
                 self._workloads.pop(workload, None)
         return {"workload": workload, "frozen": sorted(running.frozen)}
 
-    def pardon(self, workload: str, release: str, reason: str) -> dict[str, Any]:
+    def pardon(self, workload: str, release: str, reason: str, person: str) -> dict[str, Any]:
         """Lift the quarantine of a release."""
         digest = self._world.store.release(release).digest
-        self._world.record(workload, "release.pardoned", release=digest, reason=reason)
+        self._world.record.by(person)(workload, "release.pardoned", release=digest, reason=reason)
         return {"workload": workload, "release": digest}
 
-    def release_incident(self, incident_id: str) -> dict[str, Any]:
+    def release_incident(self, incident_id: str, person: str) -> dict[str, Any]:
         """Let go of a frozen instance: it is killed without running again, its memory is gone, its evidence stays.
 
         Raises:
@@ -111,7 +111,8 @@ class Fleet:
             )
         instance, digest = running.frozen[incident_id]
         # logged before its effect: if this is the last thing that happens, the record says what was asked
-        self._world.record(running.name, "quarantine.released", incident=incident_id, instance=instance.id, release=digest)
+        record = self._world.record.by(person)
+        record(running.name, "quarantine.released", incident=incident_id, instance=instance.id, release=digest)
         self._world.runtime.release_quarantined(instance)
         self._world.gate.unregister(instance.id)
         self._world.sensor.forget(instance.id)
@@ -119,22 +120,23 @@ class Fleet:
             running.frozen.pop(incident_id, None)
         return {"incident": incident_id, "instance": instance.id}
 
-    def record_release(self, body: dict[str, Any]) -> dict[str, Any]:
+    def record_release(self, body: dict[str, Any], person: str) -> dict[str, Any]:
         """Record what another process did with a release of this agent's store: that it was sealed, signed, pulled or pushed."""
-        release = str(body.get("release", ""))
+        release, record = str(body.get("release", "")), self._world.record.by(person)
         facts: dict[str, str] = {key: str(body[key])[:1000] for key in ("to", "origin") if key in body}
-        self._world.record.commit(signing.release_event(self._world.record, self._world.store, release, str(body.get("kind", "")), facts))
+        record.commit(signing.release_event(record, self._world.store, release, str(body.get("kind", "")), facts))
         return {"release": release}
 
-    def record_keys(self, kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    def record_keys(self, kind: str, data: dict[str, Any], person: str) -> dict[str, Any]:
         """Record a change of the trust policy that another process made (`key.added`, `key.rotated`, `key.revoked`)."""
-        self._world.record.commit(signing.key_event(self._world.record, kind, data))
+        record = self._world.record.by(person)
+        record.commit(signing.key_event(record, kind, data))
         return {"kind": kind}
 
-    def record_access(self, incident_id: str, how: str) -> dict[str, Any]:
+    def record_access(self, incident_id: str, how: str, person: str) -> dict[str, Any]:
         """Record that somebody read evidence (custody)."""
         workload = incident_id.rpartition("-")[0]
-        self._world.record(workload, "evidence.accessed", incident=incident_id, how=how[:200])
+        self._world.record.by(person)(workload, "evidence.accessed", incident=incident_id, how=how[:200])
         return {"incident": incident_id}
 
     def publish(self) -> dict[str, Any]:
@@ -177,20 +179,20 @@ class Fleet:
             return "unhealthy"
         return "serving, in its confirm window" if running.deploy_id else "serving"
 
-    def shut_down(self, *, remove: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    def shut_down(self, *, remove: bool, person: str, say: Callable[[str], None]) -> dict[str, Any]:
         """End supervision. With `remove` every instance is stopped, frozen ones included (their evidence stays)."""
         self._ended.set()
         if remove:
             for running in self._all():
                 say(f"stopping {running.name}")
-                self._stop(running, reason="agent stopped by the operator")
+                self._stop(running, person, reason="agent stopped by the operator")
                 for incident_id in list(running.frozen):
                     running.wait_collected(incident_id)
-                    self.release_incident(incident_id)
+                    self.release_incident(incident_id, person)
             for instance in self._world.runtime.adopt():
                 # whatever was on its way when everything else was stopped
                 launch.discard(self._world, instance)
-        self._world.record("", "agent.stopped", removed=remove)
+        self._world.record.by(person)("", "agent.stopped", removed=remove)
         self._publish()
         if remove:
             self._world.gate.shutdown()
@@ -400,7 +402,7 @@ class Fleet:
 
     # ---- inside -------------------------------------------------------------------------------
 
-    def _stop(self, running: Running, *, reason: str) -> None:
+    def _stop(self, running: Running, person: str, *, reason: str) -> None:
         running.stopped.set()
         with running.deploying, running.lock:
             active, release = running.active, running.release
@@ -410,7 +412,7 @@ class Fleet:
         for spare in spares:
             launch.discard(self._world, spare)
         if active is not None and release is not None:
-            launch.retire(self._world, active, release, reason=reason)
+            launch.retire(self._world.by(person), active, release, reason=reason)
         running.wait_drained()
 
     def _all(self) -> list[Running]:

@@ -1,9 +1,7 @@
-"""Opening a data folder's store and ledger, and who opens them."""
+"""Opening a data folder's store and ledger."""
 
 from __future__ import annotations
 
-import getpass
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -16,16 +14,6 @@ from stele.trust import note
 
 if TYPE_CHECKING:
     from stele.flow.places import Places
-
-
-def actor() -> str:
-    """Who acts, for the record: the user, and through whom."""
-    name = os.environ.get("SUDO_USER") or ""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.geteuid())
-    return f"{name} as {user}" if name and name != user else user
 
 
 def open_ledger(places: Places) -> Ledger:

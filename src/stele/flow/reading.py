@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stele.flow import opening
+from stele.flow.person import person
 from stele.flow.record import Recorder
 from stele.ledger import mapfile, projection
+from stele.ledger.openings import Openings
 from stele.ledger.reader import LedgerReader
+from stele.model import private
 from stele.trust import trust_keys
 from stele.trust.errors import SteleError
 
@@ -23,20 +26,23 @@ if TYPE_CHECKING:
 
 
 def entries(places: Places) -> Iterator[tuple[int, Entry]]:
-    """Every published entry; none if nothing was published yet."""
+    """Every published entry, with its private fields as far as they can be opened; none if nothing was published yet."""
     try:
         reader = LedgerReader(places.ledger)
     except SteleError as error:
         if error.code != "ledger.none":
             raise
         return
-    yield from reader.entries()
+    kept = Openings(places.ledger)
+    for index, entry in reader.entries():
+        yield index, kept.open(index, entry)
 
 
 def events(places: Places, *, workload: str, kind: str, last: int) -> list[dict[str, Any]]:
     """The newest `last` published events, oldest first, as plain data.
 
-    `kind` may be the beginning of a kind. The ledger's own epochs are left out unless they are asked for.
+    `kind` may be the beginning of a kind. The ledger's own epochs are left out unless they are asked for. `data` has the private
+    fields, too, that can be opened; `sealed` names those that cannot: they were redacted, or whoever reads may not.
     """
     found: deque[dict[str, Any]] = deque(maxlen=last)
     for index, entry in entries(places):
@@ -48,7 +54,7 @@ def events(places: Places, *, workload: str, kind: str, last: int) -> list[dict[
         found.append(
             {
                 "index": index, "workload": event.workload, "seq": entry.seq, "kind": event.kind, "time_ns": event.time_ns,
-                "actor": event.actor, "data": event.data,
+                "actor": event.actor, "data": event.facts(), "sealed": private.closed(entry),
             }
         )  # fmt: skip
     return list(found)
@@ -83,7 +89,7 @@ def rebuild(places: Places) -> int:
 def record_access(places: Places, incident: str, how: str) -> None:
     """Record an access to evidence where no agent runs."""
     with contextlib.closing(opening.open_ledger(places)) as ledger:
-        record = Recorder(ledger.append, actor=opening.actor(), clock=time.time_ns)
+        record = Recorder(ledger.append, actor="operator", person=person(), clock=time.time_ns)
         record(incident.rpartition("-")[0], "evidence.accessed", incident=incident, how=how[:200])
 
 
@@ -91,7 +97,7 @@ def fold_incidents(entries: Iterable[tuple[int, Entry]]) -> list[dict[str, Any]]
     """One plain record per incident, oldest first, from a workload's or the whole ledger's entries. Pure."""
     found: dict[str, dict[str, Any]] = {}
     for _, entry in entries:
-        event, data = entry.event, entry.event.data
+        event, data = entry.event, entry.event.facts()
         incident = data.get("incident")
         if not isinstance(incident, str) or not incident:
             continue
@@ -100,14 +106,14 @@ def fold_incidents(entries: Iterable[tuple[int, Entry]]) -> list[dict[str, Any]]
             {
                 "incident": incident, "workload": event.workload, "time_ns": event.time_ns, "kind": "", "syscall": "", "path": "",
                 "instance": "", "release": "", "pid": 0, "comm": "", "argv": [], "freeze_ns": 0, "replace_ns": 0, "in_flight": 0,
-                "outcome": "", "state": "", "evidence": "", "accessed": 0,
+                "outcome": "", "state": "", "evidence": "", "accessed": 0, "sealed": [],
             },
         )  # fmt: skip
         if event.kind == "violation":
             record.update(
                 {key: data.get(key, record[key]) for key in ("kind", "syscall", "path", "instance", "release", "pid", "comm", "argv")}
             )
-            record["time_ns"] = event.time_ns
+            record["time_ns"], record["sealed"] = event.time_ns, private.closed(entry)
         elif event.kind == "instance.frozen":
             record["freeze_ns"], record["state"] = int(data.get("took_ns", 0)), "frozen, collecting"
             record["frozen_at_ns"] = event.time_ns
@@ -117,7 +123,7 @@ def fold_incidents(entries: Iterable[tuple[int, Entry]]) -> list[dict[str, Any]]
             record["replace_ns"] = event.time_ns - int(record["time_ns"])
             record["outcome"] = f"replaced by {data.get('instance', '')}"
         elif event.kind == "incident.unresolved":
-            record["outcome"] = f"not replaced: {data.get('reason', '')}"
+            record["outcome"] = f"not replaced: {data.get('reason', private.CLOSED)}"
         elif event.kind == "evidence.sealed":
             record["evidence"], record["state"] = str(data.get("root", "")), "frozen, evidence sealed"
         elif event.kind == "evidence.accessed":

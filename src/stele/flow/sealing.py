@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import msgspec
 
 from stele.flow import accompany, deltas, opening, signers, signing
+from stele.flow.person import person
 from stele.flow.record import Recorder
 from stele.host import durable
 from stele.model import reference as references
@@ -232,6 +233,6 @@ def event_recorder(places: Places, ask_agent: Callable[[dict[str, Any]], object]
             ask_agent({"kind": kind, **data})
             return
         with contextlib.closing(ledger):
-            Recorder(ledger.append, actor=opening.actor(), clock=time.time_ns)(workload, kind, **data)
+            Recorder(ledger.append, actor="operator", person=person(), clock=time.time_ns)(workload, kind, **data)
 
     return record

@@ -9,12 +9,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from stele.flow import opening
+from stele.flow import opening, reading
 from stele.flow.fleet import Fleet
 from stele.flow.record import Recorder
 from stele.flow.world import World
 from stele.host import ways as host_ways
-from stele.ledger.reader import LedgerReader
 from stele.model import history
 from stele.respond import collect
 from stele.run import record, sweep
@@ -118,7 +117,7 @@ def open_fleet(places: Places) -> Opened:
     try:
         histories = Histories()
         if ledger.publish():
-            for _, entry in LedgerReader(places.ledger).entries():
+            for _, entry in reading.entries(places):
                 histories.observe(entry.event)
         recorder = Recorder(ledger.append, actor="agent", clock=time.time_ns, observe=histories.observe)
         made = threading.Event()

@@ -41,6 +41,10 @@ class World:
     now_ns: Callable[[], int]
     fresh_id: Callable[[], str]
 
+    def by(self, person: str) -> World:
+        """The same world, recording what an operator asked for."""
+        return dataclasses.replace(self, record=self.record.by(person))
+
 
 @dataclasses.dataclass
 class Running:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from stele.ledger import tiles
+from stele.ledger import openings, tiles
 from stele.ledger.edge import Edge
 from stele.ledger.mapfile import MapFile
 from stele.ledger.reader import archived
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 class Recovered(NamedTuple):
     """What was found. `entries`: those from index `base`, as the WAL has them; `unpublished`: their end, after the checkpoint.
+    `openings`: of those, by index.
 
     `map`: the epoch maps, for writing, up to the last epoch entry. `synced_names`, `shown_names`: partial tiles that recovery and
     the present checkpoint need.
@@ -38,6 +39,7 @@ class Recovered(NamedTuple):
     base: int
     entries: list[bytes]
     unpublished: list[bytes]
+    openings: dict[int, bytes]
     synced_names: frozenset[str]
     shown_names: list[frozenset[str]]
 
@@ -52,7 +54,8 @@ def recover(folder: Path, wal: Wal, verifiers: Sequence[note.Verifier]) -> Recov
         OSError: a torn tile could not be written again.
     """
     base, entries = wal.base, wal.recovered
-    wal.recovered = []
+    opening = wal.openings
+    wal.recovered, wal.openings = [], {}
     published, roots = _signed(folder, verifiers, base)
     newest = max(roots, default=0)
     if wal.is_new and newest:
@@ -74,12 +77,14 @@ def recover(folder: Path, wal: Wal, verifiers: Sequence[note.Verifier]) -> Recov
         for name, data in [*edge.pending, *shown]:
             tiles.write_tile(folder, name, data)
         edge.pending.clear()
+        openings.Writer(folder).put(sorted((index, data) for index, data in opening.items() if index < published))
         synced_names, shown_names = frozenset(name for name, _ in synced), frozenset(name for name, _ in shown)
         _prune(folder, published, synced_names | shown_names)
     except BaseException:
         maps.close()
         raise
-    return Recovered(edge, maps, published, base, entries, entries[published - base :], synced_names, [shown_names])
+    later = {index: data for index, data in opening.items() if index >= published}
+    return Recovered(edge, maps, published, base, entries, entries[published - base :], later, synced_names, [shown_names])
 
 
 def count_in(edge: Edge, raw: bytes, maps: MapFile) -> None:

@@ -10,8 +10,9 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.host import durable
-from stele.ledger import projection, recovery, tiles
+from stele.ledger import openings, projection, recovery, tiles
 from stele.ledger.wal import MAX_ENTRY, NoRoom, Wal
+from stele.model import private
 from stele.model.epoch import epoch_event
 from stele.model.event import HOST_WORKLOAD, Entry, Event, from_plain
 from stele.trust import canonical, note
@@ -60,8 +61,10 @@ def _write_failed(what: str, error: OSError, remedy: str) -> SteleError:
 class Ledger:
     """An opened ledger. `append`, `publish` and `close` may be called from any thread."""
 
-    def __init__(self, folder: Path, signer: note.Signer, clock: Callable[[], int], lock_fd: int) -> None:
-        self._folder, self._signer, self._clock, self._lock_fd = folder, signer, clock, lock_fd
+    def __init__(
+        self, folder: Path, signer: note.Signer, clock: Callable[[], int], lock_fd: int, random: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        self._folder, self._signer, self._clock, self._lock_fd, self._random = folder, signer, clock, lock_fd, random
         self._queue: list[_Ticket] = []
         self._turn = threading.Condition()
         self._flushing = False  # one thread at a time leads: it owns the WAL and the edge
@@ -77,6 +80,7 @@ class Ledger:
             self._maps = found.map
             opened.callback(found.map.close)
             self._edge, self.published, self._unpublished = found.edge, found.published, found.unpublished
+            self._openings, self._kept = found.openings, openings.Writer(folder)  # by index, of what is not published
             self._synced_names, self._shown_names = found.synced_names, found.shown_names
             self._projection = projection.Projection(folder / "projection.sqlite", self.size)
             self._projection.catch_up(recovery.entries_from(folder, self._projection.applied, found))
@@ -89,8 +93,8 @@ class Ledger:
         self._thread.start()
 
     @classmethod
-    def open(cls, folder: Path, *, signer: note.Signer, clock: Callable[[], int]) -> Ledger:
-        """Open or create, recover, and hold the lock until `close`.
+    def open(cls, folder: Path, *, signer: note.Signer, clock: Callable[[], int], random: Callable[[int], bytes] = os.urandom) -> Ledger:
+        """Open or create, recover, and hold the lock until `close`. `random` gives so many unpredictable bytes: the salts.
 
         Raises:
             SteleError: `ledger.locked`, `ledger.damaged`, `ledger.write-failed`; `trust.*`: the checkpoint is not by `signer`.
@@ -104,7 +108,7 @@ class Ledger:
             raise _write_failed("opened", error, "free space or mend the disk, or run as the user who owns it") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return cls(folder, signer, clock, lock)
+            return cls(folder, signer, clock, lock, random)
         except BlockingIOError as error:
             os.close(lock)
             raise SteleError(
@@ -214,7 +218,7 @@ class Ledger:
                 ticket.error = SteleError(failed.reason, remedy=failed.remedy, code=failed.code)
             return
         heads: dict[str, tuple[int, str]] = {}
-        made: list[tuple[_Ticket, bytes, Entry, str]] = []
+        made: list[tuple[_Ticket, bytes, Entry, str, bytes]] = []
         for ticket in batch:
             trial = dict(heads)
             try:
@@ -227,7 +231,8 @@ class Ledger:
         if not made:
             return
         try:
-            self._wal.append([raw for _, raw, _, _ in made])
+            held = {position: item[4] for position, item in enumerate(made) if item[4]}
+            self._wal.append([item[1] for item in made], held)
         except OSError as error:
             failure = _write_failed("written", error, "free space or mend the disk, then start the agent again")
             if not isinstance(error, NoRoom):
@@ -235,21 +240,24 @@ class Ledger:
             for ticket in batch:
                 ticket.error = ticket.error or failure
             return
-        for ticket, raw, entry, digest in made:
+        for ticket, raw, entry, digest, opening in made:
             at = self._edge.size
             self._edge.take(raw, entry, digest)
             self._unpublished.append(raw)
+            if opening:
+                self._openings[at] = opening
             if self._projection.usable:
                 self._unprojected.append((at, entry))
             ticket.result.append(Committed(at, entry))
 
-    def _place(self, event: Event, heads: dict[str, tuple[int, str]]) -> tuple[bytes, Entry, str]:
+    def _place(self, event: Event, heads: dict[str, tuple[int, str]]) -> tuple[bytes, Entry, str, bytes]:
         known = heads.get(event.workload)
         if known is None:
             chain = self._edge.chains.get(event.workload)
             known = chain.count, chain.head
         count, head = known
-        entry = Entry(event=event, seq=count, prev=head)
+        sealed, opening = self._seal(event)
+        entry = Entry(event=event, seq=count, prev=head, sealed=sealed)
         plain = entry.plain()
         raw = canonical.encode(plain)
         if len(raw) > MAX_ENTRY:
@@ -261,7 +269,14 @@ class Ledger:
         from_plain(plain)  # what could not be read back must not be written
         digest = sha256(raw)
         heads[event.workload] = (count + 1, digest)
-        return raw, entry, digest
+        return raw, entry, digest, opening
+
+    def _seal(self, event: Event) -> tuple[dict[str, str], bytes]:
+        if event.kind in private.PRIVATE or private.PERSON in event.data:
+            private.refuse_bare(event)
+        if not event.private:
+            return {}, b""
+        return private.seal(event.private, self._random(private.SALT * len(event.private)))
 
     # ---- publishing --------------------------------------------------------------------------
 
@@ -290,8 +305,10 @@ class Ledger:
                 size, root, partial = self.size, self._edge.root(), self._edge.partial()
                 seconds = self._edge.trail.latest_ns // SECOND_NS  # the epoch's time
                 full, covered = len(self._edge.pending), len(self._unpublished)
+                opening = sorted(self._openings.items())
                 written = self._edge.pending[:full] + partial
             try:
+                self._kept.put(opening)
                 for name, data in written:
                     tiles.write_tile(self._folder, name, data)
                 while self._unmapped:
@@ -307,6 +324,8 @@ class Ledger:
                 raise
             with self._leading():
                 del self._edge.pending[:full], self._unpublished[:covered]
+                for at, _ in opening:
+                    del self._openings[at]
             self.published = size
             self._after(size, frozenset(name for name, _ in partial))
             return size
@@ -325,7 +344,7 @@ class Ledger:
             durable.sync_filesystem(self._folder)
             with self._leading():
                 try:
-                    self._wal.recycle(size, self._unpublished)
+                    self._wal.recycle(size, self._unpublished, {at - size: data for at, data in self._openings.items()})
                 except NoRoom:
                     raise
                 except OSError as error:

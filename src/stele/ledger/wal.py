@@ -1,8 +1,9 @@
 """The write-ahead log: preallocated, CRC-chained, one fdatasync per batch. What is in it is committed (docs/spec/ledger.md).
 
 Two files take turns, so that beginning anew needs no pause: the one with the higher generation counts. Layout: a 32-byte header
-(magic, generation u64, base index u64, CRC, 0), then records (length u32, CRC u32, entry). Each record's CRC continues that of
-the record before it, so that neither an earlier generation nor the far end of a torn batch ever reads as part of this one.
+(magic, generation u64, base index u64, scrub u32, CRC-32), then records (lengths u16 and u16, CRC u32, entry, openings of its private
+fields). Each record's CRC continues that of the record before it, so that neither an earlier generation nor the far end of a torn
+batch ever reads as part of this one. `scrub` is 1 while the other file has yet to be overwritten.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from stele.host import durable
 from stele.ledger.tiles import damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-MAGIC = b"stele-w0"
+MAGIC = b"stele-w1"
 HEADER = struct.Struct("<8sQQII")
-RECORD = struct.Struct("<II")
+RECORD = struct.Struct("<HHI")
+_LENGTHS = struct.Struct("<HH")
 MAX_ENTRY = 65535
 STEP = 8 << 20  # preallocated at a time, bytes
 _ZEROS = bytes(1 << 20)
+_NONE: Mapping[int, bytes] = MappingProxyType({})
 
 
 class NoRoom(OSError):  # noqa: N818  it is an OSError that says what it is
@@ -52,23 +56,40 @@ def _grow(fd: int, size: int) -> int:
     return at
 
 
+def _blank(fd: int) -> None:
+    """Overwrite a whole file in place with zeros, durably."""
+    at, size = 0, os.fstat(fd).st_size
+    while at < size:
+        at = _write(fd, _ZEROS[: size - at], at)
+    os.fdatasync(fd)
+
+
 def _seed(generation: int, base: int) -> int:
     return zlib.crc32(struct.pack("<8sQQ", MAGIC, generation, base))
 
 
-def _frames(entries: Sequence[bytes], crc: int) -> tuple[bytearray, int]:
+def _header(generation: int, base: int, scrub: int) -> bytes:
+    head = struct.pack("<8sQQI", MAGIC, generation, base, scrub)
+    return head + struct.pack("<I", zlib.crc32(head))
+
+
+def _frames(entries: Sequence[bytes], crc: int, openings: Mapping[int, bytes] = _NONE) -> tuple[bytearray, int]:
+    """`openings`: by position in `entries`, of those that have any."""
     frames = bytearray()
-    for entry in entries:
-        head = struct.pack("<I", len(entry))
-        crc = zlib.crc32(entry, zlib.crc32(head, crc))
-        frames += head + struct.pack("<I", crc) + entry
+    for position, entry in enumerate(entries):
+        opening = openings.get(position, b"")
+        crc = zlib.crc32(entry, zlib.crc32(_LENGTHS.pack(len(entry), len(opening)), crc))
+        if opening:
+            crc = zlib.crc32(opening, crc)
+        frames += RECORD.pack(len(entry), len(opening), crc) + entry + opening
     return frames, crc
 
 
 class Wal:
     """The open WAL of a `.state` folder. Not thread-safe: its owner serialises.
 
-    `recovered`: its entries when it was opened, from index `base`. `is_new`: there was none.
+    `recovered`: its entries when it was opened, from index `base`; `openings`: by index, of those that have any.
+    `is_new`: there was none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,12 +97,15 @@ class Wal:
         found = [self._generation(path) for path in self._paths]
         self.is_new = max(found) == 0
         self.recovered: list[bytes] = []
+        self.openings: dict[int, bytes] = {}
         self._which = found.index(max(found))
         self._fd = self._open(self._which)
         if self.is_new:
             self._activate(self._fd, 1, 0, b"", _seed(1, 0))
         else:
             self._read()
+            if self._scrub:
+                self._scrub_other()
 
     @staticmethod
     def _generation(path: Path) -> int:
@@ -96,8 +120,8 @@ class Wal:
             os.close(fd)
         if not raw.strip(b"\0"):
             return 0
-        magic, generation, base, crc, end = HEADER.unpack(raw.ljust(HEADER.size, b"\0"))
-        if magic != MAGIC or crc != _seed(generation, base) or end or not generation:
+        magic, generation, base, scrub, _ = HEADER.unpack(raw.ljust(HEADER.size, b"\0"))
+        if magic != MAGIC or raw != _header(generation, base, scrub) or scrub > 1 or not generation:
             raise damaged(f"the header of the write-ahead log {path.name} does not hold")
         return int(generation)
 
@@ -112,43 +136,50 @@ class Wal:
             raise
         return fd
 
-    def _activate(self, fd: int, generation: int, base: int, frames: bytes | bytearray, crc: int) -> None:
+    def _activate(self, fd: int, generation: int, base: int, frames: bytes | bytearray, crc: int, *, scrub: bool = False) -> None:
         """The header makes the file count: it is written last."""
         os.fdatasync(fd)
-        _write(fd, HEADER.pack(MAGIC, generation, base, _seed(generation, base), 0), 0)
+        _write(fd, _header(generation, base, scrub), 0)
         os.fdatasync(fd)
-        self.generation, self.base, self._crc = generation, base, crc
+        self.generation, self.base, self._crc, self._scrub = generation, base, crc, scrub
         self._end = HEADER.size + len(frames)
 
     def _read(self) -> None:
         size = os.fstat(self._fd).st_size
         data = os.pread(self._fd, HEADER.size, 0)
-        _, self.generation, self.base, crc, _ = HEADER.unpack(data)
+        _, self.generation, self.base, scrub, _ = HEADER.unpack(data)
+        self._scrub, crc = bool(scrub), _seed(self.generation, self.base)
         position = HEADER.size
         while position + RECORD.size <= size:
-            length, stored = RECORD.unpack(os.pread(self._fd, RECORD.size, position))
-            if not 0 < length <= MAX_ENTRY:
+            length, more, stored = RECORD.unpack(os.pread(self._fd, RECORD.size, position))
+            if not length:
                 break
-            entry = os.pread(self._fd, length, position + RECORD.size)
-            following = zlib.crc32(entry, zlib.crc32(struct.pack("<I", length), crc))
-            if len(entry) < length or following != stored:
+            data = os.pread(self._fd, length + more, position + RECORD.size)
+            following = zlib.crc32(data, zlib.crc32(_LENGTHS.pack(length, more), crc))
+            if len(data) < length + more or following != stored:
                 break  # the torn end of a batch that was never acknowledged
-            self.recovered.append(entry)
+            if more:
+                self.openings[self.base + len(self.recovered)] = data[length:]
+            self.recovered.append(data[:length])
             crc = stored
-            position += RECORD.size + length
+            position += RECORD.size + len(data)
         self._end, self._crc, self._size = position, crc, size
         # after a failed fdatasync the page cache may show what the disk does not have: make it true before anything builds on it
-        _write(self._fd, os.pread(self._fd, HEADER.size, 0) + _frames(self.recovered, _seed(self.generation, self.base))[0], 0)
+        openings = {index - self.base: data for index, data in self.openings.items()}
+        frames = _frames(self.recovered, _seed(self.generation, self.base), openings)[0]
+        _write(self._fd, os.pread(self._fd, HEADER.size, 0) + frames, 0)
         os.fdatasync(self._fd)
 
-    def append(self, entries: Sequence[bytes]) -> None:
+    def append(self, entries: Sequence[bytes], openings: Mapping[int, bytes] = _NONE) -> None:
         """Write entries and make them durable: when this returns, they are committed.
+
+        `openings`: by position in `entries`, of those that have any; at most 65,535 bytes each.
 
         Raises:
             NoRoom: nothing was written.
             OSError: nothing is committed, and what is on disk is unknown: do not go on with this object.
         """
-        frames, crc = _frames(entries, self._crc)
+        frames, crc = _frames(entries, self._crc, openings)
         if self._end + len(frames) + RECORD.size > self._size:
             self._size = _grow(self._fd, self._end + len(frames) + STEP)
         _write(self._fd, frames, self._end)
@@ -161,21 +192,24 @@ class Wal:
         """Bytes of records."""
         return self._end - HEADER.size
 
-    def recycle(self, base: int, entries: Sequence[bytes]) -> None:
+    def recycle(self, base: int, entries: Sequence[bytes], openings: Mapping[int, bytes] = _NONE, *, scrub: bool = False) -> None:
         """Go on in the other file, which begins at `base` with the `entries` that are already committed from there.
 
-        Only after everything below `base` is durable elsewhere.
+        Only after everything below `base` is durable elsewhere. With `scrub`, nothing of what was in either file before is left
+        in them when this returns; if it is cut off after the other file counts, the next opening does the rest.
 
         Raises:
             NoRoom: nothing changed.
             OSError: which file counts is unknown: do not go on with this object.
         """
         generation = self.generation + 1
-        frames, crc = _frames(entries, _seed(generation, base))
+        frames, crc = _frames(entries, _seed(generation, base), openings)
         kept = self._size
         try:
             fd = self._open(1 - self._which)
             try:
+                if scrub:
+                    _blank(fd)
                 if HEADER.size + len(frames) + RECORD.size > self._size:
                     self._size = _grow(fd, len(frames) + STEP)
             except BaseException:
@@ -186,12 +220,29 @@ class Wal:
             raise NoRoom(error.errno, error.strerror) from error
         try:
             _write(fd, frames, HEADER.size)
-            self._activate(fd, generation, base, frames, crc)
+            self._activate(fd, generation, base, frames, crc, scrub=scrub)
         except BaseException:
             os.close(fd)
             raise
         os.close(self._fd)
         self._fd, self._which = fd, 1 - self._which
+        if scrub:
+            self._scrub_other()
+
+    def _scrub_other(self) -> None:
+        """Overwrite the file that does not count, then say in the header that it is done."""
+        try:
+            fd = os.open(self._paths[1 - self._which], os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            pass
+        else:
+            try:
+                _blank(fd)
+            finally:
+                os.close(fd)
+        _write(self._fd, _header(self.generation, self.base, 0), 0)
+        os.fdatasync(self._fd)
+        self._scrub = False
 
     def close(self) -> None:
         """Close the file."""

@@ -1,7 +1,8 @@
-"""Events: what stages return and only `flow` appends to the ledger (docs/spec/event.md, version 0)."""
+"""Events: what stages return and only `flow` appends to the ledger (docs/spec/event.md, version 1)."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -48,6 +49,9 @@ KINDS = {
     "key.revoked": "a key was revoked",
     "watcher.lost": "a watcher died or overflowed; what it would have seen in between is unknown",
     "watcher.restored": "a watcher watches again",
+    "hold.placed": "something must be kept: nothing of it may be redacted, evicted or let go of",
+    "hold.released": "an operator ended a hold",
+    "log.redacted": "private fields of earlier entries are erased: their salts and values, not their commitments",
     "agent.started": "the agent began to supervise",
     "agent.stopped": "the agent ended in good order",
     "heartbeat": "the agent was alive",
@@ -55,30 +59,44 @@ KINDS = {
 }
 
 HOST_WORKLOAD = ""  # events of the host itself, not of a workload
+ROLES = ("agent", "ledger", "operator")  # who acts, in clear; which person is private
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that happened. `time_ns`: UTC nanoseconds since 1970 by the host's clock. `data`: plain data."""
+    """One thing that happened. `time_ns`: UTC nanoseconds since 1970 by the host's clock. `actor`: one of ROLES.
+
+    `data`: plain data, in the log in clear. `private`: plain data to which the log only commits (`stele.model.private`); of an event
+    that was read, what could be opened.
+    """
 
     workload: str
     kind: str
     time_ns: int
     actor: str
     data: dict[str, Any] = {}
+    private: dict[str, Any] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """All that is known of it: `data` and `private`."""
+        return {**self.data, **self.private} if self.private else self.data
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """An event in its place: `seq` within its workload from 0, `prev` the digest of that workload's previous entry."""
+    """An event in its place: `seq` within its workload from 0, `prev` the digest of that workload's previous entry.
+
+    `sealed`: private field to commitment, lower-case hex.
+    """
 
     event: Event
     seq: int
     prev: str
+    sealed: dict[str, str] = {}
 
     def plain(self) -> dict[str, Any]:
         """As plain data."""
         event = self.event
         return {
-            "v": 0,
+            "v": VERSION,
             "workload": event.workload,
             "seq": self.seq,
             "prev": self.prev,
@@ -86,7 +104,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             "time_ns": event.time_ns,
             "actor": event.actor,
             "data": event.data,
+            "sealed": self.sealed,
         }
+
+    def opened(self, private: dict[str, Any]) -> Entry:
+        """The same entry with what its commitments were found to be of."""
+        return msgspec.structs.replace(self, event=msgspec.structs.replace(self.event, private=private))
 
     def encode(self) -> bytes:
         """Canonical bytes: the leaf data of the log, at most 65,535 bytes."""
@@ -99,7 +122,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 LATEST_NS = 1 << 62  # stamps end in 2116: an epoch is stamped later than all before it, and must have room to
 NO_PREVIOUS = ""  # `prev` of a workload's first entry
-_FIELDS = {"v", "workload", "seq", "prev", "kind", "time_ns", "actor", "data"}
+VERSION = 1
+_FIELDS = {"v", "workload", "seq", "prev", "kind", "time_ns", "actor", "data", "sealed"}
+FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_COMMITMENT = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def decode_entry(data: bytes) -> Entry:
@@ -117,7 +143,7 @@ def from_plain(raw: Any) -> Entry:
     Raises:
         SteleError: `ledger.bad-entry`.
     """
-    if not isinstance(raw, dict) or set(raw) != _FIELDS or raw["v"] != 0 or isinstance(raw["v"], bool):
+    if not isinstance(raw, dict) or set(raw) != _FIELDS or raw["v"] != VERSION or isinstance(raw["v"], bool):
         raise _malformed()
     texts = (raw["workload"], raw["prev"], raw["kind"], raw["actor"])
     if not all(isinstance(text, str) for text in texts) or not isinstance(raw["data"], dict):
@@ -127,8 +153,14 @@ def from_plain(raw: Any) -> Entry:
             raise _malformed()
     if raw["kind"] not in KINDS or (raw["time_ns"] >= LATEST_NS and raw["kind"] != "epoch"):
         raise _malformed()
+    sealed = raw["sealed"]
+    if not isinstance(sealed, dict) or not sealed.keys().isdisjoint(raw["data"]):
+        raise _malformed()
+    for name, value in sealed.items():
+        if not FIELD_NAME.fullmatch(name) or not isinstance(value, str) or not _COMMITMENT.fullmatch(value):
+            raise _malformed()
     event = Event(workload=raw["workload"], kind=raw["kind"], time_ns=raw["time_ns"], actor=raw["actor"], data=raw["data"])
-    return Entry(event=event, seq=raw["seq"], prev=raw["prev"])
+    return Entry(event=event, seq=raw["seq"], prev=raw["prev"], sealed=sealed)
 
 
 def _malformed() -> SteleError:

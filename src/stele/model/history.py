@@ -52,7 +52,7 @@ def _without(mapping: Mapping[str, Live], key: str) -> dict[str, Live]:
 
 
 def _text(event: Event, key: str) -> str:
-    value = event.data.get(key, "")
+    value = event.private.get(key, event.data.get(key, ""))
     return value if isinstance(value, str) else ""
 
 
