@@ -7,12 +7,11 @@ import pytest
 from stele.flow import initialise
 from stele.flow.authority import Authority
 from stele.flow.places import Places
-from stele.model.event import Event
 from stele.trust import policy
 from stele.trust.errors import SteleError
 from stele.trust.policy import key_id
 from stele.trust.release_key import PrivateKey, PublicKey
-from tests.ledgers import SIGNER, opened, signer
+from tests.ledgers import SIGNER, event, opened, signer
 
 RELEASE = "sha256:" + "a" * 64
 NEW = PrivateKey.generate().public
@@ -31,7 +30,7 @@ def own(places: Places) -> PublicKey:
 
 def note_down(places: Places, *events: tuple[str, str, dict], by=SIGNER) -> None:
     with opened(places.ledger, by) as ledger:
-        ledger.append([Event(workload=workload, kind=kind, time_ns=1, actor="test", data=data) for workload, kind, data in events])
+        ledger.append([event(1, workload=workload, kind=kind, **data) for workload, kind, data in events])
         ledger.publish()
 
 
