@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from stele.flow import distribution, initialise, opening, sealing
+from stele.flow import distribution, initialise, opening, repairing, sealing, storecheck
 from stele.flow.places import Places
 from stele.host import immutable
 from stele.trust.errors import SteleError
@@ -315,3 +315,38 @@ def test_what_came_as_a_delta_is_pushed_on_with_its_layers(places, registry, tmp
     third = other(tmp_path, "three", places)
     got = pull(third, f"{registry}/elsewhere-{tmp_path.name.replace('_', '-').lower()}:v2", whole=True)
     assert (got["release"], got["way"]) == (two, "strata")
+
+
+def test_a_store_is_repaired_from_where_its_release_came(places, registry, tmp_path):
+    """Each file of it lost in turn; the ledger says where to ask."""
+    target = f"{registry}/repair-{tmp_path.name.replace('_', '-').lower()}"
+    digest = seal(places, "1")
+    push(places, digest, target + ":v1")
+    to = other(tmp_path, "two", places)
+    record = sealing.event_recorder(to, quiet)
+    distribution.pull(to, target + ":v1", plain_http=False, whole=False, say=quiet, record=record)
+    store = opening.open_store(to)
+    for stratum in store.find(digest).strata:
+        store.image(stratum)
+    whole = {path: path.read_bytes() for folder in ("blobs/sha256", "erofs") for path in (store.root / folder).iterdir()}
+    named = {store.root / part.path for _, part in storecheck.check(store, {}, quiet).taken.parts()}
+    for number, path in enumerate(sorted(named)):
+        immutable.make_mutable(path)
+        path.chmod(0o644)
+        if number % 2:
+            path.unlink()
+        else:
+            path.write_bytes(whole[path][:-1] + bytes([whole[path][-1] ^ 1]))
+        done = repairing.run(to, opening.open_store(to), (), local=False, plain_http=False, say=quiet)
+        assert done.left == (), path
+        assert path.exists() or number % 2  # a layer that is gone while its image is there is no loss
+        assert not path.exists() or path.read_bytes() == whole[path]
+    for path in named:  # all at once: index.json is what is left
+        immutable.make_mutable(path)
+        path.unlink(missing_ok=True)
+    assert code(opening.open_store(to).release, digest) == "store.damaged"
+    done = repairing.run(to, opening.open_store(to), (), local=True, plain_http=False, say=quiet)
+    assert done.left
+    done = repairing.run(to, opening.open_store(to), (target,), local=False, plain_http=False, say=quiet)
+    assert done.left == ()
+    assert opening.open_store(to).verify(opening.open_store(to).release(digest))["bytes"]

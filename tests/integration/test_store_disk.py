@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stele.flow import mending, repairing, storecheck
 from stele.host import immutable
 from stele.model import spec as specs
 from stele.model.tree import Tree
@@ -113,3 +114,41 @@ def test_a_file_system_without_the_flag_is_reported_and_still_verified(tmp_path)
         assert immutable.change(fd, immutable=False)
     finally:
         os.close(fd)
+
+
+def test_a_repair_without_room_leaves_everything_as_it_was(small):
+    store = opened(small / "store")
+    release = put(store, 600_000)
+    image = store.image(release.strata[0])
+    immutable.make_mutable(image)
+    image.chmod(0o644)
+    data = image.read_bytes()
+    image.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    storecheck.check(store, {}, lambda _: None)
+    filler = small / "filler"
+    subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], check=False, capture_output=True)  # until it is full
+    before = {path: path.read_bytes() for path in (small / "store").rglob("*") if path.is_file()}
+    with mending.Registries({}, (), plain_http=False) as registries, pytest.raises(SteleError) as raised:
+        repairing.repair(opened(small / "store"), {}, registries, (), lambda _: None)
+    assert raised.value.code == "store.full"
+    assert {path: path.read_bytes() for path in (small / "store").rglob("*") if path.is_file()} == before
+    assert [item.path for item in storecheck.check(store, {}, lambda _: None).problems] == [str(image.relative_to(store.root))]
+    filler.unlink()
+    with mending.Registries({}, (), plain_http=False) as registries:
+        assert repairing.repair(opened(small / "store"), {}, registries, (), lambda _: None).left == ()
+    assert image.read_bytes() == data
+
+
+def test_an_image_in_use_that_can_be_written_to_is_a_problem(tmp_path):
+    store = opened(tmp_path / "store")
+    release = put(store, 100_000)
+    store.image(release.strata[0])
+    running = {release.digest: "running"}
+    found = storecheck.check(store, running, lambda _: None).problems
+    assert {item.kind for item in found} == {"mutable"}
+    with mending.Registries({}, (), plain_http=False) as registries:
+        done = repairing.repair(store, running, registries, (), lambda _: None)
+    assert done.left == ()
+    assert {item.how for item in done.mended} == {"made immutable"}
+    for stratum in release.strata:
+        store.remove_image(stratum)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from stele.cli import render
 from stele.cli.context import Call, with_call
+from stele.cli.exits import ANSWER_IS_NO, OK
+
+if TYPE_CHECKING:
+    from stele.flow.storecheck import Report
+    from stele.store.checking import Finding
 
 
-@click.group(epilog="\b\nExample:\n  stele store pack\n  stele store pin 4be1")
+@click.group(epilog="\b\nExample:\n  stele store check\n  stele store usage\n  stele store pack\n  stele store pin 4be1")
 def store() -> None:
     """Look after the store."""
 
@@ -59,3 +67,128 @@ def pin(call: Call, release: str | None, remove: bool) -> None:
         render.show_json(pinned)
         return
     render.show_table(("PINNED",), [(digest,) for digest in pinned], empty="nothing is pinned")
+
+
+@store.command(epilog="\b\nExample:\n  stele store check\n  stele store check --deep --json")
+@click.option("--deep", is_flag=True, help="Unpack every release that is kept as a delta, too, and compare it with its signed digests.")
+@with_call
+def check(call: Call, deep: bool) -> int:
+    """Check the whole store: every file against its digest, every index, every signature, and whether each release can be had.
+
+    Nothing is changed. Ends with 1 if anything is damaged or lost; `stele store repair` mends what can be mended.
+    """
+    from stele.flow import opening, packing, storecheck
+    from stele.trust.errors import SteleError
+
+    begun = time.monotonic_ns()
+    found = opening.open_store(call.places)
+    try:
+        running = packing.in_use(call.places)
+    except SteleError as error:
+        running = {}
+        click.echo(f"the ledger cannot be read, so what runs is not known: {error.reason}", err=True)
+    with render.progress("checking the store", quiet=call.json) as say:
+        report = storecheck.check(found, running, say, deep=deep)
+    took = time.monotonic_ns() - begun
+    if call.json:
+        render.show_json({**_plain(report), "proven": list(report.proven), "took_ns": took})
+    else:
+        files = report.files.states
+        render.say_line(f"checked {len(files)} files, {render.size(sum(item.size for item in files.values()))}, in {render.took(took)}")
+        _show(report, report.problems)
+    return ANSWER_IS_NO if report.problems else OK
+
+
+@store.command(
+    epilog="\b\nExample:\n  stele store repair\n  stele store repair --from registry.example.com/team/shop\n"
+    "  stele store repair --local --json"
+)
+@click.option("--from", "origins", multiple=True, metavar="REGISTRY/REPOSITORY", help="Ask this one, too; may be given several times.")
+@click.option("--local", is_flag=True, help="Ask no registry that the ledger knows a release came from or went to.")
+@click.option("--plain-http", is_flag=True, help="Speak http without TLS, to a registry that is not on this machine, too.")
+@with_call
+def repair(call: Call, origins: tuple[str, ...], local: bool, plain_http: bool) -> int:
+    """Mend what `stele store check` finds: from what is whole beside it, from deltas, or from a registry; at its digest or not at all.
+
+    Damaged bytes are set aside below store/damaged, not thrown away. What cannot be mended stays as it is, and is named.
+    """
+    from stele.flow import opening, repairing
+
+    found = opening.open_store(call.places)
+    with render.progress("repairing the store", quiet=call.json) as say:
+        done = repairing.run(call.places, found, origins, local=local, plain_http=plain_http, say=say)
+    if call.json:
+        left = [item._asdict() for item in done.left]
+        render.show_json({**_plain(done.report), "mended": [item._asdict() for item in done.mended], "problems": left})
+    else:
+        rows = [(item.path, item.how, item.aside) for item in done.mended]
+        render.show_table(("FILE", "MENDED", "DAMAGED BYTES"), rows, empty="nothing was to be mended")
+        _show(done.report, list(done.left))
+    return ANSWER_IS_NO if done.left else OK
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    return {
+        "files": len(report.files.states),
+        "bytes": sum(item.size for item in report.files.states.values()),
+        "whole": list(report.whole),
+        "packed": list(report.packed),
+        "problems": [item._asdict() for item in report.problems],
+        "notes": [item._asdict() for item in report.notes],
+    }
+
+
+def _show(report: Report, problems: list[Finding]) -> None:
+    known = [item for item in report.taken.holdings if item.release is not None or item.wrong]
+    lost = len(known) - len(report.whole) - len(report.packed)
+    told = f", {lost} not to be had" if lost else ""
+    render.say_line(f"  {len(report.whole)} releases are whole, {len(report.packed)} kept as deltas{told}")
+    counts: dict[str, int] = {}
+    for item in report.notes:
+        counts[item.kind] = counts.get(item.kind, 0) + 1
+    words = {
+        "absent": "files are not kept, and made again when they are needed",
+        "unnamed": "files are named by nothing: what a seal that broke off left, or what was replaced",
+        "stray": "files do not belong to a store",
+        "aside": "damaged files were set aside by repairs (in damaged/); remove them when nobody wants to look at them any more",
+        "odd": "entries of index.json are not as Stele writes them",
+    }
+    for kind, count in counts.items():
+        render.say_line(f"  {count} {words[kind]}")
+    names = {item.digest: f"{item.release.workload} {render.short(item.digest)}" for item in report.taken.holdings if item.release}
+    rows = [
+        (item.kind, item.path, item.reason, ", ".join(names.get(digest, render.short(digest)) for digest in item.releases))
+        for item in problems
+    ]
+    render.show_table(("PROBLEM", "FILE", "WHAT", "NEEDED BY"), rows, empty="  no problems")
+
+
+@store.command(epilog="\b\nExample:\n  stele store usage\n  stele store usage --strata\n  stele store usage --json | jq .total")
+@click.option("--strata", is_flag=True, help="List the strata of every release.")
+@with_call
+def usage(call: Call, strata: bool) -> None:
+    """Show what takes room on the disk: by workload and release, how much of it is shared with others, and what is kept as a delta."""
+    from stele.flow import opening
+    from stele.flow import usage as counting
+
+    found = counting.usage(opening.open_store(call.places))
+    if call.json:
+        plain = [{**item._asdict(), "strata": [stratum._asdict() for stratum in item.strata]} for item in found.releases]
+        render.show_json({**found._asdict(), "releases": plain})
+        return
+    rows: list[tuple[str, ...]] = []
+    for item in sorted(found.releases, key=lambda item: item.workload):
+        name = item.workload or "(another tool's image)"
+        rows.append((name, render.short(item.digest), item.form, render.size(item.own), render.size(item.shared), render.size(item.deltas)))
+        for stratum in item.strata if strata else ():
+            where = f"{stratum.form}{f', in {stratum.shared_with} more' if stratum.shared_with else ''}"
+            own, shared = (0, stratum.held) if stratum.shared_with else (stratum.held, 0)
+            rows.append(("", f"  {stratum.name}", where, render.size(own), render.size(shared), ""))
+    render.show_table(("WORKLOAD", "RELEASE", "KEPT", "OWN", "SHARED", "OF IT DELTAS"), rows, empty="the store is empty")
+    for name, total in found.workloads.items():
+        render.say_line(
+            f"{name or '(other tools)'}: {render.size(total['own'])} its own, {render.size(total['shared'])} shared with others"
+        )
+    more = ((found.unnamed, "named by nothing"), (found.aside, "set aside by repairs"))
+    told = "".join(f", {render.size(count)} {what}" for count, what in more if count)
+    render.say_line(f"all together {render.size(found.total)} on the disk{told}")

@@ -10,7 +10,7 @@ COMMANDS = {
     "releases": ("releases", "releases", "List the releases in the store"),
     "inspect": ("releases", "inspect", "Show one release: spec, strata, digests"),
     "diff": ("diff", "diff", "Show what changes from one release to another"),
-    "store": ("store", "store", "Keep the store small: old releases as deltas"),
+    "store": ("store", "store", "Check, repair, measure and shrink the store"),
     "push": ("distribution", "push", "Copy a release to an OCI registry"),
     "pull": ("distribution", "pull", "Bring a release from an OCI registry, if its signature holds"),
     "verify": ("prove", "verify", "Check a proof file, or a release in the store"),

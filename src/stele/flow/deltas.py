@@ -253,6 +253,17 @@ def make_delta(store: Layout, base: Release | None, release: Release, out: Binar
         return codec.make(old, new, out, thorough=thorough)
 
 
+def remake(store: Layout, base: Release | None, release: Release, digest: str, *, thorough: bool) -> bool:
+    """Make a delta again and keep it if it comes out at `digest`; whether it did. Raises like `make_delta`."""
+    with store.draft("blob") as draft, os.fdopen(os.dup(draft.fd), "w+b") as out:
+        make_delta(store, base, release, out, thorough=thorough)
+        out.flush()
+        if hash_fd(draft.fd)[0] != digest:
+            return False
+        draft.commit(digest)
+    return True
+
+
 def attach_delta(store: Layout, base: Release | None, release: Release, *, cut: bytes = b"", thorough: bool = False) -> Offer:
     """Make a delta from `base` (None: from nothing) to `release` and publish it in the store as what refers to `release`.
 

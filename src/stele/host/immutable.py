@@ -57,6 +57,19 @@ def change(fd: int, *, immutable: bool) -> bool:
     return is_immutable(fd) == immutable
 
 
+def is_possible(folder: Path) -> bool:
+    """Whether this user may set the flag of files in a folder; tried on one without a name."""
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        return change(fd, immutable=True)
+    finally:
+        change(fd, immutable=False)
+        os.close(fd)
+
+
 def make_mutable(path: Path) -> bool:
     """Clear the flag of a file so that it can be removed; False if that is not possible. No file is fine."""
     with contextlib.suppress(FileNotFoundError):

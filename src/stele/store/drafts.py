@@ -150,6 +150,19 @@ def sweep(root: Path) -> int:
     return count
 
 
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """The store's one lock, which serialises changes of index.json."""
+    with writing(root):
+        fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        sweep_index(root)
+        yield
+    finally:
+        os.close(fd)
+
+
 def sweep_index(root: Path) -> None:
     """Remove half-written indexes. Only under the store's lock: no live writer has one then."""
     for path in _listed(root):

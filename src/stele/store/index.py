@@ -165,7 +165,7 @@ def with_referrers(index: Plain, digest: str, items: Iterable[Referrer], referre
             continue
         if name != referrers_tag(digest):
             kept.append(entry)
-    return _encoded([*added.values(), tag, *kept])
+    return encoded([*added.values(), tag, *kept])
 
 
 def with_publication(index: Plain, item: Publication, referrers: Descriptor, signatures: Descriptor) -> bytes:
@@ -190,10 +190,11 @@ def with_publication(index: Plain, item: Publication, referrers: Descriptor, sig
         kept.append(mine)
     else:
         kept.insert(place, mine)
-    return _encoded(kept)
+    return encoded(kept)
 
 
-def _encoded(manifests: list[Plain]) -> bytes:
+def encoded(manifests: list[Plain]) -> bytes:
+    """index.json with these entries."""
     return (
         json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}, indent=1, sort_keys=True).encode("ascii") + b"\n"
     )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from stele.host import durable
@@ -93,7 +91,7 @@ class Layout:
             SteleError: `store.full`, `store.not-writable`, `store.damaged`.
         """
         digest = publication.release.digest
-        with self._locked(), drafts.writing(self.root):
+        with self.changing(), drafts.writing(self.root):
             index = self._index()
             referrers = indexes.merged_referrers(self._tagged(index, indexes.referrers_tag(digest)), publication.referrers)
             config, legacy = indexes.merged_signatures(self._tagged(index, indexes.signatures_tag(digest)), publication.signatures)
@@ -115,7 +113,7 @@ class Layout:
             SteleError: `store.full`, `store.not-writable`, `store.damaged`.
         """
         tag = indexes.referrers_tag(release.digest)
-        with self._locked(), drafts.writing(self.root):
+        with self.changing(), drafts.writing(self.root):
             index = self._index()
             merged = indexes.merged_referrers(self._tagged(index, tag), referrers)
             listed = Descriptor(media_type=INDEX_TYPE, digest=self.put(merged), size=len(merged))
@@ -125,7 +123,7 @@ class Layout:
     def unrefer(self, digest: str, gone: Collection[str]) -> None:
         """Make artifacts (by their manifests' digests) no longer refer to a release; their blobs stay. Raises like `refer`."""
         tag = indexes.referrers_tag(digest)
-        with self._locked(), drafts.writing(self.root):
+        with self.changing(), drafts.writing(self.root):
             index = self._index()
             present = self._tagged(index, tag) or {}
             left = {**present, "manifests": [item for item in present.get("manifests", []) if item.get("digest") not in gone]}
@@ -370,6 +368,13 @@ class Layout:
         """While it lasts nothing is removed: whoever relies on what is here, and publishes it, does so inside."""
         return removal.adding(self.root)
 
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """While it lasts nobody else changes index.json. Raises like `draft`."""
+        self._make()
+        with drafts.locked(self.root):
+            yield
+
     def removing(self) -> AbstractContextManager[None]:
         """While it lasts nobody adds. Raises `store.busy`."""
         return removal.removing(self.root)
@@ -410,19 +415,6 @@ class Layout:
                 durable.make_dirs(folder)
             if not (self.root / "oci-layout").exists():
                 durable.write(self.root / "oci-layout", LAYOUT)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """The store's one lock, which serialises changes of index.json."""
-        self._make()
-        with drafts.writing(self.root):
-            fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            drafts.sweep_index(self.root)
-            yield
-        finally:
-            os.close(fd)
 
     def _index(self) -> Plain:
         try:
