@@ -9,6 +9,7 @@ import click
 
 from stele.cli import render
 from stele.cli.context import Call, with_call
+from stele.cli.secret import Secrets, with_secrets
 
 KINDS = ["auto", "folder", "docker-archive", "oci-layout", "registry", "root-tar", "debian", "containerfile"]
 
@@ -47,8 +48,10 @@ KINDS = ["auto", "folder", "docker-archive", "oci-layout", "registry", "root-tar
 )
 @click.option("--paranoid", is_flag=True, help="Read every file again, also those that look unchanged since they were last sealed.")
 @click.option("--delta", is_flag=True, help="Make the deltas for updates to this release now [default: when it is pushed].")
+@click.option("--key", default="", help="What signs: a key file, signer, or URI of a key service [default: the data folder's key].")
+@with_secrets
 @with_call
-def seal(call: Call, source: str | None, base: str, spec_file: Path, delta: bool, **given: Any) -> None:
+def seal(call: Call, source: str | None, base: str, spec_file: Path, delta: bool, passphrase_file: Path | None, **given: Any) -> None:
     """Seal SOURCE and the spec into one signed release.
 
     SOURCE is a folder, a docker archive, an OCI layout, an image in a registry (REGISTRY/REPOSITORY[:TAG|@DIGEST]; with docker:// before
@@ -62,7 +65,8 @@ def seal(call: Call, source: str | None, base: str, spec_file: Path, delta: bool
     from stele.flow import sealing
 
     what = base if source is None else sealing.source_of(source, given["kind"])
-
+    secrets = Secrets(passphrase_file)
+    secrets.warm(call.places, given["key"])
     with render.progress(f"sealing {source or base}", quiet=call.json) as say:
         sealed = sealing.seal(
             call.places,
@@ -70,6 +74,7 @@ def seal(call: Call, source: str | None, base: str, spec_file: Path, delta: bool
             spec_file,
             options=sealing.Options(**given),
             say=say,
+            ask=secrets,
             record=sealing.recorder(call.places, lambda body: call.agent.call("POST", "/v1/record", body)),
         )
         if delta:

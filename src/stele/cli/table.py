@@ -14,6 +14,8 @@ COMMANDS = {
     "push": ("distribution", "push", "Copy a release to an OCI registry"),
     "pull": ("distribution", "pull", "Bring a release from an OCI registry, if its signature holds"),
     "verify": ("prove", "verify", "Check a proof file, or a release in the store"),
+    "sign": ("key", "sign", "Add a signature to a release in the store"),
+    "key": ("key", "key", "Who signs releases: keys, rules, rotation, revocation"),
     "apply": ("deploy", "apply", "Run a release; replaces the old one when healthy"),
     "status": ("deploy", "status", "What is running, by which digest, enforced by what"),
     "rollback": ("deploy", "rollback", "Return to the previous good release"),

@@ -43,6 +43,11 @@ def read(places: Places) -> Policy:
         ) from error
 
 
+def source(places: Places) -> str:
+    """What says who signs: "root", "policy", or "release.pub" where there is neither."""
+    return "policy" if places.policy.exists() else "release.pub"
+
+
 class Authority:
     """Adapter of the store's port `Judge`. The policy is read at each question, so that a revocation counts at once."""
 

@@ -12,7 +12,7 @@ from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from stele.flow.places import Places
-    from stele.trust.release_key import ReleaseSigner
+    from stele.trust.release_key import PrivateKey, ReleaseSigner
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]*):", re.ASCII)
 
@@ -52,7 +52,7 @@ def open_signer(places: Places, key: str, ask: Ask) -> ReleaseSigner:
     if (uri := _URI.match(key)) and uri[1] in key_service.SCHEMES:
         return key_service.open_signer(key, ask)
     path = own_key(places, key) if not key or (_name(key) and own_key(places, key).exists()) else Path(key)
-    return read_file(path, ask)
+    return read_private(path, ask)
 
 
 def own_key(places: Places, signer: str) -> Path:
@@ -64,7 +64,7 @@ def _name(text: str) -> bool:
     return "/" not in text and "." not in text
 
 
-def read_file(path: Path, ask: Ask) -> ReleaseSigner:
+def read_private(path: Path, ask: Ask) -> PrivateKey:
     """A private key in a file. Raises like `open_signer`."""
     try:
         data = path.read_bytes()

@@ -51,8 +51,8 @@ def load(data: bytes, passphrase: bytes | None) -> PrivateKey:
         raise _wrong() from error
 
 
-def encrypt(key: PrivateKey, passphrase: bytes, random: bytes) -> bytes:
-    """PKCS#8 PEM under a passphrase: PBES2 (RFC 8018) with scrypt (RFC 7914) and AES-256-CBC.
+def encrypt(pkcs8: bytes, passphrase: bytes, random: bytes) -> bytes:
+    """A PKCS#8 DER as PEM under a passphrase: PBES2 (RFC 8018) with scrypt (RFC 7914) and AES-256-CBC.
 
     Written here, because the library would derive the key with 2,048 rounds of PBKDF2. `random`: RANDOM_BYTES fresh random bytes.
     """
@@ -60,7 +60,7 @@ def encrypt(key: PrivateKey, passphrase: bytes, random: bytes) -> bytes:
     salt, iv = random[:16], random[16:]
     secret = Scrypt(salt=salt, length=32, n=COST, r=BLOCK, p=PARALLEL).derive(passphrase)
     padder = padding.PKCS7(128).padder()
-    plain = padder.update(key.der()) + padder.finalize()
+    plain = padder.update(pkcs8) + padder.finalize()
     cipher = Cipher(algorithms.AES(secret), modes.CBC(iv)).encryptor()
     sealed = cipher.update(plain) + cipher.finalize()
     derivation = _der(0x30, _SCRYPT, _der(0x30, _der(0x04, salt), *(_integer(value) for value in (COST, BLOCK, PARALLEL))))
@@ -106,7 +106,7 @@ def _secretbox(secret: bytes, nonce: bytes, sealed: bytes) -> bytes:
     except ImportError as error:
         raise SteleError(
             "cosign's own key files need the library PyNaCl, which is not installed",
-            remedy="`pip install 'stele[cosign-keys]'`, or make the key with `stele key new` and `cosign import-key-pair` it",
+            remedy="`pip install 'stele[cosign-keys]'`, or make the key with `stele key generate` and `cosign import-key-pair` it",
             code="trust.library-missing",
         ) from error
     box: Any = boxes.SecretBox(secret)

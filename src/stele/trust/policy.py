@@ -314,6 +314,19 @@ def revoked(policy: Policy, key: Key, index: int, reason: str, origin: str) -> P
     return _again([*lines, f"revoke {key.id} {index} {reason}"])
 
 
+def with_rule(policy: Policy, pattern: str, threshold: int, signers: tuple[str, ...]) -> Policy:
+    """A rule in the place of the one with the same pattern; else before all others, because the first that matches counts."""
+    line = f"rule {pattern} {threshold} {' '.join(signers)}"
+    places = [number for number, text in enumerate(policy.lines) if text.startswith("rule ")]
+    same = [number for number in places if policy.lines[number].split(" ")[1] == pattern]
+    lines = list(policy.lines)
+    if same:
+        lines[same[0]] = line
+    else:
+        lines.insert(places[0] if places else len(lines), line)
+    return _again(lines)
+
+
 def _key_line(signer: str, start: int, end: int | None, public: PublicKey) -> str:
     return f"key {signer} {start} {'-' if end is None else end} {base64.b64encode(public.der).decode()}"
 

@@ -1,0 +1,338 @@
+"""Keys as people use them: passphrases, signers, rotation, revocation, tokens. Judged by cosign, OpenSSL and SoftHSM2."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stele.cli.secret import PASSPHRASE, PIN
+from stele.trust import key_files
+from stele.trust.errors import SteleError
+from stele.trust.policy import key_id
+from stele.trust.release_key import PublicKey
+from tests import judges
+
+pytestmark = pytest.mark.timeout(1500)  # cosign takes minutes to build where it is not in the cache
+WORD = "correct horse \u00e9 battery"
+SPEC = '{"stele": 0, "name": "shop", "command": ["/app"]}'
+
+
+class Data:
+    """A data folder and what a person does with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.data = folder, folder / "data"
+        (folder / "root").mkdir()
+        (folder / "root" / "app").write_text("one")
+        (folder / "stele.yaml").write_text(SPEC)
+        self("init", "--keys-only")
+
+    def run(self, *argv: object, **env: str) -> subprocess.CompletedProcess[str]:
+        base = {name: value for name, value in os.environ.items() if not name.startswith("STELE_")}
+        command = [sys.executable, "-m", "stele", "--data", str(self.data), "--json", *(str(part) for part in argv)]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**base, **env}, cwd=self.folder, stdin=subprocess.DEVNULL
+        )
+
+    def __call__(self, *argv: object, **env: str):
+        done = self.run(*argv, **env)
+        assert done.returncode == 0, (argv, done.stdout, done.stderr)
+        return json.loads(done.stdout)
+
+    def refused(self, *argv: object, **env: str) -> str:
+        done = self.run(*argv, **env)
+        assert done.returncode != 0, argv
+        return str(json.loads(done.stdout)["error"]["code"])
+
+    def seal(self, content: str = "one", *argv: object, **env: str) -> str:
+        (self.folder / "root" / "app").write_text(content)
+        return str(self("seal", "root", *argv, **env)["release"])
+
+    def key(self, signer: str) -> str:
+        return str([item["key"] for item in self("key", "list")["keys"] if item["signer"] == signer][-1])
+
+    def kinds(self) -> list[str]:
+        shown = self.run("log").stdout.splitlines()
+        return [json.loads(line)["kind"] for line in shown]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    return Data(tmp_path)
+
+
+def two_signers(data: Data) -> None:
+    data("key", "generate", "alice.key", "--plain")
+    data("key", "add", "alice", "alice.pub")
+    data("key", "require", "shop", 2, "release", "alice")
+
+
+def test_two_of_two_signers_then_it_may_run(data):
+    release = data.seal()
+    two_signers(data)
+    assert data.refused("verify", release) == "trust.too-few-signers"
+    assert data("sign", release, "--key", "alice.key")["accepted"]
+    data("verify", release)
+    assert data("sign", release, "--key", "alice.key")["accepted"]  # again changes nothing
+    assert len(data("sign", release)["keys"]) == 2
+    assert [kind for kind in data.kinds() if kind.startswith(("key.", "release."))][:3] == ["release.sealed", "key.added", "release.signed"]
+
+
+def test_a_rotated_key_signs_nothing_new_and_what_it_signed_stays_good(data):
+    old = data.seal()
+    shutil.copy(data.data / "keys" / "release.key", data.folder / "old.key")
+    done = data("key", "rotate")
+    assert done["from"] > 0
+    data("verify", old)
+    with_old = data.seal("two", "--key", "old.key")
+    assert data.refused("verify", with_old) == "trust.key-not-valid"
+    assert data("sign", with_old)["accepted"]
+    data("verify", data.seal("three"))
+    assert "key.rotated" in data.kinds()
+
+
+def test_what_a_stolen_key_signed_counts_only_if_it_was_recorded_before(data):
+    before = data.seal()
+    size = len(data.kinds()) * 2  # an epoch follows each
+    bad = data.seal("evil")
+    stolen = data.key("release")
+    shutil.copy(data.data / "keys" / "release.key", data.folder / "stolen.key")
+    data("key", "rotate")
+    assert data.refused("key", "revoke", stolen, "--reason", "x", "--from", 10**6) == "trust.no-such-key"
+    data("key", "revoke", stolen[:8], "--reason", "stolen", "--from", size)
+    data("verify", before)
+    assert data.refused("verify", bad) == "trust.key-revoked"
+    assert data("sign", bad, "--key", "stolen.key")["accepted"] is False  # the thief adds it again
+    late = data.seal("later", "--key", "stolen.key")
+    assert data.refused("verify", late) == "trust.key-revoked"
+    data("verify", data.seal("good"))
+    data("key", "revoke", stolen, "--reason", "all of it", "--from", 0)
+    assert data.refused("verify", before) == "trust.key-revoked"
+    assert data("sign", before)["accepted"]
+
+
+def test_a_policy_from_a_backup_undoes_no_revocation(data):
+    release = data.seal()
+    saved = (data.data / "keys" / "trust.policy").read_bytes()
+    data("key", "revoke", data.key("release"), "--reason", "stolen", "--from", 0)
+    (data.data / "keys" / "trust.policy").write_bytes(saved)
+    assert data.refused("verify", release) == "trust.policy-outdated"
+
+
+def test_keys_are_never_overwritten_and_only_for_their_owner(data):
+    data("key", "generate", "alice.key", "--plain")
+    first = (data.folder / "alice.key").read_bytes()
+    assert (data.folder / "alice.key").stat().st_mode & 0o777 == 0o600
+    assert data.refused("key", "generate", "alice.key", "--plain") == "trust.key-exists"
+    (data.folder / "alice.key").rename(data.folder / "bob.key")
+    assert data.refused("key", "generate", "alice.key", "--plain") == "trust.key-exists"  # alice.pub is another's
+    assert (data.folder / "bob.key").read_bytes() == first
+
+
+def test_a_passphrase_protects_and_is_seen_nowhere(data, tmp_path):
+    (tmp_path / "word").write_text(WORD + "\nsecond line\n")
+    data("key", "protect", **{PASSPHRASE: WORD})
+    path = data.data / "keys" / "release.key"
+    assert path.read_bytes().startswith(key_files.ENCRYPTED)
+    assert data.refused("seal", "root") == "trust.no-passphrase"
+    assert data.refused("seal", "root", **{PASSPHRASE: "wrong"}) == "trust.wrong-passphrase"
+    assert data.refused("seal", "root", **{PASSPHRASE: ""}) == "trust.wrong-passphrase"
+    release = data.seal("one", **{PASSPHRASE: WORD})
+    assert data("sign", release, "--passphrase-file", "word")["accepted"]
+    for argv in (("--debug", "sign", release), ("--debug", "seal", "root"), ("--debug", "key", "list")):
+        done = data.run(*argv, **{PASSPHRASE: WORD})
+        assert done.returncode == 0
+        assert WORD not in done.stdout + done.stderr
+    for file in data.data.rglob("*"):
+        assert not file.is_file() or WORD.encode() not in file.read_bytes(), file
+    data("init", "--keys-only")  # reads no private key
+    data("key", "protect", "--plain", **{PASSPHRASE: WORD})
+    data.seal("two")
+
+
+def test_a_passphrase_goes_to_no_child(data, monkeypatch):
+    from stele.cli.secret import Secrets
+
+    monkeypatch.setenv(PASSPHRASE, WORD)
+    monkeypatch.setenv(PIN, "1234")
+    secrets = Secrets(None)
+    assert secrets("passphrase of x") == WORD
+    assert secrets("pin") == "1234"
+    assert WORD not in repr(secrets) + str(vars(type(secrets)))
+    assert PASSPHRASE not in os.environ
+    assert WORD not in subprocess.run(["env"], capture_output=True, text=True, check=True).stdout
+
+
+def test_openssl_reads_protected_keys_and_we_read_its_own(data, tmp_path):
+    data("key", "generate", "alice.key", **{PASSPHRASE: WORD})
+    shown = subprocess.run(
+        ["openssl", "pkey", "-in", "alice.key", "-passin", "stdin", "-pubout"],
+        input=WORD + "\n", capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert shown.stdout == (tmp_path / "alice.pub").read_text()
+    subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-aes256", "-pass", "stdin", "-out", "o.key"],
+        check=True, capture_output=True, cwd=tmp_path, input=WORD.encode() + b"\n",
+    )  # fmt: skip
+    assert key_files.load((tmp_path / "o.key").read_bytes(), WORD.encode()).public
+    with pytest.raises(SteleError) as raised:
+        key_files.load((tmp_path / "o.key").read_bytes(), b"wrong")
+    assert raised.value.code == "trust.wrong-passphrase"
+
+
+# ---- cosign
+
+
+@pytest.fixture(scope="session")
+def cosign_program() -> Path:
+    return judges.go_judge("github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3")
+
+
+def cosign(data: Data, program: Path, *argv: object, word: str = WORD) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": os.environ["PATH"], "HOME": str(data.folder), "COSIGN_PASSWORD": word, "DO_NOT_TRACK": "1"}
+    return subprocess.run(
+        [str(part) for part in (program, *argv)], capture_output=True, text=True, check=False, env=env, cwd=data.folder, timeout=120
+    )
+
+
+def holds(data: Data, program: Path, public: str) -> bool:
+    """Whether cosign finds a signature by this key on what was sealed last."""
+    layout = data.folder / "one-image"
+    shutil.rmtree(layout, ignore_errors=True)
+    shutil.copytree(data.data / "store", layout)
+    flags = ("--insecure-ignore-tlog=true", "--local-image", layout, "--key", public)
+    return cosign(data, program, "verify", *flags).returncode == 0
+
+
+def test_we_sign_with_keys_that_cosign_made_and_cosign_verifies_both_kinds(data, cosign_program):
+    assert cosign(data, cosign_program, "generate-key-pair").returncode == 0
+    data("key", "add", "carol", "cosign.pub")
+    data("key", "require", "*", 1, "carol", "release")
+    release = data.seal("one", "--key", "cosign.key", **{PASSPHRASE: WORD})
+    data("verify", release)
+    assert holds(data, cosign_program, "cosign.pub")
+    assert not holds(data, cosign_program, "data/keys/release.pub")
+    assert data.refused("sign", release, "--key", "cosign.key", **{PASSPHRASE: "wrong"}) == "trust.wrong-passphrase"
+    # and the other way round: cosign takes ours, under a passphrase
+    data("key", "generate", "alice.key", "--plain")
+    assert cosign(data, cosign_program, "import-key-pair", "--key", "alice.key", "--output-key-prefix", "alice2").returncode == 0
+    again = key_files.load((data.folder / "alice2.key").read_bytes(), WORD.encode())
+    assert again.public.pem() == (data.folder / "alice.pub").read_bytes()
+
+
+def test_a_damaged_or_greedy_cosign_key_is_refused(data, cosign_program):
+    assert cosign(data, cosign_program, "generate-key-pair").returncode == 0
+    import base64
+
+    text = (data.folder / "cosign.key").read_text()
+    head, body, tail = text.partition("-----\n")[0], text.split("-----\n")[1].split("-----END")[0], text.split("\n-----END")[1]
+    plain = json.loads(base64.b64decode(body))
+
+    def code(change: dict, word: bytes = WORD.encode()) -> str:
+        spoiled = base64.encodebytes(json.dumps({**plain, **change}).encode()).decode()
+        with pytest.raises(SteleError) as raised:
+            key_files.load(f"{head}-----\n{spoiled}-----END{tail}".encode(), word)
+        return raised.value.code
+
+    kdf = plain["kdf"]
+    assert code({}, b"wrong") == "trust.wrong-passphrase"
+    for params in ({"N": 1 << 30}, {"N": "65536"}, {"r": 0}, {"p": True}, {"N": 65537}):
+        assert code({"kdf": {**kdf, "params": {**kdf["params"], **params}}}) == "trust.bad-key", params
+    for change in (
+        {"kdf": {}},
+        {"kdf": None},
+        {"cipher": {**plain["cipher"], "name": "x"}},
+        {"ciphertext": "%"},
+        {"cipher": {"nonce": ""}},
+    ):
+        assert code(change) == "trust.bad-key", change
+    assert code({"ciphertext": base64.b64encode(b"x" * 100).decode()}) == "trust.wrong-passphrase"
+
+
+# ---- a token (PKCS#11)
+
+SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
+
+
+@pytest.fixture
+def token(tmp_path, monkeypatch):
+    """A software token with a P-256 key of id 2, and one on another curve of id 3; its environment."""
+    if not Path(SOFTHSM).exists():
+        pytest.skip("softhsm2 is not installed (scripts/apt-packages.txt)")
+    import pkcs11
+    from pkcs11.util.ec import encode_named_curve_parameters
+
+    (tmp_path / "tokens").mkdir()
+    conf = tmp_path / "softhsm2.conf"
+    conf.write_text(f"directories.tokendir = {tmp_path}/tokens\n")
+    env = {"SOFTHSM2_CONF": str(conf), "PYKCS11LIB": SOFTHSM}
+    make = f"""
+import pkcs11
+from pkcs11.util.ec import encode_named_curve_parameters
+token = pkcs11.lib({SOFTHSM!r}).get_token(token_label="stele")
+with token.open(rw=True, user_pin="4321") as session:
+    for number, curve in ((2, "secp256r1"), (3, "secp384r1")):
+        parameters = session.create_domain_parameters(pkcs11.KeyType.EC, {{
+            pkcs11.Attribute.EC_PARAMS: encode_named_curve_parameters(curve)}}, local=True)
+        parameters.generate_keypair(store=True, id=bytes([number]), label=curve)
+"""
+    argv = ["softhsm2-util", "--init-token", "--free", "--label", "stele", "--pin", "4321", "--so-pin", "8765"]
+    for command in (argv, [sys.executable, "-c", make]):
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, **env})
+    assert pkcs11
+    assert encode_named_curve_parameters
+    return env
+
+
+URI = "hsm:2?label=stele"
+
+
+def test_a_key_in_a_token_signs_and_cosign_verifies(data, token, cosign_program):
+    shown = data("key", "public", URI, "-o", "hsm.pub", **token, **{PIN: "4321"})
+    public = PublicKey.from_pem((data.folder / "hsm.pub").read_bytes())
+    assert shown["key"] == key_id(public)
+    data("key", "add", "vault", "hsm.pub")
+    data("key", "require", "*", 1, "vault")
+    release = data.seal("one", "--key", URI, **token, **{PIN: "4321"})
+    data("verify", release)
+    assert holds(data, cosign_program, "hsm.pub")
+
+
+@pytest.mark.parametrize(
+    ("uri", "pin", "expected"),
+    [
+        (URI, "0000", "trust.key-service"), (URI, None, "trust.no-passphrase"), ("hsm:9?label=stele", "4321", "trust.key-service"),
+        ("hsm:3?label=stele", "4321", "trust.key-service"), ("hsm:2?label=other", "4321", "trust.key-service"),
+        ("hsm:x?label=stele", "4321", "trust.key-service"),
+    ],
+)  # fmt: skip
+def test_what_a_token_cannot_do_is_said_and_the_pin_is_not(data, token, uri, pin, expected):
+    done = data.run("--debug", "seal", "root", "--key", uri, **token, **({PIN: pin} if pin else {}))
+    assert done.returncode != 0
+    assert json.loads(done.stdout)["error"]["code"] == expected
+    assert "4321" not in (done.stdout + done.stderr).replace(str(data.folder), "")
+    with contextlib.suppress(FileNotFoundError):
+        assert not json.loads((data.data / "store" / "index.json").read_bytes())["manifests"]
+
+
+def test_a_library_that_is_missing_is_named_with_its_extra(data):
+    for uri, extra in (("awskms:1234", "awskms"), ("gcpkms:projects/x", "gcpkms"), ("azurekms://v.vault.azure.net/keys/k/1", "azurekms")):
+        done = data.run("seal", "root", "--key", uri)
+        error = json.loads(done.stdout)["error"]
+        if error["code"] != "trust.key-service":  # somebody installed the extra
+            assert error["code"] == "trust.library-missing", error
+            assert f"stele[{extra}]" in error["remedy"]
+
+
+def test_a_key_that_is_not_there_is_said(data):
+    assert data.refused("seal", "root", "--key", "nobody.key") == "trust.no-such-key"
+    (data.folder / "rubbish.key").write_text("rubbish")
+    assert data.refused("seal", "root", "--key", "rubbish.key") == "trust.bad-key"
+    assert data.refused("sign", "shop") == "store.unknown-release"
