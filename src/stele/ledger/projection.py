@@ -7,6 +7,8 @@ import json
 import logging
 import sqlite3
 import threading
+import zlib
+from itertools import groupby
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -17,11 +19,16 @@ if TYPE_CHECKING:
     from stele.model.event import Entry
 
 log = logging.getLogger(__name__)
-SCHEMA = """
+VERSION = 2  # another one is deleted and made anew
+BLOCK = 256
+SCHEMA = f"""
+PRAGMA user_version = {VERSION};
 CREATE TABLE IF NOT EXISTS entries (
   idx INTEGER PRIMARY KEY, workload TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
   time_ns INTEGER NOT NULL, actor TEXT NOT NULL, data TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS by_workload ON entries (workload, seq);
+CREATE TABLE IF NOT EXISTS blocks (
+  block INTEGER PRIMARY KEY, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, kinds INTEGER NOT NULL, actors INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS applied (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL);
 INSERT OR IGNORE INTO applied VALUES (1, 0);
 """
@@ -41,6 +48,8 @@ class Projection:
         for attempt in (1, 2):
             try:
                 self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+                if _is_of_another_version(self._db):
+                    raise sqlite3.DatabaseError("it is of another version")
                 self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + SCHEMA)
                 self.applied = int(self._db.execute("SELECT size FROM applied").fetchone()[0])
                 if self.applied > size:
@@ -78,6 +87,7 @@ class Projection:
                 with self._db:
                     self._db.execute("BEGIN")
                     self._db.executemany("INSERT OR REPLACE INTO entries VALUES (?,?,?,?,?,?,?)", rows)
+                    self._db.executemany(_BLOCK, _blocks(rows))
                     self._db.execute("UPDATE applied SET size = ?", (size,))
                 self.applied = size
             except (sqlite3.Error, OSError, ValueError) as error:
@@ -89,6 +99,33 @@ class Projection:
             if self._db is not None:
                 self._db.close()
                 self._db = None
+
+
+_BLOCK = """INSERT INTO blocks VALUES (?,?,?,?,?) ON CONFLICT (block) DO UPDATE SET first_ns = min(first_ns, excluded.first_ns),
+  last_ns = max(last_ns, excluded.last_ns), kinds = kinds | excluded.kinds, actors = actors | excluded.actors"""
+
+
+def bit(text: str) -> int:
+    """The bit that stands for a kind or an actor in a block's mask; several may share one."""
+    return 1 << zlib.crc32(text.encode("utf-8", "replace")) % 62
+
+
+def _blocks(rows: list[tuple[int, str, int, str, int, str, str]]) -> Iterable[tuple[int, int, int, int, int]]:
+    """What is true of each 256 entries: finding those of a time or a kind reads these, not the entries."""
+    for block, group in groupby(rows, key=lambda row: row[0] // BLOCK):
+        mine = list(group)
+        times = [row[4] for row in mine]
+        kinds = actors = 0
+        for text in {row[3] for row in mine}:
+            kinds |= bit(text)
+        for text in {row[5] for row in mine}:
+            actors |= bit(text)
+        yield block, min(times), max(times), kinds, actors
+
+
+def _is_of_another_version(db: sqlite3.Connection) -> bool:
+    has_tables = db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+    return has_tables and db.execute("PRAGMA user_version").fetchone()[0] != VERSION
 
 
 def _row(index: int, entry: Entry) -> tuple[int, str, int, str, int, str, str]:
