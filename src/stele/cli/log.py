@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stele.cli import render
 from stele.cli.context import Call, with_call
+from stele.cli.log_lines import Lines
+from stele.cli.log_options import reading, selection, view
 from stele.cli.table import LOG_COMMANDS
-from stele.model import private
+
+if TYPE_CHECKING:
+    from stele.flow.log_view import LogView
+    from stele.model.event import Entry
+    from stele.model.selection import Selection
 
 
 class LogGroup(click.Group):
@@ -32,43 +40,65 @@ class LogGroup(click.Group):
 @click.group(
     cls=LogGroup,
     invoke_without_command=True,
-    epilog="\b\nExample:\n  stele log --workload shop --last 20\n  stele log check\n  stele log rebuild",
+    epilog="\b\nExample:\n  stele log -w shop --last 20\n  stele log --kind incidents --since 2h\n  stele log --follow\n"
+    "  stele log timeline shop\n  stele log export --format csv --since 2026-03-01 -o march.csv\n"
+    "  stele log --from https://logs.example.com/shop/ --trust trust.keys",
 )
-@click.option("--workload", default="", help="Only this workload.")
-@click.option("--kind", default="", help="Only events of this kind, or whose kind starts so (`instance.`).")
-@click.option("--last", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="At most so many, the newest.")
+@reading
+@click.option(
+    "--last", type=click.IntRange(1), default=None, help="At most so many, the newest [default: 50; all with --since or --until]."
+)
+@click.option("--reverse", is_flag=True, help="The newest first.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is published from now on, until Ctrl-C.")
+@click.option("--all", "everything", is_flag=True, help="Also heartbeats and the ledger's own epochs.")
 @click.option("--json", "sub_json", is_flag=True, help="Print JSON lines.")
 @click.pass_context
-def log(ctx: click.Context, workload: str, kind: str, last: int, sub_json: bool) -> None:
-    """What happened, in order: every event of every stage, from the ledger (its own epochs only with --kind epoch)."""
+def log(ctx: click.Context, /, last: int | None, reverse: bool, follow: bool, everything: bool, sub_json: bool, **given: Any) -> None:
+    """What happened, in order: every event of every stage, from the ledger.
+
+    Each entry that is shown was checked against the signed checkpoint. Options that are given several times widen, different ones narrow.
+    """
     if ctx.invoked_subcommand is not None:
         return
     call = Call(ctx)
-    from stele.flow import reading
-
-    found = reading.events(call.places, workload=workload, kind=kind, last=last)
-    if sub_json or call.json:
-        import json
-
-        for line in found:
-            render.say_line(json.dumps(line, sort_keys=True))
+    if follow and (reverse or given["until"]):
+        raise click.UsageError("--follow goes with neither --reverse nor --until")
+    selected = selection(given, everything=everything)
+    if last is None and not (given["since"] or given["until"]):
+        last = 10 if follow else 50
+    shown = Lines() if not (sub_json or call.json) else None
+    if given["where"] is None and not call.places.ledger.joinpath("checkpoint").exists() and not follow:
+        if shown is not None:
+            render.say_line("the ledger is empty")
         return
-    rows = [
-        (str(e["index"]), render.when(e["time_ns"]), e["workload"] or "-", e["kind"], e["actor"], _gist(e["data"], e["sealed"]))
-        for e in found
-    ]
-    render.show_table(("INDEX", "TIME (UTC)", "WORKLOAD", "EVENT", "ACTOR", "WHAT"), rows, empty="the ledger is empty")
+    with view(call, given) as found:
+        for index, entry in found.entries(selected, last=last, newest_first=reverse):
+            _say(shown, index, entry)
+        if follow:
+            _follow(found, selected, shown)
+        elif shown is not None and not shown.count:
+            render.say_line("no entry is like that")
 
 
-def _gist(data: dict[str, object], sealed: list[str]) -> str:
-    """The facts that a person looks for first."""
-    parts = []
-    for key in ("incident", "instance", "release", "kind", "syscall", "path", "replaces", "reason", "to"):
-        value = private.CLOSED if key in sealed else data.get(key)
-        if value:
-            text = str(value)
-            parts.append(f"{key}={render.short(text) if text.startswith('sha256:') else text[:80]}")
-    return " ".join(parts)
+def _say(shown: Lines | None, index: int, entry: Entry) -> None:
+    if shown is not None:
+        shown.say(index, entry)
+        return
+    import json
+
+    from stele.flow import log_rows
+
+    render.say_line(json.dumps(log_rows.plain(index, entry), sort_keys=True))
+
+
+def _follow(found: LogView, selected: Selection, shown: Lines | None) -> None:
+    from stele.flow import following
+
+    render.flush()
+    with contextlib.suppress(KeyboardInterrupt):
+        for index, entry in following.follow(found, selected):
+            _say(shown, index, entry)
+            render.flush()
 
 
 @log.command(epilog="\b\nExample:\n  stele log check\n  stele log check --ledger ./copy --trust trust.keys")
@@ -84,10 +114,10 @@ def check(call: Call, ledger: str | None, trust: str | None) -> None:
 
     Exit code 1 if anything was altered, with what and where.
     """
-    from stele.flow import reading
+    from stele.flow import reading as flow
 
     with render.progress("checking the ledger", quiet=call.json):
-        found = reading.check(call.places, ledger, trust)
+        found = flow.check(call.places, ledger, trust)
     if call.json:
         render.show_json(found)
     else:
@@ -103,10 +133,10 @@ def check(call: Call, ledger: str | None, trust: str | None) -> None:
 @with_call
 def rebuild(call: Call) -> None:
     """Delete the SQLite projection and build it anew from the ledger. The ledger itself is only read."""
-    from stele.flow import reading
+    from stele.flow import reading as flow
 
     with render.progress("rebuilding the projection", quiet=call.json):
-        count = reading.rebuild(call.places)
+        count = flow.rebuild(call.places)
     if call.json:
         render.show_json({"entries": count})
     else:

@@ -50,6 +50,24 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
     Console().print(table)
 
 
+class Styled:
+    """Lines of styled parts on a terminal; NO_COLOR and TERM=dumb take the colours away."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(highlight=False)
+        self.width = self._console.width
+
+    def line(self, *parts: tuple[str, str], cut: bool = True) -> None:
+        """Write (text, style) parts; what does not fit is cut off, or wrapped."""
+        from rich.text import Text
+
+        # Text, not markup: names and messages come from attackers
+        text = Text.assemble(*((printable(part.replace("\n", " ")), style) for part, style in parts))
+        self._console.print(text, no_wrap=cut, overflow="ellipsis" if cut else "fold", crop=cut)
+
+
 def say_line(text: str) -> None:
     """A line of plain output."""
     sys.stdout.write(printable(text) + "\n")

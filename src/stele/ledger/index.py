@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import json
 import sqlite3
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from stele.ledger.projection import BLOCK, VERSION, bit
-from stele.model.selection import is_pattern
+from stele.model.selection import glob_of, is_pattern, of_incident
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,12 +86,12 @@ class Index:
     def _names(self, selection: Selection) -> list[str] | None:
         """The workloads that are meant; None for all."""
         if selection.incident and not selection.workloads:
-            return [selection.incident.rpartition("-")[0]]
+            return sorted(set(of_incident(selection.incident)))
         if not selection.workloads:
             return None
         names = {text for text in selection.workloads if not is_pattern(text)}
         for pattern in set(selection.workloads) - names:
-            names |= {name for name in self.workloads() if fnmatchcase(name, pattern)}
+            names |= {name for name in self.workloads() if fnmatchcase(name, glob_of(pattern))}
         return sorted(names)
 
     def workloads(self) -> Iterator[str]:
@@ -143,11 +144,11 @@ def _where(selection: Selection, *, workloads: bool = True) -> tuple[str, list[o
     for column, texts in named:
         if texts:
             parts.append("(" + " OR ".join(f"{column} GLOB ?" if is_pattern(text) else f"{column} = ?" for text in texts) + ")")
-            values += texts
+            values += [glob_of(text) if is_pattern(text) else text for text in texts]
     if selection.release:
         parts.append("instr(data, ?)")
         values.append("sha256:" + selection.release)
     if selection.incident:
         parts.append("instr(data, ?)")
-        values.append(selection.incident)
+        values.append(json.dumps(selection.incident)[1:-1])  # as the projection has it
     return "".join(f" AND {part}" for part in parts), values

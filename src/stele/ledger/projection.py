@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 VERSION = 2  # another one is deleted and made anew
 BLOCK = 256
-SCHEMA = f"""
-PRAGMA user_version = {VERSION};
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
   idx INTEGER PRIMARY KEY, workload TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
   time_ns INTEGER NOT NULL, actor TEXT NOT NULL, data TEXT NOT NULL);
@@ -50,7 +49,7 @@ class Projection:
                 self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
                 if _is_of_another_version(self._db):
                     raise sqlite3.DatabaseError("it is of another version")
-                self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + SCHEMA)
+                self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA user_version={VERSION};{SCHEMA}")
                 self.applied = int(self._db.execute("SELECT size FROM applied").fetchone()[0])
                 if self.applied > size:
                     raise sqlite3.DatabaseError("it is of a longer ledger")

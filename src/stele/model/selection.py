@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from stele.model.event import KINDS
+from stele.model.event import HOST_WORKLOAD, KINDS
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ GROUPS = {
         "violation", "watcher.lost", "watcher.restored", "instance.frozen", "network.cut", "incident.resolved", "incident.unresolved",
         "evidence.sealed", "evidence.failed", "evidence.evicted", "quarantine.released",
     ),
-    "custody": tuple(kind for kind in KINDS if kind.startswith("evidence.")) + ("quarantine.released",),
+    "custody": (*(kind for kind in KINDS if kind.startswith("evidence.")), "quarantine.released"),
     "releases": tuple(kind for kind in KINDS if kind.startswith("release.")),
     "instances": tuple(kind for kind in KINDS if kind.startswith("instance.")),
     "agent": ("agent.started", "agent.stopped", "heartbeat", "watcher.lost", "watcher.restored"),
@@ -59,17 +59,27 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
             and (not self.workloads or any(_fits(event.workload, pattern) for pattern in self.workloads))
             and (not self.actors or any(_fits(event.actor, pattern) for pattern in self.actors))
             and (not self.release or _names_release(event.data.values(), self.release))
-            and (not self.incident or event.data.get("incident") == self.incident)
+            and (not self.incident or (event.data.get("incident") == self.incident and event.workload in of_incident(self.incident)))
         )
 
 
+def of_incident(incident: str) -> tuple[str, str]:
+    """Whose entries can name an incident: its workload, and the host."""
+    return incident.rpartition("-")[0], HOST_WORKLOAD
+
+
 def is_pattern(text: str) -> bool:
-    """Whether a name stands for several."""
-    return bool(set(text) & set("*?["))
+    """Whether a name stands for several: * for any characters, ? for one; nothing else is special."""
+    return bool(set(text) & set("*?"))
+
+
+def glob_of(pattern: str) -> str:
+    """A pattern as fnmatch and SQLite's GLOB both take it."""
+    return pattern.replace("[", "[[]")
 
 
 def _fits(text: str, pattern: str) -> bool:
-    return fnmatchcase(text, pattern) if is_pattern(pattern) else text == pattern
+    return fnmatchcase(text, glob_of(pattern)) if is_pattern(pattern) else text == pattern
 
 
 def _names_release(values: Iterable[object], digits: str) -> bool:
@@ -100,9 +110,7 @@ def parse_kinds(texts: Iterable[str], *, everything: bool = False) -> frozenset[
     found: set[str] = set()
     for text in texts:
         plain = text.rstrip(".")
-        mine = set(GROUPS.get(plain, ())) | {
-            kind for kind in KINDS if kind == plain or kind.startswith(plain + ".") or (is_pattern(text) and fnmatchcase(kind, text))
-        }
+        mine = set(GROUPS.get(plain, ())) | {kind for kind in KINDS if kind == plain or kind.startswith(plain + ".") or _fits(kind, text)}
         if not mine:
             raise _bad(
                 f"there is no kind of event {text[:80]!r}",

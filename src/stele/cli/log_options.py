@@ -1,0 +1,67 @@
+"""Options that every command shares which reads the ledger: what is wanted, and from where."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stele.cli.context import Call
+    from stele.flow.log_view import LogView
+    from stele.model.selection import Selection
+
+_OPTIONS = (
+    click.option("-w", "--workload", "workloads", multiple=True, metavar="NAME", help="Only this workload, or 'web-*'; several times."),
+    click.option(
+        "-k", "--kind", "kinds", multiple=True, metavar="KIND",
+        help="Only such events: a kind, its first word (instance), a pattern ('*.failed'), or deploys, incidents, releases, instances, "
+        "custody, agent; several times.",
+    ),
+    click.option("--actor", "actors", multiple=True, metavar="WHO", help="Only what this actor did; several times."),
+    click.option("--since", default="", metavar="TIME", help="From then on: 2h (ago), 2026-03-01, 2026-03-01T12:00:00Z."),
+    click.option("--until", default="", metavar="TIME", help="Before then; spelled alike."),
+    click.option("--release", default="", metavar="DIGEST", help="Only what names this release (4 digits of it are enough)."),
+    click.option("--incident", default="", metavar="NAME", help="Only what belongs to this incident."),
+    click.option("--from", "where", default=None, metavar="URL|FOLDER", help="Another ledger: a copy, or one that is served or published."),
+    click.option(
+        "--trust", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=None,
+        help="Trusted keys [default: the data folder's trust.keys].",
+    ),
+    click.option("--no-index", "read_all", is_flag=True, help="Look at every entry, instead of where the projection says."),
+)  # fmt: skip
+
+
+def reading(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def selection(given: dict[str, Any], *, everything: bool = False) -> Selection:
+    """What the options select. `everything`: also what only says that time passed."""
+    from stele.flow.times import parse_when
+    from stele.model import selection as model
+
+    now = time.time_ns()
+    return model.Selection(
+        workloads=given["workloads"],
+        kinds=model.parse_kinds(given["kinds"], everything=everything),
+        actors=given["actors"],
+        since_ns=parse_when(given["since"], now) if given["since"] else 0,
+        until_ns=parse_when(given["until"], now) if given["until"] else 1 << 63,
+        release=model.parse_release(given["release"]) if given["release"] else "",
+        incident=given["incident"],
+    )
+
+
+def view(call: Call, given: dict[str, Any]) -> LogView:
+    """The ledger that the options name."""
+    from stele.flow import log_view
+
+    return log_view.open_view(call.places, given["where"], given["trust"], read_all=given["read_all"])

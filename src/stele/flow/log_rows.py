@@ -1,0 +1,100 @@
+"""Entries as plain rows, and what a person wants to know of them first. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stele.model.event import Entry
+
+
+def plain(index: int, entry: Entry) -> dict[str, Any]:
+    """An entry as plain data, with its place in the log."""
+    event = entry.event
+    return {
+        "index": index, "workload": event.workload, "seq": entry.seq, "kind": event.kind, "time_ns": event.time_ns,
+        "actor": event.actor, "data": event.data,
+    }  # fmt: skip
+
+
+def short(value: Any) -> str:
+    """A value as people want it: 12 digits of a digest."""
+    text = str(value)
+    return text[7:19] if text.startswith("sha256:") else text[:200]
+
+
+def took(nanoseconds: Any) -> str:
+    """A duration in words."""
+    if not isinstance(nanoseconds, int):
+        return "?"
+    return f"{nanoseconds / 1e6:.1f} ms" if nanoseconds < 1_000_000_000 else f"{nanoseconds / 1e9:.1f} s"
+
+
+def _join(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _word(facts: Mapping[str, Any], key: str, before: str = "") -> str:
+    value = facts.get(key)
+    if value in (None, "", [], False):
+        return ""
+    return f"({short(value)})" if before == "()" else _join(before, short(value))
+
+
+def _report(facts: Mapping[str, Any]) -> str:
+    who = _word(facts, "comm", "by")
+    count = facts.get("count")
+    times = f"({count} times)" if isinstance(count, int) and count > 1 else ""
+    what = _join(_word(facts, "kind"), _word(facts, "syscall"), _word(facts, "path"), who, times)
+    return _join(what, _word(facts, "instance", "in"), _word(facts, "incident", "incident"))
+
+
+def _with(*words: str) -> Callable[[Mapping[str, Any]], str]:
+    """A sentence of `key` or `before|key`, without those that say nothing."""
+    pairs = [word.rpartition("|") for word in words]
+    return lambda facts: _join(*(_word(facts, key, before) for before, _, key in pairs))
+
+
+_SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "release.sealed": _with("release"),
+    "release.admitted": _with("release"),
+    "release.quarantined": _with("release", "()|reason"),
+    "release.pushed": _with("release", "to|to"),
+    "release.pulled": _with("release", "from|origin"),
+    "deploy.started": _with("release", "in place of|previous", "()|reason"),
+    "deploy.confirmed": _with("release"),
+    "deploy.failed": _with("release", "()|reason"),
+    "instance.starting": _with("instance", "of|release", "as|role", "for incident|incident"),
+    "instance.active": _with("instance", "of|release", "in place of|replaces", "()|reason"),
+    "instance.stopped": _with("instance", "of|release", "()|reason"),
+    "instance.failed": _with("instance", "of|release", "()|reason"),
+    "rollback.decided": _with("from|serving", "to|to", "by|by"),
+    "violation": _report,
+    "write.refused": _report,
+    "change.observed": _report,
+    "watcher.lost": _report,
+    "instance.frozen": lambda facts: _join(
+        _word(facts, "instance"), f"in {took(facts['took_ns'])}" if facts.get("took_ns") else "", _word(facts, "incident", "incident")
+    ),
+    "network.cut": lambda facts: _join(
+        _word(facts, "instance"), f"{facts['in_flight']} connections lost" if facts.get("in_flight") else "",
+        _word(facts, "incident", "incident"),
+    ),
+    "incident.resolved": _with("incident", "replaced by|instance"),
+    "incident.unresolved": _with("incident", "()|reason"),
+    "evidence.sealed": lambda facts: _join(
+        _word(facts, "incident"), f"{facts['files']} files" if facts.get("files") else "", _word(facts, "root", "root")
+    ),
+    "evidence.accessed": _with("incident", "how"),
+    "agent.stopped": lambda facts: "with everything that ran" if facts.get("removed") else "instances run on",
+    "agent.started": lambda facts: "",
+    "epoch": _with("covers", "map|map_root"),
+}  # fmt: skip
+_OTHERWISE = _with("instance", "of|release", "incident|incident", "to|to", "()|reason")
+
+
+def gist(kind: str, facts: Mapping[str, Any]) -> str:
+    """The facts that a person looks for first, in a few words."""
+    return _SENTENCES.get(kind, _OTHERWISE)(facts)
