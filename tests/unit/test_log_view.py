@@ -261,3 +261,25 @@ def test_the_command_shows_lines_and_json(places):
     assert [str(item["index"]) for item in found] == [line.split("\t")[0] for line in lines[:0:-1]]
     assert run(*data, "log", "-w", "nobody").output == "no entry is like that\n"
     assert run("--data", str(Path(places.data) / "none"), "log").output == "the ledger is empty\n"
+
+
+def test_what_is_private_is_shown_where_it_can_be_opened_and_said_to_be_redacted_elsewhere(tmp_path):
+    places = Places(tmp_path / "data")
+    places.keys.mkdir(parents=True)
+    places.trust.write_bytes(trust_keys.encode(TRUST))
+    with opened(places.ledger) as ledger:
+        for number, person in enumerate(("alice", "bob")):
+            secret = {"path": f"/tmp/.x{number}", "person": person}
+            data = {"kind": "exec-unsealed", "instance": "shop-1"}
+            ledger.append([Event(workload="shop", kind="violation", time_ns=START, actor="operator", data=data, private=secret)])
+        ledger.publish()
+    data = ("--data", str(places.data), "log", "-w", "shop")
+    assert "/tmp/.x0 in shop-1" in run(*data).output
+    done = run(*data, "--person", "al*", "--json").output
+    assert [json.loads(line)["data"]["path"] for line in done.splitlines()] == ["/tmp/.x0"]
+    with web(places.ledger) as url:
+        elsewhere = run(*data, "--from", url, "--trust", str(places.trust)).output
+        assert "exec-unsealed [redacted] in shop-1" in elsewhere
+        assert "alice" not in elsewhere
+        assert "\toperator\t" in elsewhere
+        assert run(*data, "--from", url, "--person", "alice").output == "no entry is like that\n"

@@ -40,12 +40,12 @@ class Lines:
     def say(self, index: int, entry: Entry) -> None:
         """Write one."""
         event = entry.event
-        when, what = render.when(event.time_ns), log_rows.gist(event.kind, event.data)
+        when, what = render.when(event.time_ns), log_rows.gist(entry)
         self.count += 1
         if not self._tty:
             if self.count == 1:
                 sys.stdout.write("\t".join(COLUMNS) + "\n")
-            cells = (str(index), when, event.workload or "-", event.kind, event.actor, what)
+            cells = (str(index), when, event.workload or "-", event.kind, log_rows.who(entry), what)
             sys.stdout.write("\t".join(render.printable(cell.replace("\t", " ").replace("\n", " ")) for cell in cells) + "\n")
             return
         day, _, moment = when.partition("T")
@@ -54,7 +54,7 @@ class Lines:
             self._day = day
         name = event.workload or "host"
         self._width = min(24, max(self._width, len(name)))
-        by = f" by {event.actor}" if event.actor not in {"agent", "ledger"} else ""
+        by = f" by {log_rows.who(entry)}" if event.actor not in {"agent", "ledger"} else ""
         self._out.line(
             (moment.rstrip("Z") + "  ", "dim"),
             (f"{name:<{self._width}}  ", "cyan" if event.workload else "dim"),

@@ -22,7 +22,8 @@ _OPTIONS = (
         help="Only such events: a kind, its first word (instance), a pattern ('*.failed'), or deploys, incidents, releases, instances, "
         "custody, agent; several times.",
     ),
-    click.option("--actor", "actors", multiple=True, metavar="WHO", help="Only what this actor did; several times."),
+    click.option("--actor", "actors", multiple=True, metavar="WHO", help="Only what this one did: agent, operator, ledger; several times."),
+    click.option("--person", "persons", multiple=True, metavar="WHO", help="Only what this person did, as far as that can be opened here."),
     click.option("--since", default="", metavar="TIME", help="From then on: 2h (ago), 2026-03-01, 2026-03-01T12:00:00Z."),
     click.option("--until", default="", metavar="TIME", help="Before then; spelled alike."),
     click.option("--release", default="", metavar="DIGEST", help="Only what names this release (4 digits of it are enough)."),
@@ -53,6 +54,7 @@ def selection(given: dict[str, Any], *, everything: bool = False) -> Selection:
         workloads=given["workloads"],
         kinds=model.parse_kinds(given["kinds"], everything=everything),
         actors=given["actors"],
+        persons=given["persons"],
         since_ns=parse_when(given["since"], now) if given["since"] else 0,
         until_ns=parse_when(given["until"], now) if given["until"] else 1 << 63,
         release=model.parse_release(given["release"]) if given["release"] else "",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stele.model import private
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -11,11 +13,14 @@ if TYPE_CHECKING:
 
 
 def plain(index: int, entry: Entry) -> dict[str, Any]:
-    """An entry as plain data, with its place in the log."""
+    """An entry as plain data, with its place in the log.
+
+    `data` has the private fields, too, that were opened; `sealed` names those that were not.
+    """
     event = entry.event
     return {
         "index": index, "workload": event.workload, "seq": entry.seq, "kind": event.kind, "time_ns": event.time_ns,
-        "actor": event.actor, "data": event.data,
+        "actor": event.actor, "data": event.facts(), "sealed": private.closed(entry),
     }  # fmt: skip
 
 
@@ -95,6 +100,13 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 _OTHERWISE = _with("instance", "of|release", "incident|incident", "to|to", "()|reason")
 
 
-def gist(kind: str, facts: Mapping[str, Any]) -> str:
-    """The facts that a person looks for first, in a few words."""
-    return _SENTENCES.get(kind, _OTHERWISE)(facts)
+def gist(entry: Entry) -> str:
+    """The facts that a person looks for first, in a few words; what cannot be opened is said to be so."""
+    closed = dict.fromkeys(private.closed(entry), f"[{private.CLOSED}]")
+    return _SENTENCES.get(entry.event.kind, _OTHERWISE)({**entry.event.facts(), **closed})
+
+
+def who(entry: Entry) -> str:
+    """The person who acted, if it can be opened, else the role."""
+    event = entry.event
+    return str(event.private.get(private.PERSON) or event.actor)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from stele.ledger import source as sources
 from stele.ledger import tiles
 from stele.ledger.index import Index
+from stele.ledger.openings import Openings
 from stele.ledger.published import Published
 from stele.ledger.source import FolderSource
 from stele.model.event import decode_entry
@@ -30,7 +31,10 @@ SLACK_NS = 3_600_000_000_000  # so far a clock may have been set back; a ledger 
 
 
 class LogView:
-    """A published ledger as its checkpoint has it; `refresh` takes a newer one. A context manager, for one thread."""
+    """A published ledger as its checkpoint has it; `refresh` takes a newer one. A context manager, for one thread.
+
+    Private fields are opened as far as the openings are there and may be read.
+    """
 
     def __init__(self, source: FolderSource | HttpSource, keys: tuple[note.Verifier, ...], folder: Path | None, *, read_all: bool) -> None:
         """Read the checkpoint and check it.
@@ -43,6 +47,7 @@ class LogView:
         """
         self._source, self._keys, self._read_all = source, keys, read_all
         self.folder = folder
+        self._openings = Openings(folder) if folder is not None else None
         self.published = self._read()
 
     def _read(self) -> Published:
@@ -113,7 +118,8 @@ class LogView:
         for number, group in itertools.groupby(indices, key=lambda at: at // tiles.WIDTH):
             bundle = self._bundle(number)
             for at in group:
-                yield at, decode_entry(bundle[at % tiles.WIDTH])
+                entry = decode_entry(bundle[at % tiles.WIDTH])
+                yield at, entry if self._openings is None else self._openings.open(at, entry)
 
     def _bundle(self, number: int) -> list[bytes]:
         if self._kept is None or self._kept[:2] != (number, self.size):

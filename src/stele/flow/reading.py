@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,28 +35,6 @@ def entries(places: Places) -> Iterator[tuple[int, Entry]]:
     kept = Openings(places.ledger)
     for index, entry in reader.entries():
         yield index, kept.open(index, entry)
-
-
-def events(places: Places, *, workload: str, kind: str, last: int) -> list[dict[str, Any]]:
-    """The newest `last` published events, oldest first, as plain data.
-
-    `kind` may be the beginning of a kind. The ledger's own epochs are left out unless they are asked for. `data` has the private
-    fields, too, that can be opened; `sealed` names those that cannot: they were redacted, or whoever reads may not.
-    """
-    found: deque[dict[str, Any]] = deque(maxlen=last)
-    for index, entry in entries(places):
-        event = entry.event
-        if (workload and event.workload != workload) or (event.kind == "epoch" and not kind):
-            continue
-        if kind and event.kind != kind and not event.kind.startswith(kind.rstrip(".") + "."):
-            continue
-        found.append(
-            {
-                "index": index, "workload": event.workload, "seq": entry.seq, "kind": event.kind, "time_ns": event.time_ns,
-                "actor": event.actor, "data": event.facts(), "sealed": private.closed(entry),
-            }
-        )  # fmt: skip
-    return list(found)
 
 
 def incidents(places: Places) -> list[dict[str, Any]]:

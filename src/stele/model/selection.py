@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stele.model.event import HOST_WORKLOAD, KINDS
+from stele.model.private import PERSON
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -38,13 +39,15 @@ _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})", re.ASCII)
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """All of what is given must be true of an entry; "" and () ask for nothing.
 
-    `workloads`, `actors`: names, or patterns with * and ?. `kinds`: those that may be, None for all. `since_ns`, `until_ns`: from one
-    moment to just before another. `release`: the beginning of a digest, in hex. `incident`: an incident's name.
+    `workloads`, `actors`, `persons` (as far as these can be opened): names, or patterns with * and ?. `kinds`: those that may be, None
+    for all. `since_ns`, `until_ns`: from one moment to just before another. `release`: the beginning of a digest, in hex.
+    `incident`: an incident's name.
     """
 
     workloads: tuple[str, ...] = ()
     kinds: frozenset[str] | None = None
     actors: tuple[str, ...] = ()
+    persons: tuple[str, ...] = ()
     since_ns: int = 0
     until_ns: int = 1 << 63
     release: str = ""
@@ -58,6 +61,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
             and self.since_ns <= event.time_ns < self.until_ns
             and (not self.workloads or any(_fits(event.workload, pattern) for pattern in self.workloads))
             and (not self.actors or any(_fits(event.actor, pattern) for pattern in self.actors))
+            and (not self.persons or any(_fits(str(event.private.get(PERSON, "")), pattern) for pattern in self.persons))
             and (not self.release or _names_release(event.data.values(), self.release))
             and (not self.incident or (event.data.get("incident") == self.incident and event.workload in of_incident(self.incident)))
         )
