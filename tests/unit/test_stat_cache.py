@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.flow import initialise, sealing
+from stele.flow import caches, initialise, sealing
 from stele.flow.places import Places
 from stele.seal.sources import folder, statcache
 from stele.seal.sources.statcache import Known, StatCache
@@ -127,6 +127,11 @@ def seal(places: Places, root: Path, spec: Path, *, paranoid: bool = False) -> s
     return str(found["release"])
 
 
+def cache_file(places: Places, kind: str) -> Path:
+    (found,) = (path for path in places.stat_caches.iterdir() if path.suffix == kind)
+    return found
+
+
 @pytest.fixture
 def spec(tmp_path) -> Path:
     path = tmp_path / "stele.yaml"
@@ -182,13 +187,14 @@ def test_a_stratum_that_is_not_whole_is_made_again(tmp_path, root, spec, harm):
 def test_a_cache_that_somebody_else_can_write_is_not_believed(tmp_path, root, spec):
     places = places_in(tmp_path / "one")
     seal(places, root, spec)
-    (cache,) = places.stat_caches.iterdir()
-    assert sealing._stat_cache(places, root)._known
-    cache.chmod(0o622)
-    assert not sealing._stat_cache(places, root)._known
-    cache.unlink()
-    cache.symlink_to("/dev/zero")
-    assert not sealing._stat_cache(places, root)._known
+    for kind in (caches.STATES, caches.LAST):
+        cache = cache_file(places, kind)
+        assert caches.read(places, root, kind) == cache.read_bytes()
+        cache.chmod(0o622)
+        assert caches.read(places, root, kind) is None
+        cache.unlink()
+        cache.symlink_to("/dev/zero")
+        assert caches.read(places, root, kind) is None
 
 
 @pytest.mark.usefixtures("_old_files")
@@ -196,7 +202,8 @@ def test_a_cache_that_lies_is_found_out_when_the_file_is_read(tmp_path, root, sp
     """It can only lie about files whose bytes are not needed; here they are."""
     places = places_in(tmp_path / "one")
     seal(places, root, spec)
-    (cache,) = places.stat_caches.iterdir()
+    cache_file(places, caches.LAST).unlink()
+    cache = cache_file(places, caches.STATES)
     known = statcache.decode(cache.read_bytes())._known
     lying = StatCache()
     for path, item in known.items():

@@ -51,24 +51,30 @@ def make_dirs(folder: Path, mode: int = 0o755) -> None:
 
 def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` atomically with `data`; on return both content and name are on disk."""
-
-    def fill(fd: int) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-
-    write_with(path, fill, mode=mode)
+    write_with(path, lambda fd: _fill(fd, data), mode=mode)
 
 
-def write_with(path: Path, fill: Callable[[int], None], *, mode: int = 0o644) -> None:
-    """Like `write`, but `fill(fd)` produces the content. If it raises, nothing is left behind."""
+def _fill(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` at once with `data`, and wait for no disk: for what may be lost, and whose reader sees when it was cut."""
+    write_with(path, lambda fd: _fill(fd, data), mode=mode, sync=False)
+
+
+def write_with(path: Path, fill: Callable[[int], None], *, mode: int = 0o644, sync: bool = True) -> None:
+    """Like `write`, but `fill(fd)` produces the content. If it raises, nothing is left behind. `sync`: whether to wait for the disk."""
     temp = path.parent / f".{path.name[:100]}.{secrets.token_hex(6)}.tmp"
     fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
             fill(fd)
             os.fchmod(fd, mode)
-            os.fsync(fd)
+            if sync:
+                os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(temp, path)
@@ -76,7 +82,8 @@ def write_with(path: Path, fill: Callable[[int], None], *, mode: int = 0o644) ->
         with contextlib.suppress(FileNotFoundError):
             temp.unlink()
         raise
-    sync_dir(path.parent)
+    if sync:
+        sync_dir(path.parent)
 
 
 def remove(path: Path) -> None:

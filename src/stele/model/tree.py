@@ -108,7 +108,8 @@ def _text(value: str) -> str:
     return f'"{escaped}"'
 
 
-def _line(node: Node) -> bytes:
+def line(node: Node) -> bytes:
+    """The canonical line of a node, with its line feed."""
     # canonical JSON (docs/spec/canonical.md) spelled out, for speed: keys in order, ASCII, only '"' and '\' need escapes
     link = "" if node.link is None else f'"link":{_text(quote(node.link))},'
     rdev = f'"rdev":[{node.rdev[0]},{node.rdev[1]}],' if node.kind in {"char", "block"} else ""
@@ -231,7 +232,7 @@ class Tree(msgspec.Struct, frozen=True):
 
     def lines(self) -> list[bytes]:
         """The canonical line of each node, in order."""
-        return list(map(_line, self.nodes))
+        return list(map(line, self.nodes))
 
     def digest(self) -> str:
         """The tree digest, `sha256:<hex>` of `encode()`."""
@@ -284,9 +285,9 @@ class Tree(msgspec.Struct, frozen=True):
         return sum(node.size for node in self.files())
 
 
-def _node(line: bytes) -> Node:
+def _node(raw_line: bytes) -> Node:
     try:
-        raw = _line_decoder.decode(line)
+        raw = _line_decoder.decode(raw_line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _bad(f"a line cannot be read: {error}") from error
     node = Node(
@@ -305,14 +306,14 @@ def _node(line: bytes) -> Node:
     )
     if _node_fault(node):
         raise _bad(f"{raw.path[:200]}: {_node_fault(node)}")
-    if _line(node) != line + b"\n":
+    if line(node) != raw_line + b"\n":
         raise _bad(f"{raw.path[:200]} is not spelled the one way")
     return node
 
 
-def decode_line(line: bytes) -> Node:
+def decode_line(data: bytes) -> Node:
     """One node from its line (without the line feed), checked by itself. Raises like `decode`."""
-    return _node(line)
+    return _node(data)
 
 
 def decode(data: bytes) -> Tree:

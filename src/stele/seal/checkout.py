@@ -83,6 +83,11 @@ def find(folder: Path, names: Collection[bytes], *, whole: bool) -> Checkout | N
     return Checkout(commit, _url(config), prefix[:-1], modified, untracked, staged)
 
 
+def is_in_one(folder: Path) -> bool:
+    """Whether an absolute folder may lie in a checkout; quickly."""
+    return any(os.path.lexists(top / ".git") for top in (folder, *folder.parents))
+
+
 def _read(path: Path, limit: int) -> bytes | None:
     """A regular file of at most `limit` bytes; None where it is none."""
     try:

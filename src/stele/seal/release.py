@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stele.model.tree import Node, Tree
     from stele.seal.codec import Compression
     from stele.seal.packages import Package
-    from stele.seal.strata import Slice
+    from stele.seal.strata import Cut, Slice
 
 PIECE = 1 << 20  # bytes handed to hash and compression at a time
 _MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64", 258: "loong64"}
@@ -34,14 +34,16 @@ _WORKERS = max(2, min(4, os.cpu_count() or 1))
 class Sealed(NamedTuple):
     """A release that was made and is not published yet.
 
-    `referrers`: its tree. `manifest`, `config`: its bytes. `packages`: what its package managers know of.
+    `referrers`: its tree. `manifest`, `config`: its bytes. `packages`: what its package managers know of. `cut`: how it was cut, where it
+    was.
     """
 
     release: Release
     manifest: bytes
     config: bytes
     referrers: tuple[Referrer, ...]
-    packages: tuple[Package, ...]
+    packages: tuple[Package, ...] = ()
+    cut: Cut | None = None
 
 
 class Image(NamedTuple):
@@ -80,20 +82,32 @@ def seal(
         SteleError: `seal.*`, and those of `sink`.
     """
     lines = dict(zip((node.path for node in tree.nodes), tree.lines(), strict=True))
-    tree_bytes = joined(lines.values())
     known = packages.find(tree, contents) if known is None else known
+    cut = strata.explained(tree, spec, known)
     with ThreadPoolExecutor(_WORKERS) as pool:
-        making = [_begin(pool, sink, piece, lines, contents, compression, reuse or {}) for piece in strata.cut(tree, spec, known)]
-        tree_digest = sink.put(tree_bytes)
+        making = [begin(pool, sink, piece, lines, contents, compression, reuse or {}) for piece in cut.slices]
         table = tuple(finish() for finish in making)
-    config = releases.encode_config(spec, tree_digest, table, platform or platform_of(tree, contents))
+    made = assemble(spec, sink, joined(lines.values()), table, compression=compression, platform=platform or platform_of(tree, contents))
+    return made._replace(packages=known, cut=cut)
+
+
+def assemble(
+    spec: Spec, sink: BlobSink, tree_bytes: bytes, table: tuple[Stratum, ...], *, compression: Compression, platform: str
+) -> Sealed:
+    """Make a release of strata that are made, and of the bytes of its tree.
+
+    Raises:
+        SteleError: those of `sink`.
+    """
+    tree_digest = sink.put(tree_bytes)
+    config = releases.encode_config(spec, tree_digest, table, platform)
     manifest = releases.encode_manifest(spec, table, config, codec.codec_name(compression))
     sink.put(config)
     digest = sink.put(manifest)
     release = releases.parse(digest, manifest, config)
     tree_descriptor = Descriptor(media_type=TREE_TYPE, digest=tree_digest, size=len(tree_bytes))
     referrer = attach(sink, release, TREE_TYPE, tree_descriptor, {"org.opencontainers.image.created": releases.rfc3339(spec.time)})
-    return Sealed(release, manifest, config, (referrer,), known)
+    return Sealed(release, manifest, config, (referrer,))
 
 
 def attach(
@@ -116,7 +130,7 @@ def attach(
     return Referrer(descriptor=descriptor, artifact_type=artifact_type, annotations=annotations)
 
 
-def _begin(
+def begin(
     pool: ThreadPoolExecutor,
     sink: BlobSink,
     piece: Slice,

@@ -7,13 +7,12 @@ what is written here in the tests, and turns it into other forms for those who a
 from __future__ import annotations
 
 import re
-import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from stele.model.release import rfc3339
-from stele.seal import licences
+from stele.seal import bom_identity, licences
 from stele.seal.packages.records import Records, text
 from stele.trust import canonical
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from stele.model.tree import Node, Tree
     from stele.seal.packages import Package
 
-PREDICATE_TYPE = "https://cyclonedx.org/bom"
-NAMESPACE = uuid.UUID("a4e7d1f2-6c0b-5b7e-9d3c-51e1e0b0c0de")  # of serial numbers; made up once
 MAX_FILES = 500  # programs without a package that are listed; the rest is counted
 ROOT = "workload"
 _RELEASE_LINE = re.compile(
@@ -76,7 +73,7 @@ def build(tree: Tree, contents: ContentReader, spec: Spec, packages: Sequence[Pa
             "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
             "bomFormat": "CycloneDX",
             "specVersion": "1.6",
-            "serialNumber": f"urn:uuid:{uuid.uuid5(NAMESPACE, f'{spec.name} {spec.time} {tree_digest}')}",
+            "serialNumber": bom_identity.serial(spec, tree_digest),
             "version": 1,
             "metadata": {
                 "timestamp": rfc3339(spec.time),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stele.model.tree import parent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from stele.model.spec import Spec
     from stele.model.tree import Node, Tree
@@ -35,7 +35,10 @@ _REWRITTEN = frozenset(
     }
 )  # fmt: skip
 _REWRITTEN_NAMES = frozenset({b".package-lock.json"})  # below a node_modules
-_ENTRY = 64  # bytes that a path counts for besides its content
+ENTRY = 64  # bytes that a path counts for besides its content
+
+
+Key = tuple[str, bytes]  # class, and what of it stays together
 
 
 class Slice(NamedTuple):
@@ -45,16 +48,35 @@ class Slice(NamedTuple):
     nodes: tuple[Node, ...]
 
 
+class Cut(NamedTuple):
+    """How a tree is cut, and why so.
+
+    `slices`: the strata, lowest first. `where`: the stratum of each path in one. `keys`: class and key of the paths that are divided by
+    size. `sizes`: of each class and key. `folders`: bytes that count for each folder above a path of class `files`.
+    """
+
+    slices: tuple[Slice, ...]
+    where: dict[bytes, str]
+    keys: dict[bytes, Key]
+    sizes: dict[Key, int]
+    folders: dict[bytes, int]
+
+
 def cut(tree: Tree, spec: Spec, packages: Sequence[Package] = ()) -> tuple[Slice, ...]:
     """The strata of a tree, lowest first: a function of the tree, its packages, and the paths of the spec's settings alone.
 
     The names of one inode stay together, in the stratum of the first.
     """
+    return explained(tree, spec, packages).slices
+
+
+def explained(tree: Tree, spec: Spec, packages: Sequence[Package] = ()) -> Cut:
+    """`cut`, and what it follows from."""
     settings = {setting.path.encode("utf-8", "surrogateescape")[1:] for setting in spec.settings}
     owners = _owners(packages)
     childless = _childless(tree)
     where: dict[bytes, str] = {}  # path → stratum, for what is in one place from the start
-    keys: dict[bytes, tuple[str, bytes]] = {}  # path → class and key, for what is divided by size
+    keys: dict[bytes, Key] = {}  # path → class and key, for what is divided by size
     loose: list[Node] = []
     for node in tree.nodes:
         path = node.path
@@ -68,15 +90,21 @@ def cut(tree: Tree, spec: Spec, packages: Sequence[Package] = ()) -> tuple[Slice
             where[path] = DATABASE
         else:
             loose.append(node)
-    keys.update((path, ("files", key)) for path, key in _by_directory(loose).items())
-    where.update(_divide(tree, keys))
+    folders = _folder_sizes(loose)
+    keys.update((path, ("files", key)) for path, key in _by_directory(loose, folders).items())
+    sizes: dict[Key, int] = defaultdict(int)
+    for node in tree.nodes:
+        if node.path in keys:
+            sizes[keys[node.path]] += node.size + ENTRY
+    names = divided(sizes)
+    where.update((path, names[key]) for path, key in keys.items())
     where.update((node.path, where[node.link]) for node in tree.nodes if node.link is not None)
-    return _slices(tree, where)
+    return Cut(_slices(tree, where), where, keys, sizes, folders)
 
 
-def _owners(packages: Iterable[Package]) -> dict[bytes, tuple[str, bytes]]:
+def _owners(packages: Iterable[Package]) -> dict[bytes, Key]:
     """Path → class and key of its package: of the system's first, then of the languages'."""
-    found: dict[bytes, tuple[str, bytes]] = {}
+    found: dict[bytes, Key] = {}
     for package in sorted(packages, key=lambda package: _CLASSES[package.ecosystem] != "system"):
         owner = (_CLASSES[package.ecosystem], f"{package.ecosystem}\0{package.name}".encode())
         for path in (*package.paths, *package.database):
@@ -109,14 +137,19 @@ def _is_rewritten(path: bytes) -> bool:
     return False
 
 
-def _by_directory(nodes: Sequence[Node]) -> dict[bytes, bytes]:
-    """Path → the highest directory above it that is not larger than the target; else the one that it lies in."""
+def _folder_sizes(nodes: Sequence[Node]) -> dict[bytes, int]:
+    """Folder → the bytes that all below it count for."""
     sizes: dict[bytes, int] = defaultdict(int)
     for node in nodes:
         above = node.path
         while above:
             above = parent(above)
-            sizes[above] += node.size + _ENTRY
+            sizes[above] += node.size + ENTRY
+    return sizes
+
+
+def _by_directory(nodes: Sequence[Node], sizes: Mapping[bytes, int]) -> dict[bytes, bytes]:
+    """Path → the highest directory above it that is not larger than the target; else the one that it lies in."""
     highest: dict[bytes, bytes] = {}  # directory → its key
     found = {}
     for node in nodes:
@@ -142,18 +175,14 @@ class _Group(NamedTuple):
     members: tuple[tuple[int, bytes], ...]
 
 
-def _divide(tree: Tree, keys: dict[bytes, tuple[str, bytes]]) -> dict[bytes, str]:
-    """Path → stratum: the keys of each class divided by their hashes, bit by bit, as long as a part is too large."""
-    sizes: dict[tuple[str, bytes], int] = defaultdict(int)
-    for node in tree.nodes:
-        if node.path in keys:
-            sizes[keys[node.path]] += node.size + _ENTRY
-    names: dict[tuple[str, bytes], str] = {}
+def divided(sizes: Mapping[Key, int]) -> dict[Key, str]:
+    """Class and key → stratum: the keys of each class divided by their hashes, bit by bit, as long as a part is too large."""
+    names: dict[Key, str] = {}
     for kind, cap in CAPS.items():
         of_kind = {key: size for (its, key), size in sizes.items() if its == kind}
         for prefix, members in _parts(of_kind, cap):
             names.update(((kind, key), f"{kind}-{prefix}" if prefix else kind) for key in members)
-    return {path: names[key] for path, key in keys.items()}
+    return names
 
 
 def _parts(sizes: dict[bytes, int], cap: int) -> list[tuple[str, list[bytes]]]:

@@ -10,13 +10,15 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from stele.host import states
 from stele.host.below import open_below
+from stele.host.states import State
 from stele.model.tree import Kind, name_fault, quote
 from stele.seal.contents import CHUNK, Contents, InFolder, Place, changed, unreadable
 from stele.seal.inode import PYC_HEADER, Inode, Notes, compiled_from
 from stele.seal.normalise import MOUNT_POINTS, folder_owner, is_kept_xattr, kept_xattrs, tree_of
 from stele.seal.sources.source import Source
-from stele.seal.sources.statcache import Known, StatCache
+from stele.seal.sources.statcache import Known, Listed, StatCache
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -53,11 +55,7 @@ def load(folder: Path, *, time: int, cache: StatCache | None = None) -> Source:
         return Source(tree=tree, contents=Contents(walk.places, folder=root), kind="folder", notes=walk.notes.lines())
 
 
-def _state(info: os.stat_result) -> tuple[int, int, int, int, int, int]:
-    return (info.st_dev, info.st_ino, info.st_mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-
-
-_Hashing = list[tuple[Inode, bytes, tuple[int, int, int, int, int, int], Future[str]]]
+_Hashing = list[tuple[Inode, bytes, State, Future[str]]]
 
 
 class _Walk:
@@ -86,9 +84,6 @@ class _Walk:
             try:
                 while pending:
                     path, inode = pending.pop()
-                    if path in MOUNT_POINTS:
-                        self._skip(path)
-                        continue
                     pending += self._directory(path, inode, hashing)
             except BaseException:
                 self.failed.set()
@@ -123,7 +118,7 @@ class _Walk:
         inner = []
         try:
             info = os.fstat(fd)
-            self.directories.append((path, _state(info)))
+            self.directories.append((path, states.of(info)))
             if info.st_dev != self.device:
                 self.notes.add("another file system is mounted here; its content is sealed too", path)
             inode.xattrs = self._xattrs(fd, path)
@@ -133,23 +128,24 @@ class _Walk:
             except PermissionError as error:
                 raise unreadable(path, error) from error
             prefix = path + b"/" if path else b""
+            listed = Listed(path, states.of(info))
+            self.cache.folders.append(listed)
             for name in names:
-                child = self._entry(fd, name, prefix + name, hashing)
+                below = _stat(fd, name, prefix + name)
+                child = self._entry(fd, name, prefix + name, below, hashing)
                 if child is not None:
                     inode.children[name] = child
-                    if child.kind == "dir":
+                    if child.kind == "dir" and prefix + name not in MOUNT_POINTS:
                         inner.append((prefix + name, child))
+                        continue
+                    if child.kind == "dir":
+                        self._skip(prefix + name)
+                listed.add(name, states.of(below), plain=child is not None and below.st_nlink == 1 and _is_plain(child))
         finally:
             os.close(fd)
         return inner
 
-    def _entry(self, folder: int, name: bytes, path: bytes, hashing: _Hashing) -> Inode | None:
-        try:
-            info = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        except FileNotFoundError as error:
-            raise changed(path) from error
-        except PermissionError as error:
-            raise unreadable(path, error) from error
+    def _entry(self, folder: int, name: bytes, path: bytes, info: os.stat_result, hashing: _Hashing) -> Inode | None:
         if len(path) > 4095:  # before the pending list is filled with what cannot be sealed
             raise SteleError(f"the path /{quote(path)[:300]}… {name_fault(path)}", remedy="rename it in the source", code="seal.bad-name")
         kind = _kind(info.st_mode)
@@ -195,7 +191,7 @@ class _Walk:
         info: os.stat_result,
         hashing: _Hashing,
     ) -> None:
-        before = _state(info)
+        before = states.of(info)
         known = self.cache.find(path, before)
         if known is not None:
             inode.sha256, inode.compiled = known.sha256, known.compiled
@@ -209,7 +205,7 @@ class _Walk:
             raise changed(path) from error
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, fd)
-            if _state(os.fstat(fd)) != before:
+            if states.of(os.fstat(fd)) != before:
                 raise changed(path)
             inode.xattrs = self._xattrs(fd, path)
             if inode.size > SMALL:
@@ -222,7 +218,7 @@ class _Walk:
                 data = _read_all(fd, inode.size)
             except OSError as error:
                 raise unreadable(path, error) from error
-            if len(data) != inode.size or _state(os.fstat(fd)) != before:
+            if len(data) != inode.size or states.of(os.fstat(fd)) != before:
                 raise changed(path)
         self._check_pyc(inode, data)
         inode.sha256 = hashlib.sha256(data).hexdigest()
@@ -235,7 +231,7 @@ class _Walk:
         else:
             self.places[inode.sha256] = InFolder(path, inode.size)
 
-    def _record(self, path: bytes, inode: Inode, state: tuple[int, int, int, int, int, int]) -> None:
+    def _record(self, path: bytes, inode: Inode, state: State) -> None:
         if not inode.xattrs:  # those with any are few, and read again
             self.cache.record(path, Known(state, inode.sha256, inode.compiled))
 
@@ -250,7 +246,7 @@ class _Walk:
             view = memoryview(buffer)
             while not self.failed.is_set() and (count := os.readv(fd, [buffer])):
                 state.update(view[:count])
-            if _state(os.fstat(fd)) != before:
+            if states.of(os.fstat(fd)) != before:
                 self.failed.set()
                 raise changed(path)
             return state.hexdigest()
@@ -283,7 +279,7 @@ class _Walk:
         except OSError as error:
             raise changed(path) from error
         try:
-            if _state(os.fstat(fd)) != before:
+            if states.of(os.fstat(fd)) != before:
                 raise changed(path)
         finally:
             os.close(fd)
@@ -295,6 +291,20 @@ def _read_all(fd: int, size: int) -> bytes:
     while data and len(data) < size and (more := os.read(fd, size + 1 - len(data))):
         data += more
     return data
+
+
+def _stat(folder: int, name: bytes, path: bytes) -> os.stat_result:
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError as error:
+        raise changed(path) from error
+    except PermissionError as error:
+        raise unreadable(path, error) from error
+
+
+def _is_plain(inode: Inode) -> bool:
+    """Whether nothing but its content says anything: then other bytes in it change its own line of the tree alone."""
+    return inode.kind == "file" and inode.size > 0 and not inode.xattrs and inode.compiled is None
 
 
 def _kind(mode: int) -> Kind | None:

@@ -5,6 +5,7 @@ A file is taken for unchanged only if all that a stat says of it is as it was, a
 
 from __future__ import annotations
 
+from array import array
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,15 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from stele.host.states import State
+
 HEADER = b"stele-stat-cache v0\n"
 # file times advance with the timer tick, 1 to 10 ms: a file whose ctime is younger than this when a seal begins
 # may yet be written within the same tick, and would look the same
 SETTLED_NS = 20_000_000
+
+
+UNKNOWN = (0, 0, 0, 0, 0, 0)  # a state that nothing has
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):
@@ -30,12 +36,39 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
     compiled: tuple[int, int] | None = None
 
 
+class Listed:
+    """A folder as it was read: its path and state, and what lies in it but the folders that were read themselves.
+
+    `plain`: of each name, whether it is a file of one name without xattrs, not empty, and no byte code.
+    """
+
+    def __init__(self, path: bytes, state: State) -> None:
+        self.path = path
+        self.names: list[bytes] = []
+        self.plain: list[bool] = []
+        self.states = array("q")
+        self._extend(state)
+
+    def add(self, name: bytes, state: State, *, plain: bool) -> None:
+        """One more entry."""
+        self.names.append(name)
+        self.plain.append(plain)
+        self._extend(state)
+
+    def _extend(self, state: State) -> None:
+        try:
+            self.states.extend(array("q", state))
+        except OverflowError:
+            self.states.extend(UNKNOWN)
+
+
 class StatCache:
-    """Files by path: those known from an earlier seal, and those that this one records."""
+    """Files by path: those known from an earlier seal, and those that this one records. `folders`: all that were read."""
 
     def __init__(self, known: Mapping[bytes, Known] | None = None) -> None:
         self._known = known or {}
         self.recorded: dict[bytes, Known] = {}
+        self.folders: list[Listed] = []
         self.hits = 0
 
     def find(self, path: bytes, state: tuple[int, ...]) -> Known | None:

@@ -1,0 +1,58 @@
+"""What is asked of a seal, and how it is to be made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from stele.model.reference import Reference
+    from stele.model.release import Release
+    from stele.trust.release_key import ReleaseSigner
+
+SourceKind = Literal["auto", "folder", "docker-archive", "oci-layout", "root-tar", "debian", "containerfile"]
+Compression = Literal["zstd", "gzip", "none"]
+
+
+class Asked(NamedTuple):
+    """What was asked of a seal. `source`: a path, an image in a registry, or the name of a release. `started`: seconds since 1970."""
+
+    source: Path | Reference | str
+    spec_file: Path
+    compression: str
+    started: int
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to seal. `kind`, `reference`, `platform`, `network`, `arguments`: see `stele.seal.sources.load`.
+
+    `plain_http`: no TLS to a registry. `compression`: of the layers. `paranoid`: read every file, make every stratum, whatever is known.
+    `key`: what signs (see `signers.open_signer`).
+    """
+
+    kind: str = "auto"
+    reference: str = ""
+    platform: str = ""
+    network: bool = False
+    arguments: tuple[str, ...] = ()
+    plain_http: bool = False
+    compression: str = "zstd"
+    paranoid: bool = False
+    key: str = ""
+
+
+class Way(NamedTuple):
+    """How a seal goes.
+
+    `key`: signs. `begun_ns`: when it began, UTC. `say`: told of each step. `record`: commits `release.sealed`.
+    """
+
+    options: Options
+    key: ReleaseSigner
+    begun_ns: int
+    say: Callable[[str], None]
+    record: Callable[[Release], None]

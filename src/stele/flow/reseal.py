@@ -1,0 +1,185 @@
+"""The short way of sealing: of a folder that was sealed before, where only the content of plain files has changed.
+
+What is said of unchanged files is what the last seal said of them (docs/spec/stat-cache.md, The last seal).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from stele.flow import caches
+from stele.host.states import Looking
+from stele.seal.again import last as last_seals
+from stele.seal.again.changes import NotPlain
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stele.flow.asked import Asked, Way
+    from stele.flow.places import Places
+    from stele.host.states import Folder
+    from stele.model.release import Release, Stratum
+    from stele.seal.again.last import LastSeal
+    from stele.seal.again.remake import Edit, Remade
+    from stele.seal.codec import Compression
+    from stele.store.layout import Layout
+
+TREE_LIMIT = 4 << 30  # bytes
+
+
+def seal(places: Places, asked: Asked, way: Way) -> tuple[Release, dict[str, Any]] | None:
+    """Seal a folder again; returns the release and what to tell of it, None where the whole way is to be gone. See `sealing.seal`.
+
+    Raises:
+        SteleError: `seal.source-changed`, `seal.unreadable`, `store.*`, `ledger.*`.
+    """
+    assert isinstance(asked.source, Path)
+    data = caches.read(places, asked.source, caches.LAST)
+    last = last_seals.decode(data) if data else None
+    if last is None:
+        return None
+    way.say(f"looking at {asked.source}")
+    root = Path(os.path.realpath(asked.source))
+    folders = last.listed()
+    with contextlib.ExitStack() as stack:
+        looking = stack.enter_context(Looking(os.fsencode(root), folders, last.states))
+        again = _Again(places, asked, way, last, root, folders)
+        store = again.opened_store()  # while children look
+        if store is None:
+            return None
+        stack.enter_context(store.adding())
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        release = again.whole(store)
+        numbers = looking.changed() if release is not None else None
+        if numbers is None or release is None:
+            return None
+        try:
+            made = again.make(store, release, fd, numbers)
+        except NotPlain:
+            return None
+    way.record(made[0])
+    caches.keep(places, asked.source, caches.LAST, last_seals.encode(again.next))
+    return made
+
+
+class _Again:
+    """One seal by a last one. `next`: what the next may rely on."""
+
+    def __init__(self, places: Places, asked: Asked, way: Way, last: LastSeal, root: Path, folders: list[Folder]) -> None:
+        self.places, self.asked, self.way, self.last, self.next = places, asked, way, last, last
+        self.root, self.folders = root, folders
+
+    def opened_store(self) -> Layout | None:
+        """The store, if code, compression, spec and the sources of settings are what they were."""
+        from stele.flow import opening
+        from stele.seal import codec
+
+        self.packing = cast("Compression", self.asked.compression)
+        if self.last.made_with != last_seals.made_with(codec.codec_name(self.packing)):
+            return None
+        if hashlib.sha256(self.asked.spec_file.read_bytes()).hexdigest() != self.last.spec:
+            return None
+        for source, digest in self.last.sources:
+            try:
+                if hashlib.sha256((self.asked.spec_file.parent / source).read_bytes()).hexdigest() != digest:
+                    return None
+            except OSError:
+                return None
+        return opening.open_store(self.places)
+
+    def whole(self, store: Layout) -> Release | None:
+        """The last seal's release, if its signature holds and all of it is there."""
+        try:
+            release = store.release(self.last.release)
+        except SteleError:
+            return None
+        return release if all(map(store.is_whole, release.strata)) else None
+
+    def make(self, store: Layout, old: Release, fd: int, numbers: Sequence[int]) -> tuple[Release, dict[str, Any]]:
+        """Make, sign and publish the release of now."""
+        from stele.seal.again import changes, remake
+
+        changed, kept = changes.find(fd, self.last, self.folders, numbers)
+        try:
+            data = store.blob(old.tree_digest, TREE_LIMIT)
+        except SteleError as error:
+            raise NotPlain from error
+        remade = remake.tree(data, self.last, changed, kept, os.fstat(fd))
+        looked = self._examined(remade, old)
+        self.way.say(f"sealing {self.last.told.paths} paths, of which {len(remade.edits)} changed")
+        table = remake.table(remade, self.last, old, fd, store, self.packing)
+        release, made_from = self._publish(store, old, remade, table)
+        more = sum(edit.new.size - edit.old.size for edit in remade.edits)
+        told = msgspec.structs.replace(self.last.told, bytes=self.last.told.bytes + more)
+        self.next = msgspec.structs.replace(
+            self.last,
+            release=release.digest,
+            states=changes.patched(self.last.states, changed, kept, self.way.begun_ns, last_seals.SETTLED_NS),
+            parts=remade.parts,
+            bom=self.bom,
+            told=told,
+        )
+        return release, {
+            "paths": told.paths,
+            "bytes": told.bytes,
+            "sbom": {"packages": told.packages},
+            "secrets": {**looked, "told": told.findings, "allowed": told.allowed},
+            "provenance": made_from,
+            "notes": told.notes,
+        }
+
+    def _examined(self, remade: Remade, old: Release) -> dict[str, int]:
+        """Look for credentials in what changed.
+
+        Raises:
+            NotPlain: there may be one: the whole way says so as it should be said.
+        """
+        if not remade.edits:
+            return {"looked_at": 0, "bytes": 0}
+        from stele.model.tree import Tree
+        from stele.seal import secrets
+        from stele.seal.contents import Contents, InFolder
+
+        def place(edit: Edit) -> bytes | InFolder:
+            return edit.changed.data if edit.changed.data is not None else InFolder(edit.new.path, edit.new.size)
+
+        root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.closing(Contents({edit.new.sha256: place(edit) for edit in remade.edits}, folder=root)) as contents:
+            report = secrets.scan(Tree(tuple(edit.new for edit in remade.edits)), contents, old.spec)
+        if report.refused or report.told or any(not item.place.startswith("spec:") for item in report.allowed):
+            raise NotPlain
+        return {"looked_at": report.files, "bytes": report.size}
+
+    def _publish(self, store: Layout, old: Release, remade: Remade, table: tuple[Stratum, ...]) -> tuple[Release, dict[str, Any]]:
+        from stele.flow import attesting
+        from stele.seal import bom_identity
+        from stele.seal import release as releases
+        from stele.seal.secret_rules import VERSION
+        from stele.seal.sign import sign
+
+        sealed = releases.assemble(old.spec, store, remade.tree, table, compression=self.packing, platform=old.platform)
+        release = sealed.release
+        self.bom = bom_identity.renamed(self.last.bom, old.spec, old.tree_digest, release.tree_digest)
+        self.way.say("signing")
+        came_from = attesting.From(kind="folder", names=self._names)
+        made_from = attesting.materials(self.asked, came_from, [source for source, _ in self.last.sources], release)
+        looked = {"rules": VERSION, "told": len(self.last.told.findings), "allowed": len(self.last.told.allowed)}
+        new = attesting.attach(
+            release, came_from, self.asked,
+            store=store, key=self.way.key, bom=self.bom, made_from=made_from, looked=looked, now=int(time.time()),
+        )  # fmt: skip
+        store.publish(sign(sealed._replace(referrers=(*sealed.referrers, *new)), self.way.key, store))
+        return release, attesting.commit_of(made_from)
+
+    def _names(self) -> list[bytes]:
+        """Paths of all that is no folder; what is a file or a symlink is told by those who look at them."""
+        return [folder.path + b"/" + name if folder.path else name for folder in self.folders for name in folder.listed()]

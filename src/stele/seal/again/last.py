@@ -1,0 +1,204 @@
+"""What a seal of a folder leaves for the next one: every state that it saw, and why its release is as it is.
+
+It is a cache that only its writer can write, like the stat cache beside it, and is believed like that (docs/spec/stat-cache.md).
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+import stele
+from stele.host import states
+from stele.host.states import Folder
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from stele.model.tree import Tree
+    from stele.seal.sources.statcache import Listed
+    from stele.seal.strata import Cut
+
+HEADER = b"stele-last-seal v0\n"
+# as of the stat cache: what is younger when a seal begins may be written again within the same tick of the clock
+SETTLED_NS = 20_000_000
+UNKNOWN = bytes(states.WIDTH)
+PARTICULAR = 0xFFFF_FFFF  # the role of what cannot change without the whole being looked at
+_CTIME = 5
+_NUMBERS = states.WIDTH // 8
+_ROOMS = ("seal", "seal/packages", "seal/sources", "seal/again", "model")  # whose code decides what a release is
+_SMALL_PROGRAM = 20  # bytes; what is smaller is not looked at for its platform
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """What stays together when a tree is cut: class and key ("" where these do not matter), bytes that it counts for, its stratum."""
+
+    kind: str
+    key: bytes
+    size: int
+    stratum: int
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """What a seal said to the person who sealed: `packages` of the SBOM, `paths`, `bytes`, findings as plain data, notes."""
+
+    packages: int
+    paths: int
+    bytes: int
+    findings: list[Any]
+    allowed: list[Any]
+    notes: list[str]
+
+
+class LastSeal(msgspec.Struct, frozen=True, array_like=True):
+    """The last seal of one folder.
+
+    `made_with`: see `made_with`. `release`: its digest. `spec`: SHA-256 of the spec file, hex. `sources`: of the settings, with the
+    SHA-256 of each. `folders`: paths, joined by NUL; `names`: of each, joined by `/`, joined by NUL. `states`: of each folder
+    itself and then of its names, packed. `roles`: of each name, uint32: number of its part, or PARTICULAR. `sizes`: as `Cut.folders`.
+    `members`: of each stratum, numbers of its lines in the tree, uint32. `bom`: the SBOM.
+    """
+
+    made_with: str
+    release: str
+    spec: str
+    sources: list[tuple[str, str]]
+    folders: bytes
+    names: bytes
+    states: bytes
+    roles: bytes
+    parts: list[Part]
+    sizes: dict[bytes, int]
+    members: list[bytes]
+    bom: bytes
+    told: Told
+
+    def listed(self) -> list[Folder]:
+        """The folders."""
+        found, at = [], 0
+        for path, names in zip(self.folders.split(b"\0"), self.names.split(b"\0"), strict=True):
+            found.append(Folder(path, names, at))
+            at += states.WIDTH * (1 + (names.count(b"/") + 1 if names else 0))
+        return found
+
+
+_decoder = msgspec.msgpack.Decoder(LastSeal)
+
+
+def encode(last: LastSeal) -> bytes:
+    """As it is kept."""
+    body = msgspec.msgpack.encode(last)
+    return HEADER + sha256(body).digest() + body
+
+
+def decode(data: bytes) -> LastSeal | None:
+    """As it was kept; None where it was not."""
+    body = memoryview(data)[len(HEADER) + 32 :]
+    if data[: len(HEADER)] != HEADER or sha256(body).digest() != data[len(HEADER) : len(HEADER) + 32]:
+        return None
+    try:
+        return _decoder.decode(body)
+    except msgspec.MsgspecError:
+        return None
+
+
+def made_with(codec: str) -> str:
+    """Which code, and which compression: by another one the same folder might make another release."""
+    top = os.path.dirname(stele.__file__)
+    state = sha256(f"{stele.__version__}\n{codec}\n".encode())
+    for room in _ROOMS:
+        with os.scandir(f"{top}/{room}") as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.endswith(".py"):
+                    info = entry.stat()
+                    state.update(f"{room}/{entry.name} {info.st_size} {info.st_mtime_ns}\n".encode())
+    return state.hexdigest()
+
+
+class Seen(NamedTuple):
+    """What a whole seal saw.
+
+    `folders`: all that were read. `begun_ns`: when it began, UTC. `source`, `tree`: before and after settings. `read`: digests of the
+    contents that were looked at for packages, SBOM and platform. `places`: of findings, as `Finding.place`.
+    """
+
+    folders: Sequence[Listed]
+    begun_ns: int
+    source: Tree
+    tree: Tree
+    cut: Cut
+    read: Collection[str]
+    owned: Collection[bytes]
+    places: Collection[bytes]
+
+
+def columns(seen: Seen) -> dict[str, Any]:
+    """Of `LastSeal`: folders, names, states, roles, parts, sizes, members."""
+    line = {node.path: number for number, node in enumerate(seen.tree.nodes)}
+    strata = {piece.name: number for number, piece in enumerate(seen.cut.slices)}
+    parts: dict[Any, int] = {}
+    table: list[Part] = []
+    apart = _apart(seen)
+    kept, roles = bytearray(), array("I")
+    for folder in seen.folders:
+        kept += _settled(folder.states, seen.begun_ns)
+        prefix = folder.path + b"/" if folder.path else b""
+        for name, plain in zip(folder.names, folder.plain, strict=True):
+            path = prefix + name
+            role = PARTICULAR
+            if plain and path not in apart and path in seen.cut.where:
+                key = seen.cut.keys.get(path)
+                stratum = seen.cut.where[path]
+                role = parts.setdefault(key or stratum, len(table))
+                if role == len(table):
+                    table.append(Part(*(key or ("", b"")), seen.cut.sizes[key] if key else 0, strata[stratum]))
+            roles.append(role)
+    for key, size in seen.cut.sizes.items():  # parts without anything plain count, too
+        if key not in parts:
+            parts[key] = len(table)
+            table.append(Part(*key, size, -1))
+    return {
+        "folders": b"\0".join(folder.path for folder in seen.folders),
+        "names": b"\0".join(b"/".join(folder.names) for folder in seen.folders),
+        "states": bytes(kept),
+        "roles": roles.tobytes(),
+        "parts": table,
+        "sizes": dict(seen.cut.folders),
+        "members": [array("I", [line[node.path] for node in piece.nodes]).tobytes() for piece in seen.cut.slices],
+    }
+
+
+def _settled(found: array[int], begun_ns: int) -> bytes:
+    """States, but for those that are too young to be believed."""
+    raw = bytearray(found.tobytes())
+    for number in range(len(found) // _NUMBERS):
+        if found[number * _NUMBERS + _CTIME] >= begun_ns - SETTLED_NS:
+            raw[number * states.WIDTH : (number + 1) * states.WIDTH] = UNKNOWN
+    return bytes(raw)
+
+
+def _apart(seen: Seen) -> set[bytes]:
+    """Paths of files whose content says more than itself: to package managers, SBOM, platform, findings, or the times of others."""
+    from stele.seal.normalise import source_of
+    from stele.seal.packages.records import MAX_RECORD
+
+    found = set(seen.places)
+    for node in seen.tree.nodes:
+        if node.kind != "file":
+            continue
+        if (
+            node.sha256 in seen.read
+            or node.size > MAX_RECORD
+            or (node.mode & 0o111 and (node.size < _SMALL_PROGRAM or node.path not in seen.owned))
+        ):
+            found.add(node.path)
+        if node.path.endswith(b".pyc"):
+            found.add(source_of(node.path) or b"")
+    for node in seen.source.nodes:
+        if node.kind == "file" and seen.tree.get(node.path) != node:  # a setting took its place
+            found.add(node.path)
+    return found

@@ -1,0 +1,176 @@
+"""The tree and the strata of a folder of which some plain files have changed, out of those of its last seal."""
+
+from __future__ import annotations
+
+from array import array
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from stele.model import tree as trees
+from stele.seal import release as releases
+from stele.seal import strata
+from stele.seal.again.changes import NotPlain
+from stele.seal.contents import Contents, InFolder
+from stele.seal.normalise import folder_owner
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from stele.model.ports import BlobSink
+    from stele.model.release import Release, Stratum
+    from stele.model.tree import Node
+    from stele.seal.again.changes import Changed, Kept
+    from stele.seal.again.last import LastSeal, Part
+    from stele.seal.codec import Compression
+    from stele.seal.contents import Place
+
+_PATH = b'"path":"'
+
+
+class Edit(NamedTuple):
+    """A file whose line is another. `number`: of the line."""
+
+    number: int
+    changed: Changed
+    old: Node
+    new: Node
+
+
+class Remade(NamedTuple):
+    """`tree`: the tree's canonical bytes. `lines`: of it, without line feeds. `parts`: as in `LastSeal`."""
+
+    tree: bytes
+    lines: list[bytes]
+    edits: list[Edit]
+    parts: list[Part]
+
+
+def tree(data: bytes, last: LastSeal, changed: Sequence[Changed], kept: Sequence[Kept], top: os.stat_result) -> Remade:
+    """The tree with what changed.
+
+    Args:
+        data: the canonical bytes of the last one.
+        last: the last seal.
+        changed: files that may hold something else.
+        kept: folders whose state is another.
+        top: of the source folder.
+
+    Raises:
+        NotPlain: the whole way is to be gone.
+    """
+    lines = data[len(trees.TREE_HEADER) : -1].split(b"\n")
+    for folder in kept:
+        if folder.path and _metadata(folder.info, top) != _metadata_of(trees.decode_line(lines[_number(lines, folder.path)])):
+            raise NotPlain
+    edits = []
+    for item in changed:
+        number = _number(lines, item.path)
+        old = trees.decode_line(lines[number])
+        mode = item.state[2] & 0o7777
+        if (mode, *_owner(item.owner, top), ()) != _metadata_of(old) or old.kind != "file" or old.link is not None:
+            raise NotPlain
+        if old.sha256 != item.sha256:
+            new = msgspec.structs.replace(old, sha256=item.sha256, size=item.state[3])
+            edits.append(Edit(number, item, old, new))
+    parts = _parts(last, edits)
+    if edits:
+        for edit in edits:
+            lines[edit.number] = trees.line(edit.new)[:-1]
+        data = trees.TREE_HEADER + b"\n".join(lines) + b"\n"
+    return Remade(data, lines, edits, parts)
+
+
+def _owner(owner: tuple[int, int], top: os.stat_result) -> tuple[int, int]:
+    return folder_owner(owner[0], top.st_uid), folder_owner(owner[1], top.st_gid)
+
+
+def _metadata(info: os.stat_result, top: os.stat_result) -> tuple[object, ...]:
+    return (info.st_mode & 0o7777, *_owner((info.st_uid, info.st_gid), top), ())
+
+
+def _metadata_of(node: Node) -> tuple[object, ...]:
+    return (node.mode, node.uid, node.gid, node.xattrs)
+
+
+def _number(lines: Sequence[bytes], path: bytes) -> int:
+    """The number of the line of `path`."""
+    low, high = 0, len(lines)
+    while low < high:
+        middle = (low + high) // 2
+        if _path(lines[middle]) < path:
+            low = middle + 1
+        else:
+            high = middle
+    if low == len(lines) or _path(lines[low]) != path:
+        raise NotPlain
+    return low
+
+
+def _path(line: bytes) -> bytes:
+    """The path in a line of a checked tree: no other quotation mark stands unescaped before that key."""
+    start = line.index(_PATH) + len(_PATH)
+    text = line[start : line.index(b'",', start)] if b"\\" not in line else msgspec.json.decode(line)["path"].encode("ascii")
+    return trees.unquote(text.decode("ascii"))
+
+
+def _parts(last: LastSeal, edits: Sequence[Edit]) -> list[Part]:
+    """The parts with their sizes of now.
+
+    Raises:
+        NotPlain: the tree would be cut in another way.
+    """
+    parts = list(last.parts)
+    folders: dict[bytes, int] = {}
+    for edit in edits:
+        role, more = edit.changed.role, edit.new.size - edit.old.size
+        part = parts[role]
+        if not part.kind or not more:
+            continue
+        parts[role] = msgspec.structs.replace(part, size=part.size + more)
+        if part.kind == "files":
+            if max(edit.old.size, edit.new.size) > strata.TARGET:
+                raise NotPlain
+            above = edit.new.path
+            while above:
+                above = trees.parent(above)
+                folders[above] = folders.get(above, last.sizes[above]) + more
+    for folder, size in folders.items():
+        if (size <= strata.TARGET) != (last.sizes[folder] <= strata.TARGET):
+            raise NotPlain
+    kinds = {part.kind for part, old in zip(parts, last.parts, strict=True) if part is not old}
+    was = strata.divided({(part.kind, part.key): part.size for part in last.parts if part.kind in kinds})
+    if strata.divided({(part.kind, part.key): part.size for part in parts if part.kind in kinds}) != was:
+        raise NotPlain
+    last.sizes.update(folders)
+    return parts
+
+
+def table(remade: Remade, last: LastSeal, release: Release, root: int, sink: BlobSink, compression: Compression) -> tuple[Stratum, ...]:
+    """The strata: those in which something changed made anew, the others as they were.
+
+    Args:
+        remade: the tree.
+        last: the last seal.
+        release: that it made; all of its strata are whole in `sink`.
+        root: descriptor of the source folder.
+        sink: takes blobs and images.
+        compression: of the layers.
+
+    Raises:
+        SteleError: `seal.source-changed`, `seal.unreadable`, and those of `sink`.
+    """
+    found = list(release.strata)
+    held = {edit.new.sha256: edit.changed.data for edit in remade.edits if edit.changed.data is not None}
+    for number in sorted({last.parts[edit.changed.role].stratum for edit in remade.edits}):
+        chosen = [remade.lines[line] for line in array("I", last.members[number])]
+        nodes = tuple(trees.decode_line(line) for line in chosen)
+        places: dict[str, Place] = {node.sha256: InFolder(node.path, node.size) for node in nodes if node.kind == "file"}
+        places.update((digest, data) for digest, data in held.items() if digest in places)
+        piece = strata.Slice(found[number].name, nodes)
+        by_path = {node.path: line + b"\n" for node, line in zip(nodes, chosen, strict=True)}
+        with ThreadPoolExecutor(2) as pool:
+            found[number] = releases.begin(pool, sink, piece, by_path, Contents(places, folder=root), compression, {})()
+    return tuple(found)

@@ -1,0 +1,275 @@
+"""The short way of sealing: it is taken where only the content of plain files changed, and makes the release that the whole way makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stele.flow import caches, initialise, reseal, sealing
+from stele.flow.places import Places
+from stele.host.states import Looking, packed
+from stele.host.states import of as state_of
+from stele.seal import strata
+from stele.seal.again import last as last_seals
+from stele.seal.sources import statcache
+from stele.store.layout import Layout
+from stele.trust.errors import SteleError
+from stele.trust.release_key import PrivateKey
+
+SPEC = "stele: 0\nname: app\ncommand: [/srv/a]\n"
+
+
+@pytest.fixture(autouse=True)
+def _old_files(monkeypatch):
+    """The source's files count as settled, young as they are."""
+    monkeypatch.setattr(statcache, "SETTLED_NS", -(1 << 50))
+    monkeypatch.setattr(last_seals, "SETTLED_NS", -(1 << 50))
+
+
+@pytest.fixture
+def ways(monkeypatch) -> list[str]:
+    """Which way each seal took."""
+    taken: list[str] = []
+    real = reseal.seal
+
+    def told(*given):
+        found = real(*given)
+        taken.append("short" if found else "whole")
+        return found
+
+    monkeypatch.setattr(reseal, "seal", told)
+    return taken
+
+
+def places_in(folder: Path) -> Places:
+    places = Places(folder)
+    initialise.make_keys(places)
+    return places
+
+
+def seal(places: Places, root: Path, spec: Path, **options) -> dict:
+    return sealing.seal(places, root, spec, options=sealing.Options(**options), say=lambda _: None, record=lambda _: None)
+
+
+def same(one: dict, other: dict) -> bool:
+    return all(one[key] == other[key] for key in ("release", "tree", "config", "strata", "paths", "bytes", "sbom", "provenance", "notes"))
+
+
+def sbom(places: Places, digest: str) -> dict:
+    from stele.flow import opening
+
+    return opening.open_store(places).attestations(digest, "https://cyclonedx.org/bom")[-1]
+
+
+def write(path: Path, data: bytes) -> None:
+    """Other bytes, at another time than the last: the clock of files is coarse."""
+    before = path.lstat().st_ctime_ns if path.exists() else 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    while path.lstat().st_ctime_ns == before:
+        os.utime(path)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    made = tmp_path / "root"
+    dpkg = made / "var/lib/dpkg"
+    files = {
+        "srv/a": b"one", "srv/deep/er/b": b"two", "srv/large": os.urandom(300_000), "srv/empty": b"",
+        "usr/bin/tool": b"#!/bin/sh\necho something\n",
+        "usr/share/tool/data": b"data", "var/lib/dpkg/status":
+            b"Package: tool\nStatus: install ok installed\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n",
+        "var/lib/dpkg/info/tool.list": b"/.\n/usr\n/usr/bin\n/usr/bin/tool\n/usr/share/tool/data\n",
+        "srv/m.py": b"x = 1\n", "srv/n.py": b"y = 1\n", "var/cache/x": b"cached",
+    }  # fmt: skip
+    for name, data in files.items():
+        write(made / name, data)
+    write(made / "usr/bin/elf", b"\x7fELF\2\1\1" + bytes(11) + b"\x3e\0" + bytes(8))
+    (made / "usr/bin/elf").chmod(0o755)
+    (made / "usr/bin/tool").chmod(0o755)
+    os.link(made / "srv/a", made / "srv/name")
+    (made / "srv/link").symlink_to("a")
+    (made / "run").mkdir()
+    info = (made / "srv/m.py").stat()
+    header = b"\xa7\r\r\n" + bytes(4) + int(info.st_mtime).to_bytes(4, "little") + info.st_size.to_bytes(4, "little")
+    write(made / "srv/__pycache__/m.cpython-311.pyc", header + b"code")
+    assert dpkg.is_dir()
+    return made
+
+
+@pytest.fixture
+def spec(tmp_path) -> Path:
+    path = tmp_path / "stele.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+def plain(name: str, data: bytes):
+    return lambda root: write(root / name, data)
+
+
+def rename_over(root: Path) -> None:
+    (root / "srv" / "new").write_bytes(b"two, anew")
+    (root / "srv" / "new").rename(root / "srv/deep/er/b")
+
+
+SHORT = {
+    "nothing": lambda root: None,
+    "a file": plain("srv/deep/er/b", b"changed"),
+    "a large file": plain("srv/large", os.urandom(400_000)),
+    "a packaged file": plain("usr/share/tool/data", b"other data"),
+    "a packaged program": plain("usr/bin/tool", b"#!/bin/sh\necho other\n"),
+    "a source without byte code": plain("srv/n.py", b"y = 22\n"),
+    "a file of the cache": plain("var/cache/x", b"cached anew"),
+    "replaced by renaming": rename_over,
+    "touched": lambda root: os.utime(root / "srv/n.py", (1, 1)),
+    "the same bytes written": plain("srv/n.py", b"y = 1\n"),
+}  # fmt: skip
+WHOLE = {
+    "a program without package": plain("usr/bin/elf", b"#!/bin/sh\necho other\n"),
+    "a new file": plain("srv/new", b"new"),
+    "a file gone": lambda root: (root / "srv/n.py").unlink(),
+    "another mode": lambda root: (root / "srv/n.py").chmod(0o600),
+    "a folder's mode": lambda root: (root / "srv/deep").chmod(0o700),
+    "a hard link": plain("srv/a", b"another"),
+    "one more name": lambda root: os.link(root / "srv/n.py", root / "srv/z"),
+    "emptied": plain("srv/n.py", b""),
+    "filled": plain("srv/empty", b"no longer"),
+    "a source with byte code": plain("srv/m.py", b"x = 22\n"),
+    "byte code": plain("srv/__pycache__/m.cpython-311.pyc", b"none"),
+    "a package's record": plain("var/lib/dpkg/status", b"Package: tool\nStatus: install ok installed\nVersion: 2\nArchitecture: all\n"),
+    "a symlink": lambda root: ((root / "srv/link").unlink(), (root / "srv/link").symlink_to("large")),
+    "a folder for a file": lambda root: ((root / "srv/n.py").unlink(), (root / "srv/n.py").mkdir()),
+    "a symlink for a folder": lambda root: ((root / "srv/deep").rename(root / "srv/deeper"), (root / "srv/deep").symlink_to("deeper")),
+    "too large for its part": plain("srv/deep/er/b", bytes(strata.TARGET + 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*SHORT, *WHOLE])
+def test_what_comes_out_is_what_a_first_seal_makes(tmp_path, root, spec, ways, name):
+    places = places_in(tmp_path / "one")
+    seal(places, root, spec)
+    assert ways == ["whole"]
+    (SHORT | WHOLE)[name](root)
+    again = seal(places, root, spec)
+    assert ways[1:] == ["short" if name in SHORT else "whole"]
+    other = places_in(tmp_path / "two")
+    fresh = seal(other, root, spec)
+    assert same(again, fresh)
+    assert sbom(places, again["release"]) == sbom(other, fresh["release"])
+    assert seal(places, root, spec)["release"] == again["release"]
+    assert ways[-1] == "short"
+
+
+paths = st.sampled_from(["a", "b", "c/d", "c/e", "f/g/h", "i.py"])
+edits = st.lists(st.tuples(paths, st.sampled_from(["write", "new", "gone", "mode"]), st.binary(max_size=40)), max_size=6)
+
+
+@given(st.lists(edits, min_size=1, max_size=3))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_edits_give_the_release_of_a_first_seal(steps):
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name) / "root"
+        for path in ("srv/a", "srv/b", "srv/c/d", "srv/c/e", "srv/f/g/h", "srv/i.py"):
+            write(root / path, path.encode())
+        (Path(name) / "stele.yaml").write_text(SPEC)
+        places = places_in(Path(name) / "one")
+        seal(places, root, Path(name) / "stele.yaml")
+        for number, step in enumerate(steps):
+            for path, kind, data in step:
+                file = root / "srv" / (path if kind != "new" else f"{path}-{number}")
+                if kind in {"write", "new"}:
+                    write(file, data)
+                elif kind == "gone":
+                    file.unlink(missing_ok=True)
+                elif file.exists():
+                    file.chmod(0o600 + len(data) % 8)
+            again = seal(places, root, Path(name) / "stele.yaml")
+            fresh = seal(places_in(Path(name) / f"fresh-{number}"), root, Path(name) / "stele.yaml", paranoid=True)
+            assert same(again, fresh)
+
+
+def test_what_is_as_young_as_the_clock_is_coarse_is_read_again(tmp_path, root, spec, monkeypatch, ways):
+    places = places_in(tmp_path / "one")
+    monkeypatch.setattr(last_seals, "SETTLED_NS", 1 << 60)
+    seal(places, root, spec)
+    found = last_seals.decode(caches.read(places, root, caches.LAST))
+    assert not any(found.states)
+    seal(places, root, spec)
+    assert ways == ["whole", "whole"]  # of what is particular nothing is believed
+
+
+def test_a_credential_that_came_is_refused_as_ever(tmp_path, root, spec):
+    places = places_in(tmp_path / "one")
+    seal(places, root, spec)
+    key = PrivateKey.generate().pem()
+    write(root / "srv/n.py", key)
+    with pytest.raises(SteleError) as raised:
+        seal(places, root, spec)
+    assert raised.value.code == "seal.secret-found"
+
+
+@pytest.mark.parametrize("what", ["spec", "setting", "layer", "image", "tree", "paranoid", "compression", "damaged"])
+def test_the_whole_way_is_taken_where_more_than_files_changed(tmp_path, root, spec, ways, what):
+    (tmp_path / "app.conf").write_text("a = 1\n")
+    spec.write_text(SPEC + "settings: [{path: /etc/app.conf, source: app.conf}]\n")
+    places = places_in(tmp_path / "one")
+    first = seal(places, root, spec)
+    write(root / "srv/n.py", b"y = 3\n")
+    options = {}
+    store = Layout(places.store, judge=None)
+    release = store.find(first["release"])
+    if what == "spec":
+        spec.write_text(spec.read_text() + "stop: {signal: INT}\n")
+    elif what == "setting":
+        write(tmp_path / "app.conf", b"a = 2\n")
+    elif what == "layer":
+        (store.root / "blobs/sha256" / release.strata[0].layer.digest[7:]).unlink()
+    elif what == "image":
+        (store.root / "erofs" / f"{release.strata[0].image[7:]}.erofs").unlink()
+    elif what == "tree":
+        (store.root / "blobs/sha256" / release.tree_digest[7:]).write_bytes(b"x")
+    elif what in {"paranoid", "compression"}:
+        options = {"paranoid": True} if what == "paranoid" else {"compression": "none"}
+    elif what == "damaged":
+        file = next(path for path in places.stat_caches.iterdir() if path.suffix == caches.LAST)
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    again = seal(places, root, spec, **options)
+    assert ways == ["whole"] * (1 if what == "paranoid" else 2)
+    assert same(again, seal(places_in(tmp_path / "two"), root, spec, **options))
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_last_seal_or_none(data):
+    assert last_seals.decode(data) is None
+    assert last_seals.decode(last_seals.HEADER + data) is None
+
+
+def test_looking_says_which_folders_are_not_what_they_were(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"{number}/file", b"x")
+    names = [b"0", b"1", b"2"]
+    raw, folders = b"", []
+    for name in names:
+        path = os.fsencode(tmp_path) + b"/" + name
+        folders.append(last_seals.Folder(name, b"file", len(raw)))
+        raw += packed([state_of(os.lstat(path)), state_of(os.lstat(path + b"/file"))])
+
+    def changed() -> list[int] | None:
+        with Looking(os.fsencode(tmp_path), folders, raw) as looking:
+            return looking.changed()
+
+    assert changed() == []
+    write(tmp_path / "1/file", b"y")
+    assert changed() == [1]
+    (tmp_path / "2/file").unlink()
+    assert changed() == [1, 2]
+    assert json.dumps(os.getcwd())  # the children's folder is not ours
