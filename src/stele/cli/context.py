@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stele.api.client import AgentClient
 from stele.flow.person import person
 from stele.flow.places import Places, default_data
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stele.api.client import AgentClient
 
 
 class Call:
@@ -27,6 +28,8 @@ class Call:
     @property
     def agent(self) -> AgentClient:
         """The client of this data folder's agent."""
+        from stele.api.client import AgentClient  # most commands need none
+
         return AgentClient(self.places.agent_socket, person())
 
     def need_keys(self) -> None:

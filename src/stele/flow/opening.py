@@ -1,4 +1,7 @@
-"""Opening a data folder's store and ledger."""
+"""Opening a data folder's store and ledger.
+
+What most commands do not need is imported when it is: this is on the way of all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import time
 from typing import TYPE_CHECKING
 
 from stele.flow.authority import Authority
-from stele.flow.unpacking import Unpacking
-from stele.ledger.sequencer import Ledger
-from stele.seal.rebuild import LayerRebuilder
 from stele.store.layout import Layout
-from stele.trust import note
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from stele.flow.places import Places
+    from stele.ledger.sequencer import Ledger
+    from stele.model.release import Release, Stratum
+    from stele.model.tree import Node, Tree
 
 
 def open_ledger(places: Places) -> Ledger:
@@ -22,11 +26,49 @@ def open_ledger(places: Places) -> Ledger:
     Raises:
         SteleError: `ledger.locked`, `ledger.damaged`, `trust.bad-key`.
     """
+    from stele.ledger.sequencer import Ledger
+    from stele.trust import note
+
     return Ledger.open(places.ledger, signer=note.Signer.from_pem(places.ledger_key.read_bytes()), clock=time.time_ns)
 
 
 def open_store(places: Places) -> Layout:
     """Open the store; releases are believed only with the signatures that this data folder's trust policy asks for."""
-    store = Layout(places.store, judge=Authority(places), rebuild=LayerRebuilder())
-    store.unpack = Unpacking(store)
+    store = Layout(places.store, judge=Authority(places), rebuild=_Rebuilder())
+    store.unpack = _Unpacker(store)
     return store
+
+
+class _Rebuilder:
+    """Adapter of the port `Rebuilder`."""
+
+    def image(self, layer: BinaryIO, stratum: Stratum, fd: int) -> None:
+        """See the port."""
+        from stele.seal.rebuild import LayerRebuilder
+
+        LayerRebuilder().image(layer, stratum, fd)
+
+    def nodes(self, layer: BinaryIO, stratum: Stratum) -> tuple[Node, ...]:
+        """See the port."""
+        from stele.seal.rebuild import LayerRebuilder
+
+        return LayerRebuilder().nodes(layer, stratum)
+
+
+class _Unpacker:
+    """Adapter of the port `Unpacker`."""
+
+    def __init__(self, store: Layout) -> None:
+        self._store = store
+
+    def tree(self, release: Release) -> Tree:
+        """See the port."""
+        from stele.flow.unpacking import Unpacking
+
+        return Unpacking(self._store).tree(release)
+
+    def strata(self, release: Release) -> None:
+        """See the port."""
+        from stele.flow.unpacking import Unpacking
+
+        Unpacking(self._store).strata(release)

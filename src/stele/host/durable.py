@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +66,7 @@ def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 def write_with(path: Path, fill: Callable[[int], None], *, mode: int = 0o644, sync: bool = True) -> None:
     """Like `write`, but `fill(fd)` produces the content. If it raises, nothing is left behind. `sync`: whether to wait for the disk."""
-    temp = path.parent / f".{path.name[:100]}.{secrets.token_hex(6)}.tmp"
+    temp = path.parent / f".{path.name[:100]}.{os.urandom(6).hex()}.tmp"
     fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:

@@ -11,7 +11,6 @@ import re
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
 from stele.model.units import parse_duration_ms, parse_size
 from stele.trust.digest import parse_digest
@@ -154,25 +153,6 @@ class Spec(_Record, frozen=True):
     time: int = DEFAULT_TIME
 
 
-class _NoDuplicates(yaml.SafeLoader):
-    """YAML's safe subset; a key given twice is refused instead of silently overwritten."""
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: ARG001  the signature is PyYAML's
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise _bad(f"line {key_node.start_mark.line + 1}: the key {key!r} is not a string")
-        if key in seen:
-            raise _bad(f"line {key_node.start_mark.line + 1}: the key {key!r} appears twice")
-        seen.add(key)
-    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
-
-
-_NoDuplicates.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def _bad(reason: str) -> SteleError:
     return SteleError(
         f"the spec is not valid: {reason}",
@@ -201,9 +181,11 @@ def load_yaml(data: bytes) -> Any:
     if b"&" in data and re.search(rb"(^|[\s\[,{:-])[&*][A-Za-z0-9_]", data, re.MULTILINE):
         # aliases allow exponential expansion; no spec needs them
         raise _bad("YAML anchors and aliases are not accepted")
+    from stele.model import plain_yaml  # whoever reads sealed specs needs no YAML
+
     try:
-        return yaml.load(data, Loader=_NoDuplicates)  # noqa: S506  a SafeLoader subclass
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        return plain_yaml.load(data)
+    except plain_yaml.BadYamlError as error:
         raise _bad(str(error)) from error
 
 

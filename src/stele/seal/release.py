@@ -12,7 +12,7 @@ import msgspec
 from stele.model import release as releases
 from stele.model.release import LAYER_TYPES, MANIFEST_TYPE, TREE_TYPE, Descriptor, Referrer, Release, Stratum
 from stele.model.tree import joined
-from stele.seal import codec, erofs, erofs_layout, packages, strata, tar, verity
+from stele.seal import codec, erofs, erofs_layout, strata, tar, verity
 from stele.trust import canonical
 from stele.trust.digest import sha256
 
@@ -81,6 +81,8 @@ def seal(
     Raises:
         SteleError: `seal.*`, and those of `sink`.
     """
+    from stele.seal import packages  # who remakes strata only needs none of its readers
+
     lines = dict(zip((node.path for node in tree.nodes), tree.lines(), strict=True))
     known = packages.find(tree, contents) if known is None else known
     cut = strata.explained(tree, spec, known)

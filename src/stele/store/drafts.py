@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 from typing import TYPE_CHECKING, Self
 
 from stele.host import durable, immutable
@@ -66,7 +65,7 @@ class Draft:
 
     def _create(self, folder: Path) -> Path:
         while True:
-            path = folder / secrets.token_hex(8)
+            path = folder / os.urandom(8).hex()
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:  # else a sweeper came between

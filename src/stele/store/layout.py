@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from stele.host import durable
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from stele.store.signatures import Judge, Signed
     from stele.trust.release_key import PublicKey
 
-log = logging.getLogger(__name__)
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 MANIFEST_LIMIT = 4 << 20  # bytes; as registries have it
 TREE_LIMIT = 4 << 30  # bytes
@@ -181,14 +179,17 @@ class Layout:
 
     def releases(self) -> list[Release]:
         """All releases, the newest last. Damaged ones are named in the log and left out; signatures are not looked at."""
-        found = []
-        for digest in self._digests():
+        return list(self._newest_first())[::-1]
+
+    def _newest_first(self) -> Iterator[Release]:
+        for digest in reversed(self._digests()):
             try:
-                found.append(self.find(digest))
+                yield self.find(digest)
             except SteleError as error:
                 if error.code != "release.malformed":  # an image that another tool put here
-                    log.warning("release %s cannot be read: %s", digest, error.reason)
-        return found
+                    import logging
+
+                    logging.getLogger(__name__).warning("release %s cannot be read: %s", digest, error.reason)
 
     def find(self, name: str) -> Release:
         """The release with this digest, unique beginning of a digest (4 digits or more), or tag; or the newest of a workload.
@@ -437,4 +438,4 @@ class Layout:
         return list(dict.fromkeys(indexes.descriptor(item).digest for item in indexes.image_entries(self._index())))
 
     def _resolve(self, name: str) -> str:
-        return naming.resolve(name, self._digests(), self.releases)
+        return naming.resolve(name, self._digests(), self._newest_first)
