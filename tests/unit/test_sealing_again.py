@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from stele.flow import caches, initialise, reseal, sealing
 from stele.flow.places import Places
+from stele.host import immutable
 from stele.host.states import Looking, packed
 from stele.host.states import of as state_of
 from stele.seal import strata
 from stele.seal.again import last as last_seals
+from stele.seal.again import splice
 from stele.seal.sources import statcache
 from stele.store.layout import Layout
 from stele.trust.errors import SteleError
@@ -273,3 +275,53 @@ def test_looking_says_which_folders_are_not_what_they_were(tmp_path):
     (tmp_path / "2/file").unlink()
     assert changed() == [1, 2]
     assert json.dumps(os.getcwd())  # the children's folder is not ours
+
+
+CONTENTS = st.binary(min_size=1, max_size=60) | st.integers(1, 70_000).map(lambda size: b"x" * size) | st.just(b"same")
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), CONTENTS), min_size=1, max_size=4), st.sampled_from(["zstd", "gzip", "none"]))
+@settings(max_examples=25, deadline=None)
+def test_a_spliced_stratum_is_the_one_that_is_made_anew(edits, compression):
+    with tempfile.TemporaryDirectory() as name:
+        root, spec = Path(name) / "root", Path(name) / "stele.yaml"
+        for number in range(6):
+            write(root / "srv" / ("long-" * 30 + str(number)), b"%d" % number * (9_000 if number % 2 else 9))
+        spec.write_text(SPEC)
+        places = places_in(Path(name) / "one")
+        seal(places, root, spec, compression=compression)
+        for number, data in edits:
+            write(root / "srv" / ("long-" * 30 + str(number)), data)
+        again = seal(places, root, spec, compression=compression)
+        assert same(again, seal(places_in(Path(name) / "two"), root, spec, compression=compression))
+
+
+def test_a_small_change_is_spliced_and_a_damaged_old_form_is_not_used(tmp_path, root, spec, monkeypatch):
+    made = []
+    real = splice.stratum
+
+    def told(*given):
+        try:
+            found = real(*given)
+        except splice.NotAlikeError:
+            made.append("anew")
+            raise
+        made.append("spliced")
+        return found
+
+    monkeypatch.setattr(splice, "stratum", told)
+    places = places_in(tmp_path / "one")
+    seal(places, root, spec)
+    write(root / "srv/n.py", b"y = 2\n")
+    again = seal(places, root, spec)
+    assert made == ["spliced"]
+    for image in (places.store / "erofs").iterdir():  # one bit of each, behind the superblock
+        data = bytearray(image.read_bytes())
+        data[5000] ^= 1
+        immutable.make_mutable(image)
+        image.chmod(0o600)
+        image.write_bytes(data)
+    write(root / "srv/n.py", b"y = 3\n")
+    again = seal(places, root, spec)
+    assert made == ["spliced", "anew"]
+    assert same(again, seal(places_in(tmp_path / "two"), root, spec))

@@ -116,7 +116,7 @@ class _Again:
         remade = remake.tree(data, self.last, changed, kept, os.fstat(fd))
         looked = self._examined(remade, old)
         self.way.say(f"sealing {self.last.told.paths} paths, of which {len(remade.edits)} changed")
-        table = remake.table(remade, self.last, old, fd, store, self.packing)
+        table = remake.table(remade, self.last, old, fd, store, store, self.packing)
         release, made_from = self._publish(store, old, remade, table)
         more = sum(edit.new.size - edit.old.size for edit in remade.edits)
         told = msgspec.structs.replace(self.last.told, bytes=self.last.told.bytes + more)

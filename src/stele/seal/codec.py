@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from typing import Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 import zstandard
 
@@ -20,7 +20,7 @@ GZIP_LEVEL = 6
 class Encoder(Protocol):
     """Compresses a stream."""
 
-    def compress(self, data: bytes, /) -> bytes:
+    def compress(self, data: bytes | memoryview, /) -> bytes:
         """Take some bytes; gives back what is ready."""
 
     def flush(self) -> bytes:
@@ -28,8 +28,8 @@ class Encoder(Protocol):
 
 
 class _Plain:
-    def compress(self, data: bytes, /) -> bytes:
-        return data
+    def compress(self, data: bytes | memoryview, /) -> bytes:
+        return bytes(data)
 
     def flush(self) -> bytes:
         return b""
@@ -52,3 +52,11 @@ def encoder(compression: Compression) -> Encoder:
     if compression == "gzip":
         return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
     return _Plain()
+
+
+def decompressed(file: BinaryIO, compression: Compression) -> bytes:
+    """The whole of what an encoder of ours wrote, whose bytes are checked."""
+    if compression == "zstd":
+        with zstandard.ZstdDecompressor().stream_reader(file, closefd=False) as reader:
+            return reader.readall()
+    return zlib.decompress(file.read(), 31) if compression == "gzip" else file.read()

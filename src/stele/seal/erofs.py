@@ -28,6 +28,7 @@ COMPAT_CHECKSUM = 1
 _SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23x")  # struct erofs_super_block, 128 bytes
 _INODE = struct.Struct("<HHHHQIIIIQII16x")  # struct erofs_inode_extended
 _DIRENT = struct.Struct("<QHBB")
+_UUID = 48  # where the superblock has it
 _TYPE_BITS = {"file": 0o100000, "dir": 0o040000, "symlink": 0o120000, "char": 0o020000, "block": 0o060000, "fifo": 0o010000}
 _BUFFER = 1 << 20
 SMALL = 1 << 20  # bytes; contents up to this size are read whole
@@ -35,7 +36,12 @@ SMALL = 1 << 20  # bytes; contents up to this size are read whole
 
 def image_uuid(nodes: Sequence[Node]) -> bytes:
     """The 16 bytes of the image's UUID (RFC 9562 version 8), from the nodes."""
-    raw = bytearray(hashlib.sha256(b"stele-erofs v0\n" + Tree(tuple(nodes)).encode()).digest()[:16])
+    return uuid_of(Tree(tuple(nodes)).encode())
+
+
+def uuid_of(encoded: bytes) -> bytes:
+    """The same, from the nodes' canonical bytes."""
+    raw = bytearray(hashlib.sha256(b"stele-erofs v0\n" + encoded).digest()[:16])
     raw[6] = raw[6] & 0x0F | 0x80
     raw[8] = raw[8] & 0x3F | 0x80
     return bytes(raw)
@@ -66,6 +72,15 @@ def super_block(layout: Layout, uuid: bytes) -> bytes:
         return _SUPER.pack(*head, uuid, b"", 0, 0, 0, 0, 0, 0, 0, 0, 0).ljust(BLOCK - SUPER_OFFSET, b"\0")
 
     return bytes(SUPER_OFFSET) + with_checksum(crc32c(with_checksum(0)))
+
+
+def with_uuid(block: bytes, uuid: bytes) -> bytes:
+    """Block 0 of an image with another UUID."""
+    super_ = bytearray(block[SUPER_OFFSET:])
+    super_[4:8] = bytes(4)
+    super_[_UUID : _UUID + 16] = uuid
+    super_[4:8] = crc32c(bytes(super_)).to_bytes(4, "little")
+    return block[:SUPER_OFFSET] + bytes(super_)
 
 
 def directory_blocks(entries: Sequence[tuple[bytes, int, int]]) -> bytes:

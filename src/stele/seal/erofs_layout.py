@@ -196,7 +196,7 @@ def plan(nodes: Sequence[Node]) -> Layout:
         elif node.kind == "symlink":
             size = len(node.target)
         xattrs = xattr_area(node)
-        tail = _tail(size, len(xattrs))
+        tail = tail_of(size, len(xattrs))
         need = INODE + len(xattrs) + tail
         if need > BLOCK or end % BLOCK + need > BLOCK:  # a record lies in one block, or begins one
             end += -end % BLOCK
@@ -207,7 +207,7 @@ def plan(nodes: Sequence[Node]) -> Layout:
     return Layout(tuple(placed), directories, nids, types, blocks * BLOCK)
 
 
-def _tail(size: int, xattrs: int) -> int:
+def tail_of(size: int, xattrs: int) -> int:
     """How many of the last bytes of a content lie behind its inode."""
     tail = size % BLOCK
     if size >= INLINE_SIZE or tail > INLINE_TAIL or INODE + xattrs + tail > BLOCK:

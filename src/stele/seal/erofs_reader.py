@@ -41,13 +41,21 @@ class ImageReader:
         Raises:
             BadImageError: something on the way is not what our writer writes.
         """
-        above, _, name = path.rpartition(b"/")
-        folder = self._folder(above)
-        entry = None if folder is None else folder.get(name)
+        entry = self._entry(path)
         if entry is None:
             return None
         inode = self._inode(entry[0])
         return inode.pieces if inode.kind == _FILE else None
+
+    def inode_at(self, path: bytes) -> int | None:
+        """Where the inode of `path` lies, in bytes; None if there is no such path. Raises like `find`."""
+        entry = self._entry(path)
+        return None if entry is None else entry[0] * SLOT
+
+    def _entry(self, path: bytes) -> tuple[int, int] | None:
+        above, _, name = path.rpartition(b"/")
+        folder = self._folder(above)
+        return None if folder is None else folder.get(name)
 
     def paths(self) -> set[bytes]:
         """All paths of the image, the root b"" included.

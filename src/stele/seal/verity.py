@@ -64,6 +64,19 @@ def append(fd: int, data_size: int, uuid: bytes) -> str:
     return hashlib.sha256(os.pread(fd, BLOCK, start)).hexdigest()
 
 
+def update(image: bytearray, data_size: int, uuid: bytes, changed: set[int]) -> str:
+    """Renew the hash area of a whole image in memory of which the blocks numbered `changed` are others now; returns the root, hex."""
+    image[data_size : data_size + BLOCK] = super_block(data_size, uuid)
+    start = 0
+    for level in levels(data_size):
+        for number in changed:
+            at = start + number * BLOCK
+            image[level.offset + number * 32 : level.offset + number * 32 + 32] = hashlib.sha256(image[at : at + BLOCK]).digest()
+        changed = {number // PER_BLOCK for number in changed}
+        start = level.offset
+    return hashlib.sha256(image[start : start + BLOCK]).hexdigest()
+
+
 def _hash_level(fd: int, start: int, blocks: int, target: int) -> None:
     sha256 = hashlib.sha256
     buffer = bytearray(_BATCH)

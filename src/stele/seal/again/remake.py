@@ -11,6 +11,7 @@ import msgspec
 from stele.model import tree as trees
 from stele.seal import release as releases
 from stele.seal import strata
+from stele.seal.again import splice
 from stele.seal.again.changes import NotPlain
 from stele.seal.contents import Contents, InFolder
 from stele.seal.normalise import folder_owner
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from stele.model.ports import BlobSink
+    from stele.model.ports import BlobSink, StrataFiles
     from stele.model.release import Release, Stratum
     from stele.model.tree import Node
     from stele.seal.again.changes import Changed, Kept
@@ -148,14 +149,17 @@ def _parts(last: LastSeal, edits: Sequence[Edit]) -> list[Part]:
     return parts
 
 
-def table(remade: Remade, last: LastSeal, release: Release, root: int, sink: BlobSink, compression: Compression) -> tuple[Stratum, ...]:
+def table(
+    remade: Remade, last: LastSeal, release: Release, root: int, files: StrataFiles, sink: BlobSink, compression: Compression
+) -> tuple[Stratum, ...]:
     """The strata: those in which something changed made anew, the others as they were.
 
     Args:
         remade: the tree.
         last: the last seal.
-        release: that it made; all of its strata are whole in `sink`.
+        release: that it made.
         root: descriptor of the source folder.
+        files: all of the release's strata, whole.
         sink: takes blobs and images.
         compression: of the layers.
 
@@ -163,14 +167,20 @@ def table(remade: Remade, last: LastSeal, release: Release, root: int, sink: Blo
         SteleError: `seal.source-changed`, `seal.unreadable`, and those of `sink`.
     """
     found = list(release.strata)
-    held = {edit.new.sha256: edit.changed.data for edit in remade.edits if edit.changed.data is not None}
     for number in sorted({last.parts[edit.changed.role].stratum for edit in remade.edits}):
-        chosen = [remade.lines[line] for line in array("I", last.members[number])]
-        nodes = tuple(trees.decode_line(line) for line in chosen)
-        places: dict[str, Place] = {node.sha256: InFolder(node.path, node.size) for node in nodes if node.kind == "file"}
-        places.update((digest, data) for digest, data in held.items() if digest in places)
-        piece = strata.Slice(found[number].name, nodes)
-        by_path = {node.path: line + b"\n" for node, line in zip(nodes, chosen, strict=True)}
-        with ThreadPoolExecutor(2) as pool:
-            found[number] = releases.begin(pool, sink, piece, by_path, Contents(places, folder=root), compression, {})()
+        edits = [edit for edit in remade.edits if last.parts[edit.changed.role].stratum == number]
+        lines = [remade.lines[line] for line in array("I", last.members[number])]
+        try:
+            found[number] = splice.stratum(found[number], files, edits, lines, sink, compression)
+        except splice.NotAlikeError:
+            found[number] = _anew(found[number].name, edits, lines, root, sink, compression)
     return tuple(found)
+
+
+def _anew(name: str, edits: Sequence[Edit], lines: Sequence[bytes], root: int, sink: BlobSink, compression: Compression) -> Stratum:
+    nodes = tuple(map(trees.decode_line, lines))
+    places: dict[str, Place] = {node.sha256: InFolder(node.path, node.size) for node in nodes if node.kind == "file"}
+    places.update((edit.new.sha256, edit.changed.data) for edit in edits if edit.changed.data is not None)
+    by_path = {node.path: line + b"\n" for node, line in zip(nodes, lines, strict=True)}
+    with ThreadPoolExecutor(2) as pool:
+        return releases.begin(pool, sink, strata.Slice(name, nodes), by_path, Contents(places, folder=root), compression, {})()

@@ -1,0 +1,177 @@
+"""A stratum of which some files changed, spliced from its last forms: what did not change is neither read nor encoded again.
+
+The old forms are checked against their signed digests first, so that what is taken from them is what was sealed. The result is, byte
+for byte, what making the stratum anew gives; where it would lie otherwise in the image, that is what has to be done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from stele.model.release import LAYER_TYPES, Descriptor
+from stele.model.tree import joined
+from stele.seal import codec, erofs, tar, verity
+from stele.seal.erofs_layout import BLOCK, INODE, SLOT, tail_of
+from stele.seal.erofs_reader import BadImageError, ImageReader
+from stele.trust.digest import sha256
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stele.model.ports import BlobSink, StrataFiles
+    from stele.model.release import Stratum
+    from stele.seal.again.remake import Edit
+    from stele.seal.codec import Compression
+
+LIMIT = 64 << 20  # bytes of an image that is held in memory
+_PIECE = 1 << 20
+_KIND = 156  # where a tar header says what it is
+_PAX = 0x78  # "x"
+
+
+class NotAlikeError(Exception):
+    """The stratum has to be made anew."""
+
+
+def stratum(
+    old: Stratum, files: StrataFiles, edits: Sequence[Edit], lines: Sequence[bytes], sink: BlobSink, compression: Compression
+) -> Stratum:
+    """The stratum with what changed.
+
+    Args:
+        old: as it was, in this compression.
+        files: its two forms.
+        edits: of files in it.
+        lines: of all its nodes as they are now, without line feeds.
+        sink: takes layer and image.
+        compression: of the layer.
+
+    Raises:
+        NotAlikeError: it has to be made anew.
+        SteleError: those of `sink`.
+    """
+    if old.image_size > LIMIT or any(edit.changed.data is None for edit in edits):
+        raise NotAlikeError
+    encoded = joined(line + b"\n" for line in lines)
+    for edit in edits:  # equal contents share their blocks
+        if encoded.count(edit.new.sha256.encode()) != 1 or edit.old.sha256.encode() in encoded:
+            raise NotAlikeError
+    with ThreadPoolExecutor(1) as pool:
+        making = pool.submit(_layer, old, files, edits, sink, compression)
+        image, root = _image(old, files, edits, erofs.uuid_of(encoded), sink)
+        diff_id, layer = making.result()
+    return msgspec.structs.replace(old, diff_id=diff_id, layer=layer, image=image, verity_root=root, nodes=sha256(encoded))
+
+
+def _image(old: Stratum, files: StrataFiles, edits: Sequence[Edit], uuid: bytes, sink: BlobSink) -> tuple[str, str]:
+    fd = files.open_image(old)
+    if fd is None:
+        raise NotAlikeError
+    try:
+        data = bytearray(old.image_size)
+        if os.preadv(fd, [data], 0) != len(data) or "sha256:" + hashlib.sha256(data).hexdigest() != old.image:
+            raise NotAlikeError
+        reader = ImageReader(fd)
+        changed = {0}
+        for edit in edits:
+            changed |= _edit(data, reader, edit)
+    except (BadImageError, OSError) as error:
+        raise NotAlikeError from error
+    finally:
+        os.close(fd)
+    data[:BLOCK] = erofs.with_uuid(bytes(data[:BLOCK]), uuid)
+    root = verity.update(data, old.data_size, uuid, changed)
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    with sink.draft("image") as draft:
+        _write(draft.fd, data)
+        draft.commit(digest)
+    return digest, root
+
+
+def _edit(data: bytearray, reader: ImageReader, edit: Edit) -> set[int]:
+    """Put a file's new content where its old one was; returns the numbers of the blocks that are others now."""
+    tails = [tail_of(node.size, 0) for node in (edit.old, edit.new)]
+    slots = [-(-(INODE + tail) // SLOT) for tail in tails]
+    blocks = [-(-(node.size - tail) // BLOCK) for node, tail in zip((edit.old, edit.new), tails, strict=True)]
+    offset = reader.inode_at(edit.new.path)
+    content = edit.changed.data
+    if slots[0] != slots[1] or blocks[0] != blocks[1] or offset is None or content is None:
+        raise NotAlikeError
+    whole = len(content) - tails[1]
+    data[offset + 8 : offset + 16] = len(content).to_bytes(8, "little")
+    room = slots[1] * SLOT - INODE
+    data[offset + INODE : offset + INODE + room] = content[whole:].ljust(room, b"\0")
+    changed = {offset // BLOCK}
+    if blocks[1]:
+        first = int.from_bytes(data[offset + 16 : offset + 20], "little")
+        data[first * BLOCK : (first + blocks[1]) * BLOCK] = content[:whole].ljust(blocks[1] * BLOCK, b"\0")
+        changed.update(range(first, first + blocks[1]))
+    return changed
+
+
+def _layer(old: Stratum, files: StrataFiles, edits: Sequence[Edit], sink: BlobSink, compression: Compression) -> tuple[str, Descriptor]:
+    try:
+        with files.layer(old) as file:
+            data = codec.decompressed(file, compression)
+    except SteleError as error:
+        raise NotAlikeError from error
+    if sha256(data) != old.diff_id:
+        raise NotAlikeError
+    parts = _spliced(memoryview(data), edits)
+    encoder = codec.encoder(compression)
+    plain, packed, size = hashlib.sha256(), hashlib.sha256(), 0
+    with sink.draft("blob") as draft:
+        for part in parts:
+            for at in range(0, len(part), _PIECE):
+                piece = part[at : at + _PIECE]
+                plain.update(piece)
+                size += _put(draft.fd, packed, encoder.compress(piece))
+        size += _put(draft.fd, packed, encoder.flush())
+        digest = "sha256:" + packed.hexdigest()
+        draft.commit(digest)
+    return "sha256:" + plain.hexdigest(), Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
+
+
+def _spliced(data: memoryview, edits: Sequence[Edit]) -> list[memoryview | bytes]:
+    """The tar in pieces, with the members of the changed files in place of the old ones."""
+    wanted = {tar.member(edit.old): edit for edit in edits}
+    lengths = {len(header) for header in wanted}
+    parts: list[memoryview | bytes] = []
+    at = start = 0
+    while at < len(data) and wanted:
+        edit = next((found for length in lengths if (found := wanted.pop(bytes(data[at : at + length]), None))), None)
+        if edit is None:
+            at = _next(data, at)
+            continue
+        content = edit.changed.data or b""
+        parts += [data[start:at], tar.member(edit.new), content, bytes(-len(content) % tar.BLOCK)]
+        at = start = _next(data, at)
+    if wanted:
+        raise NotAlikeError
+    return [*parts, data[start:]]
+
+
+def _next(data: memoryview, at: int) -> int:
+    """Where the member after the one at `at` begins."""
+    is_pax = data[at + _KIND] == _PAX
+    size = int(bytes(data[at + 124 : at + 135]) or b"0", 8) if data[at] else 0
+    at += tar.BLOCK + size + -size % tar.BLOCK
+    return _next(data, at) if is_pax else at
+
+
+def _put(fd: int, state: hashlib._Hash, data: bytes) -> int:
+    state.update(data)
+    _write(fd, data)
+    return len(data)
+
+
+def _write(fd: int, data: bytes | bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
