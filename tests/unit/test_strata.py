@@ -124,3 +124,14 @@ def test_large_directories_are_divided_and_large_files_stand_alone():
 def test_the_cut_of_many_paths_costs_no_more_per_path():
     tree = tree_of({b"srv/%d/%d" % (at % 500, at): 10 for at in range(20_000)})
     assert sum(len(paths) for paths in by_name(tree).values()) == 20_000
+
+
+def test_a_directory_of_many_files_is_divided_by_their_names():
+    files = {b"srv/flat/%d" % number: 1000 for number in range(50_000)}
+    pieces = strata.cut(tree_of(files), SPEC)
+    assert len(pieces) == strata.CAPS["files"]
+    sizes = [sum(node.kind == "file" for node in piece.nodes) for piece in pieces]
+    assert sum(sizes) == 50_000
+    assert max(sizes) < 8_000
+    grown = strata.cut(tree_of({**files, b"srv/flat/one more": 1000}), SPEC)
+    assert sum(piece.nodes != other.nodes for piece, other in zip(pieces, grown, strict=True)) == 1

@@ -35,7 +35,7 @@ _REWRITTEN = frozenset(
     }
 )  # fmt: skip
 _REWRITTEN_NAMES = frozenset({b".package-lock.json"})  # below a node_modules
-ENTRY = 64  # bytes that a path counts for besides its content
+ENTRY = 1024  # bytes that a path counts for besides its content: about what it takes in tar and image
 
 
 Key = tuple[str, bytes]  # class, and what of it stays together
@@ -149,11 +149,15 @@ def _folder_sizes(nodes: Sequence[Node]) -> dict[bytes, int]:
 
 
 def _by_directory(nodes: Sequence[Node], sizes: Mapping[bytes, int]) -> dict[bytes, bytes]:
-    """Path → the highest directory above it that is not larger than the target; else the one that it lies in."""
+    """Path → the highest directory above it that is not larger than the target; else a sixteenth of the one that it lies in."""
     highest: dict[bytes, bytes] = {}  # directory → its key
     found = {}
     for node in nodes:
         folder = parent(node.path)
+        if sizes[folder] > TARGET:
+            # a file that is too large by itself need not take along what lies beside it
+            found[node.path] = folder + b"\0" + _sixteenth(node.path) if node.size <= TARGET else node.path
+            continue
         if folder not in highest:
             highest[folder] = folder
             above = folder
@@ -162,9 +166,12 @@ def _by_directory(nodes: Sequence[Node], sizes: Mapping[bytes, int]) -> dict[byt
                 if not above:
                     break
                 above = parent(above)
-        # a file that is too large by itself need not take along what lies beside it
-        found[node.path] = highest[folder] if node.size <= TARGET else node.path
+        found[node.path] = highest[folder]
     return found
+
+
+def _sixteenth(path: bytes) -> bytes:
+    return sha256(path.rpartition(b"/")[2]).hexdigest()[:1].encode()
 
 
 class _Group(NamedTuple):
