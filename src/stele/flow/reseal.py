@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from stele.flow.places import Places
     from stele.host.states import Folder
     from stele.model.release import Release, Stratum
+    from stele.seal.again.changes import Edit
     from stele.seal.again.last import LastSeal
-    from stele.seal.again.remake import Edit, Remade
+    from stele.seal.again.remake import Remade
     from stele.seal.codec import Compression
     from stele.store.layout import Layout
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from stele.host.states import Folder, State
+    from stele.model.tree import Node
     from stele.seal.again.last import LastSeal
 
 MAX_HELD = 64 << 20  # bytes of changed files that are held in memory
@@ -35,6 +36,15 @@ class Changed(NamedTuple):
     owner: tuple[int, int]
     sha256: str
     data: bytes | None
+
+
+class Edit(NamedTuple):
+    """A file whose line is another. `number`: of the line."""
+
+    number: int
+    changed: Changed
+    old: Node
+    new: Node
 
 
 class Kept(NamedTuple):

@@ -12,7 +12,7 @@ from stele.model import tree as trees
 from stele.seal import release as releases
 from stele.seal import strata
 from stele.seal.again import splice
-from stele.seal.again.changes import NotPlain
+from stele.seal.again.changes import Edit, NotPlain
 from stele.seal.contents import Contents, InFolder
 from stele.seal.normalise import folder_owner
 
@@ -29,15 +29,6 @@ if TYPE_CHECKING:
     from stele.seal.contents import Place
 
 _PATH = b'"path":"'
-
-
-class Edit(NamedTuple):
-    """A file whose line is another. `number`: of the line."""
-
-    number: int
-    changed: Changed
-    old: Node
-    new: Node
 
 
 class Remade(NamedTuple):

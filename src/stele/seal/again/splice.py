@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from stele.model.ports import BlobSink, StrataFiles
     from stele.model.release import Stratum
-    from stele.seal.again.remake import Edit
+    from stele.seal.again.changes import Edit
     from stele.seal.codec import Compression
 
 LIMIT = 64 << 20  # bytes of an image that is held in memory
