@@ -28,6 +28,8 @@ _OPTIONS = (
     click.option("--until", default="", metavar="TIME", help="Before then; spelled alike."),
     click.option("--release", default="", metavar="DIGEST", help="Only what names this release (4 digits of it are enough)."),
     click.option("--incident", default="", metavar="NAME", help="Only what belongs to this incident."),
+)  # fmt: skip
+_LEDGER = (
     click.option("--from", "where", default=None, metavar="URL|FOLDER", help="Another ledger: a copy, or one that is served or published."),
     click.option(
         "--trust", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=None,
@@ -38,25 +40,40 @@ _OPTIONS = (
 
 
 def reading(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options."""
+    """Add all of them."""
+    function = ledger_options(function)
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
 
 
-def selection(given: dict[str, Any], *, everything: bool = False) -> Selection:
-    """What the options select. `everything`: also what only says that time passed."""
+def ledger_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add those that say which ledger."""
+    for option in reversed(_LEDGER):
+        function = option(function)
+    return function
+
+
+def parse_period(since: str, until: str) -> tuple[int, int]:
+    """From when, and until just before when."""
     from stele.flow.times import parse_when
-    from stele.model import selection as model
 
     now = time.time_ns()
+    return parse_when(since, now) if since else 0, parse_when(until, now) if until else 1 << 63
+
+
+def selection(given: dict[str, Any], *, everything: bool = False) -> Selection:
+    """What the options select. `everything`: also what only says that time passed."""
+    from stele.model import selection as model
+
+    since_ns, until_ns = parse_period(given["since"], given["until"])
     return model.Selection(
         workloads=given["workloads"],
         kinds=model.parse_kinds(given["kinds"], everything=everything),
         actors=given["actors"],
         persons=given["persons"],
-        since_ns=parse_when(given["since"], now) if given["since"] else 0,
-        until_ns=parse_when(given["until"], now) if given["until"] else 1 << 63,
+        since_ns=since_ns,
+        until_ns=until_ns,
         release=model.parse_release(given["release"]) if given["release"] else "",
         incident=given["incident"],
     )

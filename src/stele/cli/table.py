@@ -33,5 +33,7 @@ COMMANDS = {
 
 # subcommand of `stele log` -> (module in stele.cli, attribute); `check` and `rebuild` are in stele.cli.log itself
 LOG_COMMANDS = {
+    "timeline": ("log_timeline", "timeline"),
+    "export": ("log_export", "export"),
     "publish": ("log_publish", "publish"),
 }

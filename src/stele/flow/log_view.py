@@ -121,6 +121,10 @@ class LogView:
                 entry = decode_entry(bundle[at % tiles.WIDTH])
                 yield at, entry if self._openings is None else self._openings.open(at, entry)
 
+    def entry(self, index: int) -> Entry:
+        """One entry."""
+        return next(iter(self._at([index])))[1]
+
     def _bundle(self, number: int) -> list[bytes]:
         if self._kept is None or self._kept[:2] != (number, self.size):
             self._kept = (number, self.size, self.published.bundle(number))
