@@ -8,10 +8,13 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
+from stele.model.hold import on_from
+from stele.model.redaction import Selection
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from stele.flow.fleet import Fleet
 
 log = logging.getLogger(__name__)
-MAX_BODY = 1 << 20
+MAX_BODY = 16 << 20
 
 
 def application(fleet: Fleet, stop: Callable[[], None]) -> Starlette:
@@ -45,6 +48,9 @@ def application(fleet: Fleet, stop: Callable[[], None]) -> Starlette:
         ("POST", "/v1/record"): lambda f, b, s: f.record_release(b, _person(b)),
         ("POST", "/v1/keys"): lambda f, b, s: f.record_keys(_text(b, "kind"), b.get("data", {}), _person(b)),
         ("POST", "/v1/accessed"): lambda f, b, s: f.record_access(_text(b, "incident"), _text(b, "how"), _person(b)),
+        ("POST", "/v1/holds/place"): lambda f, b, s: f.custody.place(on_from(b.get("on")), _text(b, "reason"), _person(b)),
+        ("POST", "/v1/holds/release"): lambda f, b, s: f.custody.release(_text(b, "hold"), _text(b, "reason"), _person(b)),
+        ("POST", "/v1/redact"): lambda f, b, s: f.custody.redact(_selection(b), _text(b, "reason"), _person(b)),
         ("POST", "/v1/publish"): lambda f, b, s: f.publish(),
         ("POST", "/v1/shutdown"): shutdown,
     }
@@ -68,7 +74,7 @@ def application(fleet: Fleet, stop: Callable[[], None]) -> Starlette:
 
 def _unusable() -> SteleError:
     return SteleError(
-        "the request body is not a JSON object of at most 1 MiB",
+        "the request body is not a JSON object of at most 16 MiB",
         remedy="use the stele command line of the same version",
         code="api.bad-request",
     )
@@ -86,6 +92,17 @@ def _text(body: dict[str, Any], key: str, default: str | None = None) -> str:
 def _person(body: dict[str, Any]) -> str:
     """Who asks, as the client says: whoever may open the socket is believed."""
     return _text(body, "person", "")
+
+
+def _selection(body: dict[str, Any]) -> Selection:
+    try:
+        return msgspec.convert(body.get("selection"), Selection)
+    except msgspec.ValidationError as error:
+        raise SteleError(
+            f"the request does not say what to redact: {error}",
+            remedy="use the stele command line of the same version",
+            code="api.bad-request",
+        ) from error
 
 
 def _flag(body: dict[str, Any], key: str) -> bool:

@@ -25,6 +25,7 @@ COMMANDS = {
     "incidents": ("incidents", "incidents", "Violations, their frozen instances and evidence"),
     "evidence": ("incidents", "evidence", "List, check and release evidence"),
     "log": ("log", "log", "Read, check and rebuild the ledger"),
+    "hold": ("hold", "hold", "Legal holds: what must be kept"),
     "serve": ("serve", "serve", "Serve the ledger to readers over HTTP"),
     "witness": ("witness", "witness", "Cosign other ledgers' checkpoints"),
     "prove": ("prove", "prove", "Write a proof of what ran at an instant"),
@@ -36,4 +37,5 @@ LOG_COMMANDS = {
     "timeline": ("log_timeline", "timeline"),
     "export": ("log_export", "export"),
     "publish": ("log_publish", "publish"),
+    "redact": ("log_redact", "redact"),
 }

@@ -17,6 +17,7 @@ from stele.trust.errors import SteleError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stele.flow.custody import Custody
     from stele.flow.world import World
     from stele.model.instance import Instance
     from stele.model.release import Release
@@ -34,6 +35,11 @@ class Fleet:
         self._lock = threading.Lock()
         self._workloads: dict[str, Running] = {}
         self._ended = threading.Event()
+
+    @property
+    def custody(self) -> Custody:
+        """Holds and redactions of this host's ledger."""
+        return self._world.custody
 
     # ---- what the API asks -------------------------------------------------------------------
 
@@ -93,7 +99,7 @@ class Fleet:
         """Let go of a frozen instance: it is killed without running again, its memory is gone, its evidence stays.
 
         Raises:
-            SteleError: `incident.unknown`, `incident.evidence-not-sealed`.
+            SteleError: `incident.unknown`, `incident.evidence-not-sealed`, `hold.forbids`.
         """
         for running in self._all():
             if incident_id in running.frozen:
@@ -109,6 +115,7 @@ class Fleet:
                 code="incident.evidence-not-sealed",
                 retryable=True,
             )
+        self.custody.keep(f"the frozen instance of {incident_id}", incident_id)
         instance, digest = running.frozen[incident_id]
         # logged before its effect: if this is the last thing that happens, the record says what was asked
         record = self._world.record.by(person)
@@ -180,7 +187,13 @@ class Fleet:
         return "serving, in its confirm window" if running.deploy_id else "serving"
 
     def shut_down(self, *, remove: bool, person: str, say: Callable[[str], None]) -> dict[str, Any]:
-        """End supervision. With `remove` every instance is stopped, frozen ones included (their evidence stays)."""
+        """End supervision. With `remove` every instance is stopped, frozen ones included (their evidence stays).
+
+        Raises:
+            SteleError: `hold.forbids` if a hold is on a frozen instance: then nothing was stopped.
+        """
+        if remove:
+            self.custody.keep("a frozen instance", *(incident_id for running in self._all() for incident_id in list(running.frozen)))
         self._ended.set()
         if remove:
             for running in self._all():

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stele.flow import opening
+from stele.flow import custody, opening
 from stele.flow.person import person
 from stele.flow.record import Recorder
 from stele.ledger import mapfile, projection
@@ -45,8 +45,12 @@ def incidents(places: Places) -> list[dict[str, Any]]:
 def check(places: Places, ledger: str | None, trust: str | None) -> dict[str, Any]:
     """Check a whole ledger against trusted keys; `problems` is empty if everything fits."""
     keys = trust_keys.parse(Path(trust).read_bytes() if trust else places.trust.read_bytes())
-    reader = LedgerReader(Path(ledger) if ledger else places.ledger)
-    return {"problems": reader.check(keys.ledgers), "size": reader.size, "origin": reader.checkpoint.origin}
+    folder = Path(ledger) if ledger else places.ledger
+    reader = LedgerReader(folder)
+    problems = reader.check(keys.ledgers)
+    if not problems:  # what is not whole has no redactions to speak of
+        problems = custody.audit(folder, reader)
+    return {"problems": problems, "size": reader.size, "origin": reader.checkpoint.origin}
 
 
 def rebuild(places: Places) -> int:

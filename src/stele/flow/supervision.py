@@ -9,7 +9,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from stele.flow import opening, reading
+from stele.flow.custody import Custody
 from stele.flow.fleet import Fleet
 from stele.flow.record import Recorder
 from stele.flow.world import World
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from stele.flow.places import Places
     from stele.host.ways import Ways
     from stele.ledger.sequencer import Ledger
-    from stele.model.event import Event
+    from stele.model.event import Entry, Event
     from stele.model.report import Report
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,18 @@ class Histories:
         with self._lock:
             state = self._states.get(event.workload) or history.start(event.workload)
             self._states[event.workload] = history.advance(state, event)
+
+    def forget(self, index: int, entry: Entry, fields: tuple[str, ...]) -> None:
+        """Drop what was redacted of an entry."""
+        del index
+        event = entry.event
+        with self._lock:
+            state = self._states.get(event.workload)
+            if state is not None and event.kind == "release.quarantined" and "reason" in fields:
+                release = str(event.data.get("release", ""))
+                if release in state.quarantined:
+                    kept = {**state.quarantined, release: ""}
+                    self._states[event.workload] = msgspec.structs.replace(state, quarantined=kept)
 
     def of(self, workload: str) -> history.WorkloadState:
         """The state of one workload."""
@@ -143,6 +158,7 @@ def open_fleet(places: Places) -> Opened:
             workloads=histories.names,
             now_ns=time.time_ns,
             fresh_id=lambda: secrets.token_hex(3),
+            custody=Custody(places, recorder, ledger.publish, histories.forget),
         )
         recorder(
             "", "agent.started", swept=swept[:50], unfinished_evidence=unfinished[:50], ways={"erofs": ways.erofs, "freezer": ways.freezer}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stele.flow.custody import Custody
     from stele.flow.places import Places
     from stele.flow.record import Recorder
     from stele.model.history import WorkloadState
@@ -40,6 +41,7 @@ class World:
     workloads: Callable[[], tuple[str, ...]]
     now_ns: Callable[[], int]
     fresh_id: Callable[[], str]
+    custody: Custody
 
     def by(self, person: str) -> World:
         """The same world, recording what an operator asked for."""

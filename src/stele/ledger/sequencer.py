@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.host import durable
-from stele.ledger import openings, projection, recovery, tiles
+from stele.ledger import erasing, openings, projection, recovery, tiles
 from stele.ledger.wal import MAX_ENTRY, NoRoom, Wal
 from stele.model import private
 from stele.model.epoch import epoch_event
@@ -80,6 +80,7 @@ class Ledger:
             self._maps = found.map
             opened.callback(found.map.close)
             self._edge, self.published, self._unpublished = found.edge, found.published, found.unpublished
+            self._erasing = erasing.Erasing(found.base, found.entries)
             self._openings, self._kept = found.openings, openings.Writer(folder)  # by index, of what is not published
             self._synced_names, self._shown_names = found.synced_names, found.shown_names
             self._projection = projection.Projection(folder / "projection.sqlite", self.size)
@@ -87,7 +88,7 @@ class Ledger:
             opened.pop_all()
         self._unprojected: list[tuple[int, Entry]] = []
         self._unmapped: list[tuple[int, Node | None, int, int]] = []  # maps of epoch entries that are not on disk yet
-        if self.size > self.published:
+        if self.size > self.published or self._erasing.open:
             self._wake.set()
         self._thread = threading.Thread(target=self._run, name="ledger-publish", daemon=True)
         self._thread.start()
@@ -246,6 +247,8 @@ class Ledger:
             self._unpublished.append(raw)
             if opening:
                 self._openings[at] = opening
+            if entry.event.kind == erasing.KIND:
+                self._erasing.take(at, entry.event)
             if self._projection.usable:
                 self._unprojected.append((at, entry))
             ticket.result.append(Committed(at, entry))
@@ -274,6 +277,8 @@ class Ledger:
     def _seal(self, event: Event) -> tuple[dict[str, str], bytes]:
         if event.kind in private.PRIVATE or private.PERSON in event.data:
             private.refuse_bare(event)
+            if event.kind == erasing.KIND:
+                erasing.refuse_malformed(event, self._edge.size)
         if not event.private:
             return {}, b""
         return private.seal(event.private, self._random(private.SALT * len(event.private)))
@@ -287,10 +292,13 @@ class Ledger:
             SteleError: `ledger.write-failed`, `ledger.damaged`, `ledger.closed`: nothing is signed; what is committed is safe.
         """
         with self._publishing:
-            if self.size == self.published:
+            if self.size == self.published and not self._erasing.open:
                 return self.published
             if self._closed:
                 raise SteleError("the ledger is closed", remedy="open it again", code="ledger.closed")
+            if self.size == self.published:
+                self._recycle(self.published, self._shown_names[-1])
+                return self.published
             with self._leading():
                 # the last leaf of every checkpoint commits to the latest entry of every workload; a publishing that failed
                 # half-way may have left it already
@@ -338,13 +346,23 @@ class Ledger:
         with self._leading():
             fresh, self._unprojected = self._unprojected, []
         self._projection.catch_up(fresh)
-        if self._wal.used <= RECYCLE_BYTES:
-            return
+        if self._wal.used > RECYCLE_BYTES or self._erasing.open:
+            self._recycle(size, names)
+
+    def _recycle(self, size: int, names: frozenset[str]) -> None:
+        """Begin the WAL anew at the checkpoint of this size, and erase what redactions below it ask for. What fails is tried again."""
+        with self._leading():
+            if self._failed is not None:
+                return
+            due = self._erasing.due(size)
         try:
+            openings.erase(self._folder, due)
             durable.sync_filesystem(self._folder)
             with self._leading():
                 try:
-                    self._wal.recycle(size, self._unpublished, {at - size: data for at, data in self._openings.items()})
+                    later = {at - size: data for at, data in self._openings.items()}
+                    self._wal.recycle(size, self._unpublished, later, scrub=bool(due))
+                    self._erasing.done(size)
                 except NoRoom:
                     raise
                 except OSError as error:

@@ -10,6 +10,7 @@ from stele.model.units import parse_duration_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from stele.model.report import Report
     from stele.model.spec import Respond, Watch
@@ -88,15 +89,16 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     size: int
 
 
-def evict(bundles: Sequence[Kept], budget: int) -> tuple[str, ...]:
-    """Which bundles to drop so that the rest fits `budget` bytes: the oldest first, but the first and the last of each kind stay.
+def evict(bundles: Sequence[Kept], budget: int, held: AbstractSet[str] = frozenset()) -> tuple[str, ...]:
+    """Which bundles to drop so that the rest fits `budget` bytes: the oldest first, but the first and the last of each kind stay, and
+    those of incidents that a legal hold is on.
 
     If what must stay is larger than the budget, nothing more is dropped: evidence is not thrown away to please a number.
     """
     ordered = sorted(bundles, key=lambda item: (item.time_ns, item.incident))
     first = {item.kind: item.incident for item in reversed(ordered)}
     last = {item.kind: item.incident for item in ordered}
-    stay = {*first.values(), *last.values()}
+    stay = {*first.values(), *last.values(), *held}
     total = sum(item.size for item in ordered)
     dropped = []
     for item in ordered:
