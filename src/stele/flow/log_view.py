@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stele.ledger.source import HttpSource
     from stele.model.event import Entry
     from stele.model.selection import Selection
+    from stele.trust.trust_keys import Trust
 
 log = logging.getLogger(__name__)
 SLACK_NS = 3_600_000_000_000  # so far a clock may have been set back; a ledger without an index is searched that much wider
@@ -36,23 +37,23 @@ class LogView:
     Private fields are opened as far as the openings are there and may be read.
     """
 
-    def __init__(self, source: FolderSource | HttpSource, keys: tuple[note.Verifier, ...], folder: Path | None, *, read_all: bool) -> None:
+    def __init__(self, source: FolderSource | HttpSource, trusted: Trust, folder: Path | None, *, read_all: bool) -> None:
         """Read the checkpoint and check it.
 
         Args:
             source: where the files are; closed with this.
-            keys: whom to believe.
+            trusted: whom to believe.
             folder: of the ledger, if it is on this machine: its projection says where to look, if it has one.
             read_all: look at every entry, whatever index or times say.
         """
-        self._source, self._keys, self._read_all = source, keys, read_all
+        self._source, self._trusted, self._read_all = source, trusted, read_all
         self.folder = folder
         self._openings = Openings(folder) if folder is not None else None
         self.published = self._read()
 
     def _read(self) -> Published:
         signed = sources.checkpoint_of(self._source, self._source.name)
-        return Published(self._source, note.open_checkpoint(signed, self._keys))
+        return Published(self._source, note.open_note(signed, self._trusted.ledgers, self._trusted.witnesses).checkpoint)
 
     @property
     def size(self) -> int:
@@ -187,7 +188,7 @@ def open_view(places: Places, where: str | None = None, trust: Path | None = Non
     """
     path = trust or places.trust
     try:
-        keys = trust_keys.parse(path.read_bytes()).ledgers
+        trusted = trust_keys.parse(path.read_bytes())
     except FileNotFoundError as error:
         raise SteleError(
             "a ledger is read with the keys that you trust, and there are none here",
@@ -197,7 +198,7 @@ def open_view(places: Places, where: str | None = None, trust: Path | None = Non
     source = sources.source_of(where if where is not None else places.ledger)
     try:
         folder = Path(source.name) if isinstance(source, FolderSource) else None
-        return LogView(source, tuple(keys), folder, read_all=read_all)
+        return LogView(source, trusted, folder, read_all=read_all)
     except BaseException:
         source.close()
         raise

@@ -9,14 +9,14 @@ import re
 from typing import TYPE_CHECKING, Protocol, Self
 
 from stele.host import below
-from stele.host.http_files import HttpFiles
 from stele.ledger import tiles
+from stele.trust import note
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_CHECKPOINT = 64 << 10
+MAX_CHECKPOINT = note.MAX_NOTE
 MAX_TILE = 32 * tiles.WIDTH
 MAX_BUNDLE = (2 + 65535) * tiles.WIDTH
 _NUMBER = r"(?:x(?!000)[0-9]{3}/(?:x[0-9]{3}/){0,5})?[0-9]{3}"
@@ -144,6 +144,8 @@ class HttpSource:
         Raises:
             SteleError: `http.bad-address`.
         """
+        from stele.host.http_files import HttpFiles  # the HTTP client is not needed for folders
+
         self._files = HttpFiles(url)
         self.name = self._files.base
 

@@ -6,7 +6,6 @@ import base64
 import re
 from typing import NamedTuple
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from stele.trust import note, quorum
@@ -113,6 +112,8 @@ def certificate(der: bytes) -> bytes:
     Raises:
         SteleError: `trust.bad-key`.
     """
+    from cryptography import x509  # a third of what reading a trust file takes, and few name an authority
+
     try:
         found = x509.load_der_x509_certificate(der)
         if found.public_bytes(Encoding.DER) == der:
