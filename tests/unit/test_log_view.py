@@ -151,7 +151,7 @@ def test_what_is_published_is_followed(tmp_path, monkeypatch):
 
             def read():
                 for _, entry in following.follow(view, Selection(kinds=frozenset({"violation"}))):
-                    found.append(entry.event.data["n"])
+                    found.append((entry.event.data["n"], entry.event.private.get("person")))
                     seen.set()
                     if len(found) == 3:
                         return
@@ -160,11 +160,12 @@ def test_what_is_published_is_followed(tmp_path, monkeypatch):
             reader.start()
             for number in range(3):
                 seen.clear()
-                ledger.append([Event(workload="shop", kind="violation", time_ns=START, actor="agent", data={"n": number})])
+                who = {"person": f"p{number}"}
+                ledger.append([Event(workload="shop", kind="violation", time_ns=START, actor="operator", data={"n": number}, private=who)])
                 ledger.publish()
                 assert seen.wait(20), "it was published, and not shown"
             reader.join(20)
-            assert found == [0, 1, 2]
+            assert found == [(0, "p0"), (1, "p1"), (2, "p2")]
     finally:
         ledger.close()
 

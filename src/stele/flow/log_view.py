@@ -76,6 +76,8 @@ class LogView:
         if now.size < before.size or now.root_at(before.size) != before.root:
             raise tiles.damaged(f"the checkpoint of {now.size} entries does not continue the one of {before.size} that was just read")
         self.published = now
+        if self.folder is not None:
+            self._openings = Openings(self.folder)  # it holds what it read
         return now.size > before.size
 
     def entries(
