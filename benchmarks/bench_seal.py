@@ -9,7 +9,6 @@ do less: a tar layer (umoci: gzip) and a manifest. AIDE compares the same files 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -17,10 +16,9 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from measure import command, keep, paired, report
+from measure import CACHE, command, installed, keep, paired, report
 
 SPEC = b"stele: 0\nname: minbase\ncommand: [/bin/true]\n"
-CACHE = Path(os.environ.get("STELE_CACHE", Path.home() / ".cache" / "stele"))
 
 
 def root(suite: str) -> Path:
@@ -42,6 +40,7 @@ def main() -> None:
     parser.add_argument("--suite", default="bookworm")
     parser.add_argument("--json", default=None)
     options = parser.parse_args()
+    installed()
     source = root(options.suite)
     stele = [str(Path(sys.executable).parent / "stele")]
     with tempfile.TemporaryDirectory(dir=CACHE) as name:

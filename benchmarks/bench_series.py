@@ -5,7 +5,8 @@
 Each version of a series (benchmarks/series.py) is sealed into one store; a delta from the version before is made, as `stele push` does;
 a second store that has the version before takes it, and prepares its images for mounting. Beside it skopeo and podman pull the
 same releases from a real registry (docker-registry), whose log says how many bytes it sent. At rest the twelve releases, packed, are
-compared with repositories of restic and borg that hold the same folders. Images that are ready to be mounted are counted apart.
+compared with repositories of restic and borg that hold the same folders: `packed` keeps the newest layers, `packed, all` packs the
+newest releases' contents too and leaves their images, which are ready to be mounted and are counted apart.
 
 `changed` are the files' bytes that the version before does not have, compressed together at zstd-3.
 """
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -290,10 +292,16 @@ def _peers(folder: Path, roots: list[Path]) -> dict[str, int]:
     run("restic", "-q", "init", "-r", str(places["restic"]))
     for name in ("borg", "borg zstd,3"):
         run("borg", "init", "-e", "none", str(places[name]))
-    for root in roots:
-        run("restic", "-q", "backup", "-r", str(places["restic"]), "--no-cache", ".", cwd=root)
-        run("borg", "create", f"{places['borg']}::{root.name}", ".", cwd=root)
-        run("borg", "create", "-C", "zstd,3", f"{places['borg zstd,3']}::{root.name}", ".", cwd=root)
+
+    def fill(name: str) -> None:
+        for root in roots:
+            if name == "restic":
+                run("restic", "-q", "backup", "-r", str(places[name]), "--no-cache", ".", cwd=root)
+            else:
+                run("borg", "create", "-C", "zstd,3" if "zstd" in name else "lz4", f"{places[name]}::{root.name}", ".", cwd=root)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fill, places))
     return {name: sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) for name, place in places.items()}
 
 

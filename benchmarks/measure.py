@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+CACHE = Path(os.environ.get("STELE_CACHE", Path.home() / ".cache" / "stele"))
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+
+def installed() -> None:
+    """Run Stele as it is when it is installed, with its byte code written: from here on, for all that this process starts."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(CACHE / "byte-code")
 
 
 def command(argv: Sequence[str], *, ok: Sequence[int] = (0,)) -> Callable[[], float]:
@@ -47,7 +56,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def report(title: str, times: Mapping[str, Sequence[float]], ours: str, *, unit: str = "s", scale: float = 1.0) -> dict[str, object]:
+def report(title: str, times: Mapping[str, Sequence[float]], ours: str, *, unit: str = "s", scale: float = 1.0) -> dict[str, Any]:
     """Print median, spread and the ratio of `ours` to each peer (pair by pair, the median of them); returns it as data."""
     print(f"\n{title}")
     print(f"  {'':28}{'median':>10}{'min':>10}{'max':>10}   ours / it")
