@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import functools
 import math
 import re
 from collections import Counter
@@ -20,7 +19,23 @@ if TYPE_CHECKING:
 VERSION = "1"  # of the rules: a content that was clean under others is looked at again
 REACH = 8192  # bytes around a match that its check may look at
 _WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
-_PLACEHOLDERS = re.compile(
+
+
+class Late:
+    """A pattern that is compiled when it is first asked for: most seals need few of these, and compiling all takes as long as they do."""
+
+    def __init__(self, pattern: bytes, flags: int = 0) -> None:
+        self._pattern, self._flags = pattern, flags
+        self._compiled: re.Pattern[bytes] | None = None
+
+    def __call__(self) -> re.Pattern[bytes]:
+        """Compiled."""
+        if self._compiled is None:
+            self._compiled = re.compile(self._pattern, self._flags)
+        return self._compiled
+
+
+_PLACEHOLDERS = Late(
     rb"example|x{5}|\*{3}|\.{3}|0{8}|1234567|abcdefg|changeme|change[-_]me|replace[-_]?(?:me|with)|your[-_ ]?|placeholder|dummy|"
     rb"redacted|insert|<[^>]*>|\$\{|\$\(|\{\{|%\(|%s",
     re.IGNORECASE,
@@ -49,7 +64,7 @@ def entropy(value: bytes) -> float:
 
 def is_placeholder(value: bytes) -> bool:
     """Whether a value only stands where a credential would."""
-    return _PLACEHOLDERS.search(value) is not None or len(set(value)) < 4
+    return _PLACEHOLDERS().search(value) is not None or len(set(value)) < 4
 
 
 def _is_key(data: bytes, _start: int, end: int) -> bool:
@@ -110,11 +125,6 @@ def literal(pattern: bytes) -> bytes:
     return found[0].replace(rb"\.", b".") if found else b""
 
 
-@functools.cache
-def _compiled(pattern: bytes) -> re.Pattern[bytes]:
-    return re.compile(pattern)
-
-
 RULES: tuple[Rule, ...] = (
     Rule(
         "private-key",
@@ -169,7 +179,7 @@ RULES: tuple[Rule, ...] = (
         starts=False,
     ),
 )
-_BEGINNINGS = tuple((rule, literal(rule.pattern)) for rule in RULES)
+_BEGINNINGS = tuple((rule, literal(rule.pattern), Late(rule.pattern)) for rule in RULES)
 NAMES = frozenset(rule.name for rule in RULES)
 
 
@@ -183,10 +193,10 @@ class Match(NamedTuple):
 
 def matches(data: bytes) -> Iterator[Match]:
     """Everything in `data` that looks like a credential, rule by rule."""
-    for rule, begins in _BEGINNINGS:
+    for rule, begins, late in _BEGINNINGS:
         if begins not in data:
             continue
-        pattern = _compiled(rule.pattern)
+        pattern = late()
         group = 1 if pattern.groups else 0
         for found in pattern.finditer(data):
             start, end = found.span(group)

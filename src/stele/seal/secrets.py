@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stele.model.tree import quote
 from stele.seal import secret_rules
+from stele.seal.secret_rules import Late
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -32,38 +33,38 @@ SHOWN = 10  # findings that an error names
 
 _OPEN_PLACES = (b"etc/", b"root/", b"home/", b"srv/", b"var/www/", b"opt/")  # where packaged files are there to be edited
 _RECORDS = (b"var/lib/dpkg/", b"var/lib/apt/lists/", b"lib/apk/db/", b"usr/lib/apk/db/", b"var/lib/rpm/", b"usr/lib/sysimage/rpm/")
-_TEST = re.compile(
+_TEST = Late(
     rb"(?:^|/)(?:[^/]*[._-])?(?:tests?|testing|selftest|__tests__|testdata|fixtures?|examples?|samples?|demos?|docs?|mocks?|specs?)"
     rb"(?:[._-][^/]*)?(?:/|$)|\.(?:md|rst|adoc)$|(?:^|/)(?:README|CHANGELOG|CHANGES|HISTORY)[^/]*$",
     re.IGNORECASE,
 )
-_THIRD_PARTY = re.compile(rb"(?:^|/)(?:site-packages|dist-packages|node_modules)/")
-_PUBLIC = re.compile(rb"(?:^|/)ssl-cert-snakeoil\.(?:key|pem)$")  # Debian's own, for a host that talks to itself
-_ASSIGNED = re.compile(
+_THIRD_PARTY = Late(rb"(?:^|/)(?:site-packages|dist-packages|node_modules)/")
+_PUBLIC = Late(rb"(?:^|/)ssl-cert-snakeoil\.(?:key|pem)$")  # Debian's own, for a host that talks to itself
+_ASSIGNED = Late(
     rb"^[ \t,{]*(?:export[ \t]+)?[\"']?([A-Za-z_][A-Za-z0-9_.-]{0,100})[\"']?[ \t]*[=:][ \t]*[\"']?([^\s\"'#]{6,500})", re.MULTILINE
 )
-_SECRET_NAME = re.compile(
+_SECRET_NAME = Late(
     rb"(?:^|[_.-])(?:password|passwd|passphrase|pwd|pass|secret|token|api_?key|access_?key|secret_?key|private_?key|credentials?)$",
     re.IGNORECASE,
 )
-_LOGIN = re.compile(rb"\b(?:password|passwd)[ \t\r\n]+([^\s]{3,200})")
-_NAMED: tuple[tuple[re.Pattern[bytes], str, re.Pattern[bytes]], ...] = (
-    (re.compile(rb"(?:^|/)[._]netrc$"), "netrc", _LOGIN),
-    (re.compile(rb"(?:^|/)\.pypirc$"), "pypirc", re.compile(rb"^[ \t]*password[ \t]*[=:][ \t]*([^\s]{3,500})", re.MULTILINE)),
-    (re.compile(rb"(?:^|/)\.git-credentials$"), "git-credentials", re.compile(rb"://([^\s:@/]+:[^\s@/]+)@")),
+_LOGIN = Late(rb"\b(?:password|passwd)[ \t\r\n]+([^\s]{3,200})")
+_NAMED: tuple[tuple[Late, str, Late], ...] = (
+    (Late(rb"(?:^|/)[._]netrc$"), "netrc", _LOGIN),
+    (Late(rb"(?:^|/)\.pypirc$"), "pypirc", Late(rb"^[ \t]*password[ \t]*[=:][ \t]*([^\s]{3,500})", re.MULTILINE)),
+    (Late(rb"(?:^|/)\.git-credentials$"), "git-credentials", Late(rb"://([^\s:@/]+:[^\s@/]+)@")),
     (
-        re.compile(rb"(?:^|/)(?:\.docker/config\.json|\.dockercfg|\.dockerconfigjson|containers/auth\.json)$"),
+        Late(rb"(?:^|/)(?:\.docker/config\.json|\.dockercfg|\.dockerconfigjson|containers/auth\.json)$"),
         "docker-credentials",
-        re.compile(rb'"(?:auth|password|identitytoken|registrytoken)"\s*:\s*"([A-Za-z0-9+/=_.-]{8,})"'),
+        Late(rb'"(?:auth|password|identitytoken|registrytoken)"\s*:\s*"([A-Za-z0-9+/=_.-]{8,})"'),
     ),
-    (re.compile(rb"(?:^|/)\.pgpass$"), "pgpass", re.compile(rb"^[^#\n][^:\n]*:[^:\n]*:[^:\n]*:[^:\n]*:([^\s]{3,200})", re.MULTILINE)),
-    (re.compile(rb"(?:^|/)\.npmrc$"), "npm-token", re.compile(rb"_(?:auth|password)[ \t]*=[ \t]*[\"']?([A-Za-z0-9+/=]{8,})")),
-    (re.compile(rb"(?:^|/)[^/]+\.keytab$"), "kerberos-keytab", re.compile(rb"\A\x05[\x01\x02]\x00\x00")),
-    (re.compile(rb"(?:^|/)[^/]+\.(?:p12|pfx)$", re.IGNORECASE), "pkcs12-file", re.compile(rb"\A\x30[\x80-\x84]")),
-    (re.compile(rb"^etc/shadow-?$"), "password-hash", re.compile(rb"^[^:\n]+:(\$[^:\n]{8,}):", re.MULTILINE)),
+    (Late(rb"(?:^|/)\.pgpass$"), "pgpass", Late(rb"^[^#\n][^:\n]*:[^:\n]*:[^:\n]*:[^:\n]*:([^\s]{3,200})", re.MULTILINE)),
+    (Late(rb"(?:^|/)\.npmrc$"), "npm-token", Late(rb"_(?:auth|password)[ \t]*=[ \t]*[\"']?([A-Za-z0-9+/=]{8,})")),
+    (Late(rb"(?:^|/)[^/]+\.keytab$"), "kerberos-keytab", Late(rb"\A\x05[\x01\x02]\x00\x00")),
+    (Late(rb"(?:^|/)[^/]+\.(?:p12|pfx)$", re.IGNORECASE), "pkcs12-file", Late(rb"\A\x30[\x80-\x84]")),
+    (Late(rb"^etc/shadow-?$"), "password-hash", Late(rb"^[^:\n]+:(\$[^:\n]{8,}):", re.MULTILINE)),
 )
-_ENV_FILE = re.compile(rb"(?:^|/)(?:\.env(?:\.[A-Za-z0-9_-]+)?|[^/]+\.env)$")
-_TEMPLATE = re.compile(rb"\.(?:example|sample|template|dist)$")
+_ENV_FILE = Late(rb"(?:^|/)(?:\.env(?:\.[A-Za-z0-9_-]+)?|[^/]+\.env)$")
+_TEMPLATE = Late(rb"\.(?:example|sample|template|dist)$")
 _ONLY_TOLD = frozenset({"pkcs12-file", "password-hash"})  # a file of certificates looks the same; a hash is not the password
 _ENDINGS = (
     b"netrc", b".pypirc", b".git-credentials", b"config.json", b".dockercfg", b".dockerconfigjson", b"auth.json", b".pgpass",
@@ -217,19 +218,19 @@ def _by_name(node: Node, contents: ContentReader, *, setting: bool) -> Iterator[
         return
     data = contents.read(node.sha256)
     for pattern, rule, value in _NAMED:
-        if pattern.search(node.path):
-            for found in value.finditer(data):
-                if not value.groups or not secret_rules.is_placeholder(found[1]):
+        if pattern().search(node.path):
+            for found in value().finditer(data):
+                if not value().groups or not secret_rules.is_placeholder(found[1]):
                     yield data.count(b"\n", 0, found.start()) + 1, rule
-    if setting or (_ENV_FILE.search(node.path) and not _TEMPLATE.search(node.path)):
-        for found in _ASSIGNED.finditer(data):
+    if setting or (_ENV_FILE().search(node.path) and not _TEMPLATE().search(node.path)):
+        for found in _ASSIGNED().finditer(data):
             if is_secret_value(found[1], found[2]):
                 yield data.count(b"\n", 0, found.start(1)) + 1, "env-secret"
 
 
 def is_secret_value(name: bytes, value: bytes) -> bool:
     """Whether `name=value` is a credential by its name, and by a value that is none of the usual stand-ins."""
-    return _SECRET_NAME.search(name) is not None and secret_rules.is_password(name, value) and secret_rules.entropy(value) >= 2.5
+    return _SECRET_NAME().search(name) is not None and secret_rules.is_password(name, value) and secret_rules.entropy(value) >= 2.5
 
 
 def _of_spec(spec: Spec) -> Iterator[Finding]:
@@ -247,15 +248,15 @@ def _of_spec(spec: Spec) -> Iterator[Finding]:
 
 def _is_told(path: bytes, rule: str) -> bool:
     """Whether a finding is only told: what others published in their packages' tests and texts is no secret of ours."""
-    if rule in _ONLY_TOLD or _PUBLIC.search(path) or path.startswith((b"usr/share/doc/", b"usr/share/man/")):
+    if rule in _ONLY_TOLD or _PUBLIC().search(path) or path.startswith((b"usr/share/doc/", b"usr/share/man/")):
         return True
-    third = _THIRD_PARTY.search(path)
-    return third is not None and _TEST.search(path, third.end()) is not None
+    third = _THIRD_PARTY().search(path)
+    return third is not None and _TEST().search(path, third.end()) is not None
 
 
 def _is_derived(path: bytes) -> bool:
     """Whether it only repeats what is looked at elsewhere: source maps and type declarations of published packages."""
-    return path.endswith((b".map", b".d.ts", b".d.mts", b".d.cts")) and _THIRD_PARTY.search(path) is not None
+    return path.endswith((b".map", b".d.ts", b".d.mts", b".d.cts")) and _THIRD_PARTY().search(path) is not None
 
 
 def _covers(entry: Allowed, item: Finding) -> bool:

@@ -86,8 +86,16 @@ def check_all(parts: Sequence[tuple[Path, str]]) -> list[int]:
         finally:
             os.close(fd)
 
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        return list(pool.map(one, parts))
+    with ThreadPoolExecutor(_WORKERS) as pool:  # the largest first, so that none is left for the end
+        checking = {part: pool.submit(one, part) for part in sorted(parts, key=lambda part: -_size(part[0]))}
+        return [checking[part].result() for part in parts]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0  # whoever opens it says why
 
 
 class Images:
