@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from stele.cli import app
 from stele.cli.secret import PASSPHRASE, PIN
 from stele.trust import key_files
 from stele.trust.errors import SteleError
@@ -35,6 +37,29 @@ class Data:
         self("init", "--keys-only")
 
     def run(self, *argv: object, **env: str) -> subprocess.CompletedProcess[str]:
+        """A command line in this process: what it prints, and its exit code."""
+        command = ["--data", str(self.data), "--json", *(str(part) for part in argv)]
+        said, told, before = io.StringIO(), io.StringIO(), dict(os.environ)
+        try:
+            os.environ.update(env)
+            with (
+                contextlib.chdir(self.folder),
+                contextlib.redirect_stdout(said),
+                contextlib.redirect_stderr(told),
+                open(os.devnull) as nobody,
+            ):
+                sys.stdin = nobody
+                code = app.run(command)
+        except SystemExit as error:
+            code = int(str(error.code))
+        finally:
+            sys.stdin = sys.__stdin__
+            os.environ.clear()
+            os.environ.update(before)
+        return subprocess.CompletedProcess(command, code, said.getvalue(), told.getvalue())
+
+    def process(self, *argv: object, **env: str) -> subprocess.CompletedProcess[str]:
+        """The same in a process of its own."""
         base = {name: value for name, value in os.environ.items() if not name.startswith("STELE_")}
         command = [sys.executable, "-m", "stele", "--data", str(self.data), "--json", *(str(part) for part in argv)]
         return subprocess.run(
@@ -147,7 +172,7 @@ def test_a_passphrase_protects_and_is_seen_nowhere(data, tmp_path):
     release = data.seal("one", **{PASSPHRASE: WORD})
     assert data("sign", release, "--passphrase-file", "word")["accepted"]
     for argv in (("--debug", "sign", release), ("--debug", "seal", "root"), ("--debug", "key", "list")):
-        done = data.run(*argv, **{PASSPHRASE: WORD})
+        done = data.process(*argv, **{PASSPHRASE: WORD})
         assert done.returncode == 0
         assert WORD not in done.stdout + done.stderr
     for file in data.data.rglob("*"):
@@ -295,12 +320,12 @@ URI = "hsm:2?label=stele"
 
 
 def test_a_key_in_a_token_signs_and_cosign_verifies(data, token, cosign_program):
-    shown = data("key", "public", URI, "-o", "hsm.pub", **token, **{PIN: "4321"})
+    shown = json.loads(data.process("key", "public", URI, "-o", "hsm.pub", **token, **{PIN: "4321"}).stdout)
     public = PublicKey.from_pem((data.folder / "hsm.pub").read_bytes())
     assert shown["key"] == key_id(public)
     data("key", "add", "vault", "hsm.pub")
     data("key", "require", "*", 1, "vault")
-    release = data.seal("one", "--key", URI, **token, **{PIN: "4321"})
+    release = json.loads(data.process("seal", "root", "--key", URI, **token, **{PIN: "4321"}).stdout)["release"]
     data("verify", release)
     assert holds(data, cosign_program, "hsm.pub")
 
@@ -314,7 +339,7 @@ def test_a_key_in_a_token_signs_and_cosign_verifies(data, token, cosign_program)
     ],
 )  # fmt: skip
 def test_what_a_token_cannot_do_is_said_and_the_pin_is_not(data, token, uri, pin, expected):
-    done = data.run("--debug", "seal", "root", "--key", uri, **token, **({PIN: pin} if pin else {}))
+    done = data.process("--debug", "seal", "root", "--key", uri, **token, **({PIN: pin} if pin else {}))
     assert done.returncode != 0
     assert json.loads(done.stdout)["error"]["code"] == expected
     assert "4321" not in (done.stdout + done.stderr).replace(str(data.folder), "")

@@ -16,6 +16,7 @@ COMMANDS = {
     "verify": ("prove", "verify", "Check a proof file, or a release in the store"),
     "sign": ("key", "sign", "Add a signature to a release in the store"),
     "key": ("key", "key", "Who signs releases: keys, rules, rotation, revocation"),
+    "trust": ("trust", "trust", "The root of trust: offline holders, by threshold"),
     "apply": ("deploy", "apply", "Run a release; replaces the old one when healthy"),
     "status": ("deploy", "status", "What is running, by which digest, enforced by what"),
     "rollback": ("deploy", "rollback", "Return to the previous good release"),

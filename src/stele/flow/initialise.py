@@ -32,7 +32,7 @@ def make_keys(places: Places) -> list[str]:
     if not places.host_key.exists():
         durable.write(places.host_key, PrivateKey.generate().pem(), mode=0o600)
         made.append(places.host_key.name)
-    if not places.ledger_key.exists():
+    if not places.ledger_key.exists() and not places.root.exists():
         # a random origin: two ledgers never share a name, so nobody mistakes one for the other
         signer = note.Signer.generate(f"stele.invalid/{secrets.token_hex(8)}")
         durable.write(places.ledger_key, signer.pem(), mode=0o600)
@@ -40,14 +40,14 @@ def make_keys(places: Places) -> list[str]:
     if not places.release_pub.exists():  # the private half may need a passphrase, or be elsewhere
         durable.write(places.release_pub, PrivateKey.from_pem(places.release_key.read_bytes()).public.pem())
     release = PublicKey.from_pem(places.release_pub.read_bytes())
-    ledgers = note.Signer.from_pem(places.ledger_key.read_bytes()).verifiers
+    ledgers = () if places.root.exists() else note.Signer.from_pem(places.ledger_key.read_bytes()).verifiers
     durable.write(places.host_pub, PrivateKey.from_pem(places.host_key.read_bytes()).public.pem())
     if not places.policy.exists() and not recorded.key_changes(places.ledger):
         durable.write(places.policy, policy.default(release).encode())
     trust = trust_keys.Trust(ledgers, (release,))
     if places.trust.exists():  # witnesses and authorities were added since
         old = trust_keys.parse(places.trust.read_bytes())
-        trust = trust._replace(policy=old.policy, authorities=old.authorities)
+        trust = trust._replace(policy=old.policy, authorities=old.authorities, roots=old.roots, releases=old.releases or trust.releases)
     durable.write(places.trust, trust_keys.encode(trust))
     return made
 

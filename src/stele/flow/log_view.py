@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from stele.flow import rooted
 from stele.ledger import source as sources
 from stele.ledger import tiles
 from stele.ledger.index import Index
@@ -15,7 +16,8 @@ from stele.ledger.openings import Openings
 from stele.ledger.published import Published
 from stele.ledger.source import FolderSource
 from stele.model.event import decode_entry
-from stele.trust import note, trust_keys
+from stele.trust import root as roots
+from stele.trust import trust_keys
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -53,7 +55,8 @@ class LogView:
 
     def _read(self) -> Published:
         signed = sources.checkpoint_of(self._source, self._source.name)
-        return Published(self._source, note.open_note(signed, self._trusted.ledgers, self._trusted.witnesses).checkpoint)
+        keys = rooted.believed(self._trusted, self.folder) if self.folder else self._trusted.ledgers
+        return Published(self._source, roots.open_checkpoint(signed, keys, self._trusted.witnesses))
 
     @property
     def size(self) -> int:

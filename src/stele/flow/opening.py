@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from stele.flow import rooted
 from stele.flow.authority import Authority
 from stele.store.layout import Layout
 
@@ -24,12 +25,20 @@ def open_ledger(places: Places) -> Ledger:
     """Open the ledger for writing.
 
     Raises:
-        SteleError: `ledger.locked`, `ledger.damaged`, `trust.bad-key`.
+        SteleError: `ledger.locked`, `ledger.damaged`, `trust.bad-key`, `trust.bad-root`, `trust.root-order`, `trust.root-missing`,
+            `trust.no-ledger-key`.
     """
+    from stele.ledger import recorded
     from stele.ledger.sequencer import Ledger
     from stele.trust import note
 
-    return Ledger.open(places.ledger, signer=note.Signer.from_pem(places.ledger_key.read_bytes()), clock=time.time_ns)
+    root = rooted.present(places)
+    if root is None:
+        return Ledger.open(places.ledger, signer=note.Signer.from_pem(places.ledger_key.read_bytes()), clock=time.time_ns)
+    signer = rooted.RootedSigner(root, rooted.own_signers(places))
+    reader = recorded.open_reader(places.ledger)
+    signer.at((reader.size if reader else 0) + 1)  # what could be committed and never published is refused now
+    return Ledger.open(places.ledger, signer=signer, clock=time.time_ns, trusted=root)
 
 
 def open_store(places: Places) -> Layout:

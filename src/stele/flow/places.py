@@ -30,6 +30,7 @@ class Places:
         self.host_pub = self.keys / "host.pub"
         self.ledger_key = self.keys / "ledger.key"
         self.trust = self.keys / "trust.keys"
+        self.root = self.keys / "trust.root"
         self.policy = self.keys / "trust.policy"
         self.agent_socket = self.run / "agent.sock"
         self.logs = self.agent / "logs"

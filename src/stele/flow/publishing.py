@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stele.flow import rooted
 from stele.host import durable, s3
 from stele.ledger import publication
 from stele.ledger import source as sources
 from stele.ledger.publication import ExistsError, Head
 from stele.ledger.published import Published
 from stele.trust import note as notes
+from stele.trust import root as roots
 from stele.trust import trust_keys
 from stele.trust.errors import SteleError
 
@@ -120,11 +122,11 @@ def publish(
     begun = time.monotonic_ns()
     address = parse_address(where)
     lock = _lock(options)
-    keys = trust_keys.parse((trust or places.trust).read_bytes()).ledgers
     folder = ledger or places.ledger
+    keys = rooted.believed(trust_keys.parse((trust or places.trust).read_bytes()), folder)
     with sources.source_of(folder) as source:
         signed = sources.checkpoint_of(source, str(folder))
-        local = Published(source, notes.open_checkpoint(signed, keys))
+        local = Published(source, roots.open_checkpoint(signed, keys))
         bucket = s3.Bucket(
             address.bucket, endpoint=options.endpoint, region=options.region, profile=options.profile, connections=options.workers + 2
         )
@@ -187,16 +189,16 @@ def _require_locked(bucket: s3.Bucket, key: str) -> None:
         )
 
 
-def _head(target: _Target, name: str, keys: Sequence[notes.Verifier]) -> Head | None:
+def _head(target: _Target, name: str, keys: Sequence[notes.Verifier] | roots.Root) -> Head | None:
     found = target.get(name)
     if found is None:
         return None
     return Head(f"the checkpoint in the bucket ({name})", found[0], _opened(found[0], keys), found[1])
 
 
-def _opened(signed: bytes, keys: Sequence[notes.Verifier]) -> notes.Checkpoint:
+def _opened(signed: bytes, keys: Sequence[notes.Verifier] | roots.Root) -> notes.Checkpoint:
     try:
-        return notes.open_checkpoint(signed, keys)
+        return roots.open_checkpoint(signed, keys)
     except SteleError as error:
         raise SteleError(
             f"what is published there is not this ledger: {error.reason}",
@@ -206,7 +208,14 @@ def _opened(signed: bytes, keys: Sequence[notes.Verifier]) -> notes.Checkpoint:
 
 
 def _refuse_turned_back(
-    local: Published, signed: bytes, remote: Head | None, target: _Target, keys: Sequence[notes.Verifier], memory: Path, *, again: bool
+    local: Published,
+    signed: bytes,
+    remote: Head | None,
+    target: _Target,
+    keys: Sequence[notes.Verifier] | roots.Root,
+    memory: Path,
+    *,
+    again: bool,
 ) -> None:
     """All that is known to have been published there must be of this ledger's past, and the head must not be older than it."""
     heads = [remote] if remote else []

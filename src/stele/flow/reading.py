@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stele.flow import custody, opening
+from stele.flow import custody, opening, rooted
 from stele.flow.person import person
 from stele.flow.record import Recorder
 from stele.ledger import mapfile, projection
@@ -16,6 +16,7 @@ from stele.ledger.reader import LedgerReader
 from stele.model import private
 from stele.trust import trust_keys
 from stele.trust.errors import SteleError
+from stele.trust.root import Root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,7 +48,8 @@ def check(places: Places, ledger: str | None, trust: str | None) -> dict[str, An
     keys = trust_keys.parse(Path(trust).read_bytes() if trust else places.trust.read_bytes())
     folder = Path(ledger) if ledger else places.ledger
     reader = LedgerReader(folder)
-    problems = reader.check(keys.ledgers)
+    believed = rooted.believed(keys, folder)
+    problems = reader.check(believed) + (rooted.problems(folder, believed) if isinstance(believed, Root) else [])
     if not problems:  # what is not whole has no redactions to speak of
         problems = custody.audit(folder, reader)
     return {"problems": problems, "size": reader.size, "origin": reader.checkpoint.origin}

@@ -16,6 +16,7 @@ from stele.model.chains import Chains
 from stele.model.epochmap import Leaf
 from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
 from stele.trust import merkle, note
+from stele.trust import root as roots
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stele.model.epochmap import Load, Node, Ran
+    from stele.trust.root import Root
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -128,11 +130,11 @@ class LedgerReader:
             for index in group:
                 yield index, bundle[index - first]
 
-    def check(self, trusted: Sequence[note.Verifier]) -> list[str]:
+    def check(self, trusted: Sequence[note.Verifier] | Root) -> list[str]:
         """Check everything; returns what does not fit, nothing if all does."""
         problems: list[str] = []
         try:
-            head = note.open_checkpoint(self.note, trusted)
+            head = roots.open_checkpoint(self.note, trusted)
         except SteleError as error:
             return [f"checkpoint: {error.reason}"]
         hashes: list[bytes] = []
@@ -217,12 +219,12 @@ class LedgerReader:
             level += 1
         return problems
 
-    def _check_archive(self, trusted: Sequence[note.Verifier], hashes: Sequence[bytes]) -> list[str]:
+    def _check_archive(self, trusted: Sequence[note.Verifier] | Root, hashes: Sequence[bytes]) -> list[str]:
         problems = []
-        old: dict[int, bytes] = {}
+        old = {size: root for size, root in roots.good_heads(trusted).items() if size <= self.size}
         for size, path in archived(self._folder):
             try:
-                head = note.open_checkpoint(path.read_bytes(), trusted)
+                head = roots.open_checkpoint(path.read_bytes(), trusted)
             except SteleError as error:
                 problems.append(f"archived checkpoint {path.name}: {error.reason}")
                 continue
@@ -230,8 +232,8 @@ class LedgerReader:
                 problems.append(f"archived checkpoint {path.name} is of size {head.size}")
             elif head.size > self.size:
                 problems.append(f"the ledger was cut back: a checkpoint of size {head.size} exists, the head has {self.size}")
-            else:
-                old[head.size] = head.root
+            elif old.setdefault(head.size, head.root) != head.root:
+                problems.append(f"archived checkpoint {path.name} is not the good head that the root of trust names")
         found = merkle.Growing()
         for index, digest in enumerate(hashes, 1):
             found.add(digest)

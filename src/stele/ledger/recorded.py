@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stele.ledger.reader import LedgerReader
 from stele.model.event import HOST_WORKLOAD
-from stele.model.signing import KEY_KINDS, RECORDING_KINDS, signed_keys
+from stele.model.signing import KEY_KINDS, RECORDING_KINDS, ROOT_KIND, signed_keys
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -63,6 +63,19 @@ def key_changes(folder: Path) -> list[tuple[int, dict[str, Any], str]]:
         return []
     found = _entries(folder, reader, HOST_WORKLOAD, KEY_KINDS)
     return [(index, entry.event.data, entry.event.kind) for index, entry in found if entry.event.workload == HOST_WORKLOAD]
+
+
+def documents(folder: Path) -> list[tuple[int, bytes]]:
+    """Index and text of every root document that the published ledger holds, oldest first (docs/spec/root.md)."""
+    reader = open_reader(folder)
+    if reader is None:
+        return []
+    found = []
+    for index, entry in _entries(folder, reader, HOST_WORKLOAD, (ROOT_KIND,)):
+        document = entry.event.data.get("document")
+        if isinstance(document, str):
+            found.append((index, document.encode("utf-8", "surrogatepass")))
+    return found
 
 
 def _entries(folder: Path, reader: LedgerReader, workload: str, kinds: Sequence[str]) -> Iterator[tuple[int, Entry]]:

@@ -14,6 +14,7 @@ from stele.model import epochmap
 from stele.model.chains import Chains
 from stele.model.event import Entry, decode_entry
 from stele.trust import note
+from stele.trust import root as roots_
 from stele.trust.digest import sha256
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stele.ledger.wal import Wal
+    from stele.trust.root import Root
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class Recovered(NamedTuple):
     shown_names: list[frozenset[str]]
 
 
-def recover(folder: Path, wal: Wal, verifiers: Sequence[note.Verifier]) -> Recovered:
+def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> Recovered:
     """Take what is below the WAL's base from the tiles, the rest from the WAL; every root signed since the base must come out.
 
     Tiles above the base are not synced: what a power cut tore of them is written again from the WAL.
@@ -56,8 +58,11 @@ def recover(folder: Path, wal: Wal, verifiers: Sequence[note.Verifier]) -> Recov
     base, entries = wal.base, wal.recovered
     opening = wal.openings
     wal.recovered, wal.openings = [], {}
-    published, roots = _signed(folder, verifiers, base)
+    published, roots = _signed(folder, trusted, base)
     newest = max(roots, default=0)
+    for size, root in roots_.good_heads(trusted).items():
+        if size <= published and roots.setdefault(size, root) != root:
+            raise tiles.damaged(f"the checkpoint of size {size} is not the good head that the root of trust names")
     if wal.is_new and newest:
         raise tiles.damaged("there are checkpoints, but the write-ahead log is gone")
     if base > published:
@@ -135,19 +140,19 @@ def _replayed(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) -
     return edge
 
 
-def _signed(folder: Path, verifiers: Sequence[note.Verifier], base: int) -> tuple[int, dict[int, bytes]]:
+def _signed(folder: Path, trusted: Sequence[note.Verifier] | Root, base: int) -> tuple[int, dict[int, bytes]]:
     """The checkpoint's size; size and root of it, of the one at the WAL's base, and of every archived one that is newer.
 
     A crash may leave one archived checkpoint that is newer than `checkpoint`: it was signed, so its root must come out, too.
     """
     published, roots = 0, dict[int, bytes]()
     with contextlib.suppress(FileNotFoundError):
-        head = note.open_checkpoint((folder / "checkpoint").read_bytes(), verifiers)
+        head = roots_.open_checkpoint((folder / "checkpoint").read_bytes(), trusted)
         published, roots[head.size] = head.size, head.root
     for size, path in archived(folder):
         if size < published and size != base:
             continue  # `LedgerReader.check` looks at all of them
-        old = note.open_checkpoint(path.read_bytes(), verifiers)
+        old = roots_.open_checkpoint(path.read_bytes(), trusted)
         if old.size != size or roots.get(size, old.root) != old.root:
             raise tiles.damaged(f"the archived checkpoint {size} is not the one that was signed")
         roots[size] = old.root

@@ -7,7 +7,7 @@ import fcntl
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from stele.host import durable
 from stele.ledger import erasing, openings, projection, recovery, tiles
@@ -24,12 +24,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stele.model.epochmap import Node
+    from stele.trust.root import Root
 
 log = logging.getLogger(__name__)
 MAX_BATCH = 4096  # events; a larger call is a batch of its own
 RECYCLE_BYTES = 4 << 20
 PUBLISH_EVERY_S = 0.1
 SECOND_NS = 1_000_000_000
+
+
+class Signs(Protocol):
+    """What signs checkpoints: `note.Signer`, or one that chooses by size among several."""
+
+    @property
+    def name(self) -> str:
+        """The ledger's origin."""
+
+    @property
+    def verifiers(self) -> tuple[note.Verifier, ...]:
+        """Its public keys."""
+
+    def sign(self, body: bytes, seconds: int = 0) -> bytes:
+        """The signed note of a checkpoint's text. Raises `SteleError` if it may not be signed."""
 
 
 class Committed(NamedTuple):
@@ -62,7 +78,13 @@ class Ledger:
     """An opened ledger. `append`, `publish` and `close` may be called from any thread."""
 
     def __init__(
-        self, folder: Path, signer: note.Signer, clock: Callable[[], int], lock_fd: int, random: Callable[[int], bytes] = os.urandom
+        self,
+        folder: Path,
+        signer: Signs,
+        clock: Callable[[], int],
+        lock_fd: int,
+        random: Callable[[int], bytes] = os.urandom,
+        trusted: Root | None = None,
     ) -> None:
         self._folder, self._signer, self._clock, self._lock_fd, self._random = folder, signer, clock, lock_fd, random
         self._queue: list[_Ticket] = []
@@ -76,7 +98,7 @@ class Ledger:
         with contextlib.ExitStack() as opened:
             self._wal = Wal(folder / ".state")
             opened.callback(self._wal.close)
-            found = recovery.recover(folder, self._wal, signer.verifiers)
+            found = recovery.recover(folder, self._wal, trusted or signer.verifiers)
             self._maps = found.map
             opened.callback(found.map.close)
             self._edge, self.published, self._unpublished = found.edge, found.published, found.unpublished
@@ -94,8 +116,18 @@ class Ledger:
         self._thread.start()
 
     @classmethod
-    def open(cls, folder: Path, *, signer: note.Signer, clock: Callable[[], int], random: Callable[[int], bytes] = os.urandom) -> Ledger:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        signer: Signs,
+        clock: Callable[[], int],
+        random: Callable[[int], bytes] = os.urandom,
+        trusted: Root | None = None,
+    ) -> Ledger:
         """Open or create, recover, and hold the lock until `close`. `random` gives so many unpredictable bytes: the salts.
+
+        `trusted`: whose keys may have signed what is there; without one, `signer`'s.
 
         Raises:
             SteleError: `ledger.locked`, `ledger.damaged`, `ledger.write-failed`; `trust.*`: the checkpoint is not by `signer`.
@@ -109,7 +141,7 @@ class Ledger:
             raise _write_failed("opened", error, "free space or mend the disk, or run as the user who owns it") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return cls(folder, signer, clock, lock, random)
+            return cls(folder, signer, clock, lock, random, trusted)
         except BlockingIOError as error:
             os.close(lock)
             raise SteleError(

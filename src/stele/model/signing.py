@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from stele.model.event import Event
 
 RECORDING_KINDS = ("release.sealed", "release.signed", "release.pulled", "release.admitted")
+ROOT_KIND = "trust.root"
 KEY_KINDS = ("key.added", "key.rotated", "key.revoked")
 
 

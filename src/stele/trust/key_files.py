@@ -48,7 +48,7 @@ def load(data: bytes, passphrase: bytes | None) -> PrivateKey:
     try:
         return PrivateKey.from_pem(data, passphrase or b"")
     except SteleError as error:
-        raise _wrong() from error
+        raise wrong_passphrase() from error
 
 
 def encrypt(pkcs8: bytes, passphrase: bytes, random: bytes) -> bytes:
@@ -113,7 +113,7 @@ def _secretbox(secret: bytes, nonce: bytes, sealed: bytes) -> bytes:
     try:
         return bytes(box.decrypt(sealed, nonce))
     except exceptions.CryptoError as error:
-        raise _wrong() from error
+        raise wrong_passphrase() from error
 
 
 def _bad(reason: str) -> SteleError:
@@ -122,7 +122,8 @@ def _bad(reason: str) -> SteleError:
     )
 
 
-def _wrong() -> SteleError:
+def wrong_passphrase() -> SteleError:
+    """The error for a passphrase that does not open a key."""
     return SteleError(
         "the passphrase does not open the key, or the key file is damaged",
         remedy="try again; without the passphrase the key is lost: `stele key rotate` and docs/guide/keys.md say what then",

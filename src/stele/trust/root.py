@@ -382,6 +382,20 @@ def open_head(
     )
 
 
+def open_checkpoint(signed: bytes, trusted: Sequence[Verifier] | Root, witnesses: Iterable[Verifier] = ()) -> Checkpoint:
+    """The checkpoint of a note by trusted keys, or by those of a root. For whoever has the whole log, and compares the good heads with it:
+    what a stolen key signed before them is believed for now. Raises like `note.open_note` and `open_head`.
+    """
+    if isinstance(trusted, Root):
+        return open_head(signed, trusted, witnesses, shown=lambda *_: True).checkpoint
+    return note.open_note(signed, trusted, witnesses).checkpoint
+
+
+def good_heads(trusted: Sequence[Verifier] | Root) -> dict[int, bytes]:
+    """Size and root hash of the heads that a log must contain because its root names them as good."""
+    return {item.size: item.root for item in trusted.stolen} if isinstance(trusted, Root) else {}
+
+
 def beginning(path: Sequence[bytes]) -> Callable[[Checkpoint, int, bytes], bool]:
     """`shown` of `open_head`, by a consistency proof from the checkpoint to the good head."""
     return lambda head, size, good: merkle.is_consistent(head.size, size, head.root, good, path)
