@@ -37,6 +37,9 @@ COMMANDS = {
 LOG_COMMANDS = {
     "timeline": ("log_timeline", "timeline"),
     "export": ("log_export", "export"),
+    "witnesses": ("log_witnesses", "witnesses"),
+    "timestamps": ("log_witnesses", "timestamps"),
+    "monitor": ("log_monitor", "monitor"),
     "publish": ("log_publish", "publish"),
     "redact": ("log_redact", "redact"),
 }

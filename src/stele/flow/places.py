@@ -19,6 +19,7 @@ class Places:
         self.keys = self.data / "keys"
         self.store = self.data / "store"
         self.ledger = self.data / "ledger"
+        self.cosigning = self.data / "cosigning"
         self.stat_caches = self.data / "stat-cache"
         self.volumes = self.data / "volumes"
         self.evidence = self.data / "evidence"

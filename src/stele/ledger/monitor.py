@@ -149,6 +149,11 @@ class Monitor:
             alarms.append(wrong.alarm)
         return self._found(now, fresh, alarms)
 
+    def unreachable(self, reason: str) -> Look:
+        """What is to be said where a look was not possible: whether the ledger is stale by now."""
+        found = self._found(self._clock(), 0, [])
+        return found._replace(alarms=tuple(alarm._replace(reason=f"{alarm.reason}; {reason}") for alarm in found.alarms))
+
     def _follow(self, raw: bytes, opened: note.Opened, now: int, alarms: list[Alarm]) -> int:
         head = opened.checkpoint
         last = self._head()

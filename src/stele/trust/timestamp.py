@@ -10,7 +10,6 @@ import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from stele.trust import note
@@ -19,6 +18,8 @@ from stele.trust.errors import SteleError
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Sequence
+
+    from rfc3161_client.tsp import SignedData
 
 MAX_TOKEN = 64 << 10  # bytes of an answer
 REQUEST_TYPE, ANSWER_TYPE = "application/timestamp-query", "application/timestamp-reply"
@@ -131,7 +132,7 @@ def verify(token: bytes, message: bytes, authorities: Sequence[bytes], *, nonce:
         SteleError: `trust.bad-timestamp`.
     """
     # imported only here: it is compiled code of its own, and most verifications meet no timestamp
-    from rfc3161_client import VerificationError, VerifierBuilder, decode_timestamp_response
+    from rfc3161_client import VerifierBuilder, decode_timestamp_response
 
     if not authorities:
         raise bad("no authority's certificate is trusted")
@@ -156,21 +157,27 @@ def verify(token: bytes, message: bytes, authorities: Sequence[bytes], *, nonce:
             info.policy.dotted_string,
             info.serial_number,
         )
-    except (VerificationError, ValueError, TypeError, OverflowError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+    except SteleError:
+        raise
+    except Exception as error:  # the libraries have many words for what is not right
         raise bad(str(error)[:300] or type(error).__name__) from error
 
 
-def _authority(signed: object) -> str:
-    """Subject of the certificate that signed: the verifier has matched it by issuer and serial number."""
-    (signer,) = signed.signer_infos  # type: ignore[attr-defined]
-    for der in signed.certificates:  # type: ignore[attr-defined]
-        found = x509.load_der_x509_certificate(der)
-        if (found.issuer, found.serial_number) == (signer.issuer, signer.serial_number):
-            usage = found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-            if list(usage) != [ExtendedKeyUsageOID.TIME_STAMPING]:
-                raise bad("the authority's key is not for timestamps alone")
-            return found.subject.rfc4514_string()
-    raise bad("its certificate is not in it")
+def _authority(signed: SignedData) -> str:
+    """Subject of the certificate that signed, whose key must be for timestamps alone.
+
+    It is known by issuer and serial number only, so there must be one of these: else the library may verify the signature with one
+    certificate and the purpose with another.
+    """
+    (signer,) = signed.signer_infos
+    found = [x509.load_der_x509_certificate(der) for der in signed.certificates]
+    mine = [each for each in found if (each.issuer, each.serial_number) == (signer.issuer, signer.serial_number)]
+    if len(mine) != 1:
+        raise bad("it is not plain which certificate signed it")
+    usage = mine[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    if list(usage) != [ExtendedKeyUsageOID.TIME_STAMPING]:
+        raise bad("the authority's key is not for timestamps alone")
+    return mine[0].subject.rfc4514_string()
 
 
 def _nanoseconds(moment: dt.datetime) -> int:

@@ -1,0 +1,197 @@
+"""Whom this data folder's ledger asks for cosignatures and timestamps, and how it stands with them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from stele.host import durable
+from stele.ledger.reader import archived
+from stele.trust import canonical, note, quorum, timestamp, trust_keys
+from stele.trust.errors import SteleError
+from stele.witness.collect import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from stele.flow.places import Places
+    from stele.trust.trust_keys import Trust
+
+FORMAT = "stele-cosigning v0"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`block`: without the quorum nothing is published. `timeout_ms`: how long publishing waits for it.
+
+    `authorities`: addresses of timestamp authorities, asked in this order. `stamp_every_ms`: between two timestamps.
+    """
+
+    format: str = FORMAT
+    block: bool = False
+    timeout_ms: int = 5000
+    authorities: tuple[str, ...] = ()
+    stamp_every_ms: int = 60_000
+
+
+def settings(places: Places) -> Settings:
+    """What was set, or what counts where nothing was.
+
+    Raises:
+        SteleError: `witness.bad-settings`, `trust.not-canonical`.
+    """
+    try:
+        raw = canonical.decode((places.cosigning / "settings.json").read_bytes())
+        found = msgspec.convert(raw, Settings)
+    except FileNotFoundError:
+        return Settings()
+    except msgspec.ValidationError as error:
+        raise _bad(str(error)) from error
+    if found.format != FORMAT or not 100 <= found.timeout_ms <= 600_000 or not 1000 <= found.stamp_every_ms <= 86_400_000:
+        raise _bad("another format, or a time out of bounds")
+    return found
+
+
+def _bad(reason: str) -> SteleError:
+    return SteleError(
+        f"the settings of witnesses and timestamps cannot be used: {reason}",
+        remedy="set them again with `stele log witnesses set` and `stele log timestamps set`; waiting is 0.1 s to 10 min",
+        code="witness.bad-settings",
+    )
+
+
+def policy(places: Places) -> quorum.Policy:
+    """The policy that was set; that of nobody where none was.
+
+    Raises:
+        SteleError: `witness.bad-policy`.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return quorum.parse((places.cosigning / "policy").read_bytes())
+    return quorum.NOBODY
+
+
+def collector(places: Places, ledgers: Sequence[note.Verifier]) -> Collector | None:
+    """The collector of cosignatures for this ledger; None if nobody is asked.
+
+    Raises:
+        SteleError: `witness.bad-policy`, `witness.bad-settings`, `http.bad-address`.
+    """
+    found = policy(places)
+    if not found.witnesses:
+        return None
+    chosen = settings(places)
+    return Collector(found, ledgers, block=chosen.block, timeout=chosen.timeout_ms / 1000)
+
+
+def set_witnesses(places: Places, data: bytes, *, block: bool, timeout_ms: int) -> quorum.Policy:
+    """Set the policy; it counts from the next opening of the ledger on. `trust.keys` gets its keys and quorum.
+
+    Raises:
+        SteleError: `witness.bad-policy`, `witness.bad-settings`, `http.bad-address`.
+    """
+    found = quorum.parse(data)
+    trust = _trust(places)
+    if found.logs and not {log.verifier for log in found.logs} & set(trust.ledgers):
+        raise quorum.bad("its log lines do not name this ledger")
+    if found.witnesses:
+        Collector(found, trust.ledgers, block=block, timeout=1.0).close()  # refuses what cannot be asked
+    _set(places, block=block, timeout_ms=timeout_ms)
+    durable.write(places.cosigning / "policy", data)
+    kept = found._replace(logs=()) if found.witnesses else quorum.NOBODY
+    durable.write(places.trust, trust_keys.encode(trust._replace(policy=kept)))
+    return found
+
+
+def set_timestamps(places: Places, urls: Sequence[str], certificates: Sequence[bytes], *, every_ms: int) -> None:
+    """Set the authorities that are asked, and the certificates by which they are believed. `trust.keys` gets these.
+
+    Raises:
+        SteleError: `trust.bad-key`, `witness.bad-settings`, `http.bad-address`.
+    """
+    from stele.host.http_post import HttpPosts
+
+    for url in urls:
+        HttpPosts(url, timeout=1.0).close()
+    ders = tuple(dict.fromkeys(der for data in certificates for der in _certificates(data)))
+    if bool(urls) != bool(ders):
+        raise _bad("an authority needs a certificate by which it is believed")
+    _set(places, authorities=tuple(urls), stamp_every_ms=every_ms)
+    durable.write(places.trust, trust_keys.encode(_trust(places)._replace(authorities=ders)))
+
+
+def _certificates(data: bytes) -> list[bytes]:
+    """Certificates of a PEM or DER file."""
+    try:
+        found = x509.load_pem_x509_certificates(data) if b"-----BEGIN" in data else [x509.load_der_x509_certificate(data)]
+        return [trust_keys.certificate(each.public_bytes(Encoding.DER)) for each in found]
+    except ValueError as error:
+        raise SteleError(
+            "a timestamp authority's certificate cannot be read",
+            remedy="give X.509 in PEM or DER, as its operator publishes it",
+            code="trust.bad-key",
+        ) from error
+
+
+def _trust(places: Places) -> Trust:
+    return trust_keys.parse(places.trust.read_bytes())
+
+
+def _set(places: Places, **changes: Any) -> None:
+    chosen = msgspec.structs.replace(settings(places), **changes)
+    durable.make_dirs(places.cosigning)
+    durable.write(places.cosigning / "settings.json", canonical.encode(msgspec.to_builtins(chosen)))
+    settings(places)
+
+
+# ---- how it stands -------------------------------------------------------------------------------
+
+
+def standing(places: Places) -> dict[str, Any]:
+    """Published and witnessed size, and the last checkpoint of each witness and authority, from the ledger's folder alone.
+
+    Raises:
+        SteleError: `ledger.none`; `trust.*`: the checkpoint is not what it should be.
+    """
+    trust, chosen, asked = _trust(places), settings(places), policy(places)
+    newest: dict[note.Verifier, tuple[int, int]] = {}
+    published = witnessed = 0
+    for size, path in reversed(archived(places.ledger)):
+        opened = note.open_note(path.read_bytes(), trust.ledgers, asked.verifiers)
+        published = published or size
+        for each in opened.signatures:
+            newest.setdefault(each.verifier, (size, each.seconds or 0))
+        if not witnessed and asked.witnesses and asked.met([each.verifier for each in opened.signatures]):
+            witnessed = size
+        if witnessed and all(key in newest for key in asked.verifiers):
+            break
+    witnesses = [
+        {"name": w.name, "url": w.url, "size": newest.get(w.verifier, (0, 0))[0], "seconds": newest.get(w.verifier, (0, 0))[1]}
+        for w in asked.witnesses
+    ]
+    return {
+        "published": published, "witnessed": witnessed, "block": chosen.block, "timeout_ms": chosen.timeout_ms, "quorum": asked.quorum,
+        "witnesses": witnesses, "authorities": list(chosen.authorities), "timestamp": _newest_stamp(places, trust),
+    }  # fmt: skip
+
+
+def _newest_stamp(places: Places, trust: Trust) -> dict[str, Any] | None:
+    for size, path in reversed(archived(places.ledger)):
+        with contextlib.suppress(FileNotFoundError):
+            token = stamp_path(places.ledger, size).read_bytes()
+            return {"size": size, **plain_stamp(timestamp.verify(token, timestamp.message_of(path.read_bytes()), trust.authorities))}
+    return None
+
+
+def plain_stamp(stamp: timestamp.Stamp) -> dict[str, Any]:
+    """A timestamp as plain data."""
+    return {"time_ns": stamp.time_ns, "accuracy_ns": stamp.accuracy_ns, "authority": stamp.authority, "policy": stamp.policy}
+
+
+def stamp_path(ledger: Path, size: int) -> Path:
+    """Where the timestamp of an archived checkpoint lies."""
+    return ledger / "checkpoints" / f"{size}.tsr"
