@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stele.trust.root import Root
 
 HEADER = "stele-trust v1"
-_NAME = re.compile(r"[!-~]{1,200}\Z")
+_WORD = re.compile(r"[!-~]+\Z")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}\Z", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 _COUNT = re.compile(r"[1-9][0-9]{0,3}\Z", re.ASCII)
@@ -115,7 +115,7 @@ def parse(data: bytes) -> Trust:
 
 
 def _root(words: list[str]) -> roots.Pin:
-    if len(words) != 3 or not _NAME.match(words[0]) or not _VERSION.match(words[1]) or not _HEX.match(words[2]):
+    if len(words) != 3 or not _WORD.match(words[0]) or not _VERSION.match(words[1]) or not _HEX.match(words[2]):
         raise _bad()
     return roots.Pin(words[0], int(words[1]), f"sha256:{words[2]}")
 
@@ -129,7 +129,7 @@ def _ledger(text: str) -> note.Verifier:
 
 def _policy_line(policy: quorum.Builder, kind: str, words: list[str]) -> None:
     """One line of the policy; `quorum` comes last of them."""
-    if not all(_NAME.match(word) for word in words) or policy.quorum:
+    if not all(_WORD.match(word) for word in words) or policy.quorum:
         raise _bad()
     if kind == "witness" and len(words) == 2:
         policy.witness(words[0], words[1], "")
