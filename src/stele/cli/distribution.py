@@ -39,12 +39,13 @@ def push(call: Call, release: str, target: str, *, plain_http: bool, delta: bool
 )
 @click.argument("source", metavar="REGISTRY/REPOSITORY[:TAG|@DIGEST]")
 @click.option("--plain-http", is_flag=True, help="Speak http without TLS, to a registry that is not on this machine, too.")
-@click.option("--whole", is_flag=True, help="Take whole strata, never deltas.")
+@click.option("--whole", is_flag=True, help="Take whole strata, never deltas; look for new signatures, too, if it is here.")
 @with_call
 def pull(call: Call, source: str, *, plain_http: bool, whole: bool) -> None:
     """Bring a release into the store. Nothing of it is visible there before a signature by a trusted key held.
 
-    The cheapest way is taken: strata that are here already, deltas from a release that is here, whole strata.
+    The cheapest way is taken: strata that are here already, deltas from a release that is here, whole strata. What a pull that was
+    killed had brought is gone on with.
     """
     call.need_keys()
     from stele.flow import distribution, sealing

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from stele.flow import deltas, opening, packing, signing, unpacking, updates
+from stele.flow import deltas, opening, origins, packing, signing, unpacking, updates
 from stele.host import registry_transfer
 from stele.host.http_registry import Connections, bad_answer
 from stele.host.registry import Manifest, Repository
@@ -27,7 +27,6 @@ from stele.model.release import (
     Referrer,
     SimpleSignature,
 )
-from stele.seal.sources.spool import anonymous_file
 from stele.store import index as indexes
 from stele.store import signatures
 from stele.trust.cosign import ANNOTATION_SIGNATURE
@@ -88,9 +87,10 @@ def push(
         if absent:  # pulled as a delta, or packed: the registry wants the layer
             say(f"making {len(absent)} layers again")
             unpacking.layers(store, release, absent)
-        _push_blobs(repository, store, [*(stratum.layer for stratum in release.strata), _config(store, release)], say)
+        beside = _Beside(places, reference, store)
+        _push_blobs(repository, store, [*(stratum.layer for stratum in release.strata), _config(store, release)], say, beside)
         _push_manifest(repository, release.digest, MANIFEST_TYPE, store.blob(release.digest))
-        _push_referrers(repository, store, release, say)
+        _push_referrers(repository, store, release, say, beside)
         _push_signatures(repository, store, release)
         repository.put_manifest(tag, MANIFEST_TYPE, store.blob(release.digest))
         sent = repository.connections.sent
@@ -110,12 +110,36 @@ def _config(store: Layout, release: Release) -> Descriptor:
     return Descriptor(media_type=releases.CONFIG_TYPE, digest=release.config_digest, size=len(store.blob(release.config_digest)))
 
 
-def _push_blobs(repository: Repository, store: Layout, blobs: Sequence[Descriptor], say: Callable[[str], None]) -> None:
+class _Beside:
+    """What helps a push besides the store: where uploads under way are noted, and repositories of the registry that may have a blob."""
+
+    def __init__(self, places: Places, reference: Reference, store: Layout) -> None:
+        self.sessions = places.data / "cache" / "uploads"
+        self._mounts: dict[str, str] = {}
+        with contextlib.suppress(SteleError):  # of a ledger that cannot be read nothing is known
+            for digest, references_ in origins.known(places)[0].items():
+                found = [item for item in references_ if item.registry == reference.registry and item.repository != reference.repository]
+                if not found:
+                    continue
+                with contextlib.suppress(SteleError):
+                    release = store.find(digest)
+                    for blob in (*(stratum.layer.digest for stratum in release.strata), release.config_digest):
+                        self._mounts[blob] = found[0].repository
+
+    def mount(self, digest: str) -> str:
+        """A repository that may have a blob; "" where none is known."""
+        return self._mounts.get(digest, "")
+
+
+def _push_blobs(
+    repository: Repository, store: Layout, blobs: Sequence[Descriptor], say: Callable[[str], None], beside: _Beside | None = None
+) -> None:
     def one(blob: Descriptor) -> None:
         if not repository.has_blob(blob.digest):
             say(f"pushing {blob.digest[:19]} ({blob.size} bytes)")
             with store.open_blob(blob) as file:
-                registry_transfer.upload(repository, blob.digest, blob.size, file)
+                mount, sessions = (beside.mount(blob.digest), beside.sessions) if beside else ("", None)
+                registry_transfer.upload(repository, blob.digest, blob.size, file, mount=mount, sessions=sessions)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(one, {blob.digest: blob for blob in blobs}.values()))
@@ -126,13 +150,13 @@ def _push_manifest(repository: Repository, digest: str, media_type: str, data: b
     return repository.put_manifest(digest, media_type, data)
 
 
-def _push_referrers(repository: Repository, store: Layout, release: Release, say: Callable[[str], None]) -> None:
+def _push_referrers(repository: Repository, store: Layout, release: Release, say: Callable[[str], None], beside: _Beside) -> None:
     """What refers to the release; by the tag `sha256-<hex>` where the registry has no API for it (OCI distribution-spec 1.1)."""
     unlisted = []
     for item in store.referrers(release.digest):
         data = store.blob(item.descriptor.digest)
         parts = _parts(data, item.descriptor.digest)
-        _push_blobs(repository, store, parts, say)
+        _push_blobs(repository, store, parts, say, beside)
         if not _push_manifest(repository, item.descriptor.digest, MANIFEST_TYPE, data):
             unlisted.append(item)
     tag = f"sha256-{digest_hex(release.digest)}"
@@ -221,13 +245,19 @@ def pull(
             )
         say(f"found {found.digest[:19]}")
         with store.adding():
-            publication, tree = _release(repository, store, found)
-            release = publication.release
-            way = _strata(repository, store, release, whole=whole, say=say)
-            if tree is not None and not store.has_blob(release.tree_digest):
-                _fetch(repository, store, tree)
-            store.put(found.data)
-            store.publish(publication)
+            here = None if whole else _here(store, found.digest)
+            if here is not None:
+                release, way = here, "nothing"
+                if store.releases()[-1].digest != found.digest:
+                    store.publish(Publication(release=release))  # it is the newest of its workload again
+            else:
+                publication, tree = _release(repository, store, found)
+                release = publication.release
+                way = _strata(repository, store, release, whole=whole, say=say)
+                if tree is not None and not store.has_blob(release.tree_digest):
+                    _fetch(repository, store, tree)
+                store.put(found.data)
+                store.publish(publication)
         received = repository.connections.received
     keys = signing.keys_of(store, release.digest)
     record(release.workload, "release.pulled", release=release.digest, tree=release.tree_digest, keys=keys, origin=str(reference))
@@ -238,6 +268,15 @@ def pull(
         "way": way,
         "took_ns": time.monotonic_ns() - begun,
     }
+
+
+def _here(store: Layout, digest: str) -> Release | None:
+    """A release that is in the store already, whole, and acceptable by the signatures that are here."""
+    try:
+        release = store.release(digest)
+    except SteleError:
+        return None
+    return release if deltas.is_whole(store, release) else None
 
 
 class _Fetched:
@@ -262,7 +301,7 @@ def _release(repository: Repository, store: Layout, found: Manifest) -> tuple[Pu
         raise bad_answer("the config of the release is not there")
     release = releases.parse(found.digest, found.data, config)
     fetched = _Fetched()
-    referrers = list(_referrers(repository, release, fetched))
+    referrers = list(_referrers(repository, store, release, fetched))
     simple, manifest = _signatures(repository, release, fetched)
     listed = [indexes.referrer_entry(item) for item in referrers]
     if manifest is not None:
@@ -285,7 +324,14 @@ def json_manifest(found: Manifest) -> Descriptor:
     return Descriptor(media_type=releases.CONFIG_TYPE, digest=digest, size=int(json.loads(found.data)["config"]["size"]))
 
 
-def _referrers(repository: Repository, release: Release, fetched: _Fetched) -> Iterator[Referrer]:
+def _held(store: Layout, part: Descriptor) -> bytes | None:
+    """A small blob that the store has already."""
+    with contextlib.suppress(SteleError):
+        return store.blob(part.digest, min(part.size, MAX_FETCHED)) if store.has_blob(part.digest) else None
+    return None
+
+
+def _referrers(repository: Repository, store: Layout, release: Release, fetched: _Fetched) -> Iterator[Referrer]:
     """Trees, signatures and attestations that refer to the release; each manifest says itself what it is."""
     listed = [item for item in repository.referrers(release.digest) if item.get("artifactType") != DELTA_TYPE and _is_descriptor(item)]
     # a registry may call them what it likes: those that it calls by a known type come first, the manifest decides
@@ -307,7 +353,7 @@ def _referrers(repository: Repository, release: Release, fetched: _Fetched) -> I
             if part.digest == release.tree_digest:
                 fetched.tree = part  # large: it is moved once a signature held, and where no delta makes it
                 continue
-            data = repository.blob(part.digest, part.size, MAX_FETCHED - fetched.size)
+            data = _held(store, part) or repository.blob(part.digest, part.size, MAX_FETCHED - fetched.size)
             if data is not None:
                 fetched.data[part.digest] = data
                 fetched.size += len(data)
@@ -334,8 +380,8 @@ def _signatures(repository: Repository, release: Release, fetched: _Fetched) -> 
 class _Origin:
     """A repository as where deltas come from; adapter of `deltas.Origin`."""
 
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
+    def __init__(self, repository: Repository, store: Layout) -> None:
+        self._repository, self._store = repository, store
 
     def referrers(self, digest: str) -> list[Referrer]:
         listed = [item for item in self._repository.referrers(digest) if item.get("artifactType") == DELTA_TYPE]
@@ -349,8 +395,8 @@ class _Origin:
 
     @contextlib.contextmanager
     def open_blob(self, descriptor: Descriptor) -> Iterator[BinaryIO]:
-        with os.fdopen(anonymous_file(), "w+b") as file:
-            registry_transfer.download(self._repository, descriptor.digest, descriptor.size, file.fileno())
+        with self._store.partial(descriptor.digest) as draft, os.fdopen(os.dup(draft.fd), "rb") as file:
+            registry_transfer.download(self._repository, descriptor.digest, descriptor.size, draft.fd)
             file.seek(0)
             yield file
 
@@ -360,7 +406,7 @@ def _strata(repository: Repository, store: Layout, release: Release, *, whole: b
     missing = [stratum for stratum in release.strata if not store.has_stratum(stratum)]
     if not missing:
         return "nothing"
-    if not whole and updates.receive(store, release.digest, _Origin(repository), limit=sum(s.layer.size for s in missing), say=say):
+    if not whole and updates.receive(store, release.digest, _Origin(repository, store), limit=sum(s.layer.size for s in missing), say=say):
         return "deltas"
 
     def one(stratum: Stratum) -> None:
@@ -373,6 +419,6 @@ def _strata(repository: Repository, store: Layout, release: Release, *, whole: b
 
 
 def _fetch(repository: Repository, store: Layout, blob: Descriptor) -> None:
-    with store.draft("blob") as draft:
+    with store.partial(blob.digest) as draft:
         registry_transfer.download(repository, blob.digest, blob.size, draft.fd)
         draft.commit(blob.digest)

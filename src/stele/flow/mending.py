@@ -97,7 +97,7 @@ def from_registry(store: Layout, registries: Registries, part: Part, needs: Sequ
             size = part.size if part.size >= 0 else repository.blob_size(part.digest)
             if size is None or not repository.has_blob(part.digest):
                 continue
-            with store.draft("blob") as draft:
+            with store.partial(part.digest) as draft:
                 registry_transfer.download(repository, part.digest, size, draft.fd)
                 draft.commit(part.digest)
         except SteleError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from stele.flow import mending, packing, reading, storecheck
+from stele.flow import mending, origins, packing, storecheck
 from stele.host import durable
 from stele.model import reference as references
 from stele.store import aside, census, checking, reindex
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from stele.flow.mending import Registries
     from stele.flow.places import Places
     from stele.flow.storecheck import Report
-    from stele.model.reference import Reference
     from stele.model.release import Release, Stratum
     from stele.store.census import Part
     from stele.store.checking import Finding
@@ -59,26 +58,6 @@ class Repaired(NamedTuple):
     mended: tuple[Mended, ...]
     left: tuple[Finding, ...]
     report: Report
-
-
-def known_registries(places: Places) -> tuple[dict[str, list[Reference]], list[str]]:
-    """From the ledger: where each release was pulled from or pushed to, the newest first; and releases in the order they came."""
-    found: dict[str, list[Reference]] = {}
-    order: dict[str, None] = {}
-    for _, entry in reading.entries(places):
-        event = entry.event
-        digest = event.data.get("release")
-        if event.kind not in {"release.sealed", "release.pulled", "release.pushed"} or not isinstance(digest, str):
-            continue
-        order.pop(digest, None)
-        order[digest] = None
-        text = event.data.get("origin") or event.data.get("to")
-        try:
-            if isinstance(text, str):
-                found.setdefault(digest, []).insert(0, references.parse(text))
-        except SteleError:
-            continue
-    return found, list(order)
 
 
 def repair(store: Layout, running: Mapping[str, str], registries: Registries, order: Sequence[str], say: Callable[[str], None]) -> Repaired:
@@ -316,7 +295,7 @@ class _Repair:
 def run(places: Places, store: Layout, given: Sequence[str], *, local: bool, plain_http: bool, say: Callable[[str], None]) -> Repaired:
     """Repair a data folder's store. `given`: registries to ask besides those that the ledger knows; `local`: ask none. See `repair`."""
     try:
-        known, order = known_registries(places)
+        known, order = origins.known(places)
         running = packing.in_use(places)
     except SteleError as error:
         say(f"the ledger cannot be read ({error.reason}); only what is named is asked")

@@ -68,9 +68,9 @@ def usage(store: Layout) -> Usage:
     held = {path: state.held for path, state in files.states.items()}
     return Usage(
         releases=tuple(_of(holding, files, users) for holding in taken.holdings),
-        total=sum(held.values()) + files.aside_held,
+        total=sum(held.values()) + files.aside_held + files.partial_held,
         size=sum(state.size for state in files.states.values()),
-        unnamed=sum(count for path, count in held.items() if path not in users),
+        unnamed=sum(count for path, count in held.items() if path not in users) + files.partial_held,
         aside=files.aside_held,
         workloads=_workloads(taken.holdings, held, users),
     )

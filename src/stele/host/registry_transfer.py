@@ -2,39 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import urljoin
 
-from stele.host.http_registry import AGAIN, PIECE, TRIES, BrokenError, bad_answer, origin_of
+from stele.host.http_registry import AGAIN, PIECE, TRIES, BrokenError, bad_answer
 from stele.host.registry import wrong_bytes
+from stele.host.registry_uploads import Session, State, location, offset, received
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from stele.host.http_registry import Answer
     from stele.host.registry import Repository
 
+CHUNK = 64 << 20  # bytes of one part of an upload
+
+
+class NoPartsError(Exception):
+    """The registry takes a blob in one piece only."""
+
 
 def download(repository: Repository, digest: str, size: int, fd: int) -> None:
-    """Write a blob to the empty file `fd`; on return it has this digest and size.
+    """Write a blob to the file `fd`; on return it has this digest and size.
 
-    Where the connection breaks it goes on from there, as long as each try brings something.
+    What the file has already is taken for its beginning. Where the connection breaks it goes on from there, as long as each try
+    brings something. If what comes out is wrong, and not all of it came now, all is fetched once more. A file that is refused is emptied.
 
     Raises:
         SteleError: `registry.missing-blob`, `registry.wrong-bytes`, and `registry.*` if it could not be fetched.
     """
+    start = os.fstat(fd).st_size
+    try:
+        if start and _fetch(repository, digest, size, fd, start):
+            return
+        if not _fetch(repository, digest, size, fd, 0):
+            raise wrong_bytes(digest)
+    except SteleError as error:
+        if error.code == "registry.wrong-bytes":
+            os.ftruncate(fd, 0)
+        raise
+
+
+def _fetch(repository: Repository, digest: str, size: int, fd: int, start: int) -> bool:
+    """Fetch from byte `start` on; whether the whole has the digest then."""
+    os.ftruncate(fd, start)
     state, at, tries = hashlib.sha256(), 0, 0
-    while True:
+    while piece := os.pread(fd, PIECE, at):
+        state.update(piece)
+        at += len(piece)
+    while at < size:
         before = at
         try:
             with repository.open_blob(digest, at) as answer:
-                if at and answer.status in {200, 416}:  # it does not know of ranges
-                    state, at, before = hashlib.sha256(), 0, size
+                if at and (answer.status in {200, 416} or (answer.status == 206 and not _goes_on(answer, at))):
+                    state, at, before = hashlib.sha256(), 0, size  # it does not know of ranges
                     os.ftruncate(fd, 0)
-                    if answer.status == 416:
+                    if answer.status != 200:
                         raise BrokenError("it does not go on where the connection broke")
                 _expect(repository, answer, digest)
                 for piece in answer.pieces():
@@ -45,14 +72,17 @@ def download(repository: Repository, digest: str, size: int, fd: int) -> None:
                     _write(fd, piece, at - len(piece))
             if at < size:
                 raise BrokenError(f"the body ended {size - at} bytes early")
-            break
         except BrokenError as error:
             tries = 0 if at > before else tries + 1
             if tries >= TRIES:
                 raise repository.connections.gave_up(error) from error
             repository.connections.pause(tries, error)
-    if at != size or "sha256:" + state.hexdigest() != digest:
-        raise wrong_bytes(digest)
+    return at == size and "sha256:" + state.hexdigest() == digest
+
+
+def _goes_on(answer: Answer, at: int) -> bool:
+    said = answer.headers.get("Content-Range", "")
+    return not said or said.startswith(f"bytes {at}-")
 
 
 def _expect(repository: Repository, answer: Answer, digest: str) -> None:
@@ -74,52 +104,101 @@ def _write(fd: int, data: bytes, at: int) -> None:
         view, at = view[done:], at + done
 
 
-def upload(repository: Repository, digest: str, size: int, file: BinaryIO) -> None:
-    """Store a blob of `size` bytes that was checked against its digest; begun again where the connection breaks.
+def upload(repository: Repository, digest: str, size: int, file: BinaryIO, *, mount: str = "", sessions: Path | None = None) -> bool:
+    """Store a blob of `size` bytes that was checked against its digest; returns False if nothing had to be sent for it.
 
-    In one PUT: of uploads in parts every registry has its own idea.
+    Small ones in one PUT, which begins again where the connection breaks. Large ones in parts (PATCH): where the connection breaks, or
+    this process dies, the registry is asked how much it has. A registry that does not take parts, or does not say, gets all of it again.
+
+    Args:
+        repository: where to.
+        digest: of the blob.
+        size: of the blob.
+        file: the blob, seekable.
+        mount: a repository of this registry that may have it, from which it is taken then.
+        sessions: a folder where uploads that are under way are noted; None: nowhere.
 
     Raises:
         SteleError: `registry.*`.
     """
-    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
-    for number in range(TRIES):
-        with repository.request("POST", "blobs/uploads/", writes=True) as answer:
-            if answer.status not in {200, 202}:
-                raise repository.refusal(answer, f"the blob {digest[:19]}")
-            place = _location(repository, answer)
-        url = f"{place}{'&' if '?' in place else '?'}digest={digest}"
-        sent = {**headers, **repository.authorisation(url, repository.scope(writes=True))}
+    session = Session(sessions, repository, digest)
+    state = session.resume(size) if size > CHUNK else State("", 0)
+    in_parts, tries = size > CHUNK, 0
+    while True:
+        if not state.place:
+            state, is_mounted = _begin(repository, digest, mount)
+            if is_mounted:
+                return False
+        before = state.at
         try:
-            with repository.connections.once("PUT", url, sent, _pieces(repository, file)) as answer:
-                if answer.status in {200, 201, 204}:
-                    return
-                if answer.status not in AGAIN:
-                    raise repository.refusal(answer, f"the blob {digest[:19]}")
-                broken = BrokenError(f"HTTP status {answer.status}", status=answer.status)
+            while in_parts and state.at < size:
+                state = _part(repository, state, size, file)
+                session.note(state)
+            _finish(repository, digest, state, size, file)
+            session.forget()
+        except NoPartsError:
+            in_parts, state = False, State("", 0)
         except BrokenError as error:
-            broken = error
-        if number + 1 < TRIES:
-            repository.connections.pause(number, broken)
-    raise repository.connections.gave_up(broken)
+            tries = 0 if state.at > before else tries + 1
+            if tries >= TRIES:
+                raise repository.connections.gave_up(error) from error
+            repository.connections.pause(tries, error)
+            state = offset(repository, state.place, size) if in_parts else State("", 0)
+        else:
+            return True
 
 
-def _pieces(repository: Repository, file: BinaryIO) -> Iterator[bytes]:
-    file.seek(0)
-    while piece := file.read(PIECE):
+def _begin(repository: Repository, digest: str, mount: str) -> tuple[State, bool]:
+    """Begin an upload, or take the blob from another repository; the latter is said."""
+    if mount:
+        with contextlib.suppress(SteleError):  # who may not read there, or asks a registry that knows no mounts, sends it
+            target, also = f"blobs/uploads/?mount={digest}&from={mount}", f"repository:{mount}:pull"
+            with repository.request("POST", target, writes=True, also=also) as answer:
+                if answer.status == 201:
+                    return State("", 0), True
+                if answer.status in {200, 202}:
+                    return State(location(repository, answer), 0), False
+    with repository.request("POST", "blobs/uploads/", writes=True) as answer:
+        if answer.status not in {200, 202}:
+            raise repository.refusal(answer, f"the blob {digest[:19]}")
+        return State(location(repository, answer), 0), False
+
+
+def _part(repository: Repository, state: State, size: int, file: BinaryIO) -> State:
+    """Send the next part; returns where to go on.
+
+    Raises:
+        NoPartsError: the registry does not take the first part.
+        BrokenError: it did not take this one.
+    """
+    end = min(state.at + CHUNK, size)
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(end - state.at)}
+    headers |= {"Content-Range": f"{state.at}-{end - 1}", **repository.authorisation(state.place, repository.scope(writes=True))}
+    with repository.connections.once("PATCH", state.place, headers, _pieces(repository, file, state.at, end)) as answer:
+        if answer.status in {200, 202, 204}:
+            done = received(answer.headers.get("Range", ""))
+            return State(location(repository, answer), end if done is None else max(state.at, min(done, end)))
+        if state.at == 0 and answer.status in {400, 404, 405, 411, 501}:
+            raise NoPartsError
+        raise BrokenError(f"HTTP status {answer.status}", status=answer.status)
+
+
+def _finish(repository: Repository, digest: str, state: State, size: int, file: BinaryIO) -> None:
+    """Send what is left (all of it, where there were no parts), and give it its digest. Raises BrokenError."""
+    url = f"{state.place}{'&' if '?' in state.place else '?'}digest={digest}"
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size - state.at)}
+    headers |= repository.authorisation(url, repository.scope(writes=True))
+    with repository.connections.once("PUT", url, headers, _pieces(repository, file, state.at, size)) as answer:
+        if answer.status in {200, 201, 204}:
+            return
+        if answer.status in AGAIN | {401, 404, 416}:  # a token ran out, or the upload did
+            raise BrokenError(f"HTTP status {answer.status}", status=answer.status)
+        raise repository.refusal(answer, f"the blob {digest[:19]}")
+
+
+def _pieces(repository: Repository, file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    file.seek(start)
+    while start < end and (piece := file.read(min(PIECE, end - start))):
+        start += len(piece)
         repository.connections.count_sent(len(piece))
         yield piece
-
-
-def _location(repository: Repository, answer: Answer) -> str:
-    said = answer.headers.get("Location", "")
-    if not said:
-        raise bad_answer("it does not say where to upload to")
-    base = repository.connections.base()
-    url = urljoin(f"{base}/v2/", said)
-    target, own = origin_of(url), origin_of(base)
-    if target.scheme == "http" and own.scheme == "https":
-        if target.host != own.host:
-            raise bad_answer("it wants an upload without TLS")
-        url = f"{base}/{url.removeprefix('http://').partition('/')[2]}"  # a registry that does not know of the proxy before it
-    return url

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Kind = Literal["damaged", "missing", "index", "unreadable", "signature", "mutable", "absent", "unnamed", "stray", "aside", "odd"]
 NOTES: frozenset[Kind] = frozenset({"absent", "unnamed", "stray", "aside", "odd"})  # what does no harm; everything else is a problem
 OWN = frozenset({"oci-layout", "index.json", "lock", "removal", "pins"})
-FOLDERS = frozenset({"blobs", "erofs", "tmp", "damaged"})
+FOLDERS = frozenset({"blobs", "erofs", "tmp", "partial", "damaged"})
 _HEX = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 _STEP = 256 << 20  # bytes between two words about how far it is
 
@@ -60,13 +60,14 @@ class State(NamedTuple):
 class Files(NamedTuple):
     """All files of a store by path; those without a digest in their name are `stray`, unless they are Stele's own.
 
-    `aside`: what repairs set aside, `aside_held` bytes on the disk.
+    `aside`: what repairs set aside, `aside_held` bytes on the disk. `partial_held`: of blobs that came in part.
     """
 
     states: dict[str, State]
     stray: tuple[str, ...]
     aside: tuple[str, ...]
     aside_held: int
+    partial_held: int
 
 
 def look(store: Layout, say: Callable[[str], None], *, hashing: bool = True) -> Files:
@@ -99,8 +100,13 @@ def look(store: Layout, say: Callable[[str], None], *, hashing: bool = True) -> 
         states={path: state for (path, _), state in zip(named, states, strict=True)},
         stray=tuple(sorted(stray)),
         aside=tuple(f"damaged/{entry.name}" for entry in aside),
-        aside_held=sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in aside),
+        aside_held=_held(aside),
+        partial_held=_held(_entries(store.root / "partial")),
     )
+
+
+def _held(entries: Iterable[os.DirEntry[str]]) -> int:
+    return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -9,14 +9,18 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from typing import TYPE_CHECKING, Self
 
 from stele.host import durable, immutable
+from stele.trust.digest import digest_hex
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+KEPT_SECONDS = 7 * 24 * 3600.0  # a blob that came in part is kept for so long to go on with
 
 
 @contextlib.contextmanager
@@ -61,7 +65,10 @@ class Draft:
         self._target = target
         self._fd = -1
         with writing(root):
-            self._path = self._create(root / "tmp")
+            self._path = self._begin()
+
+    def _begin(self) -> Path:
+        return self._create(self._root / "tmp")
 
     def _create(self, folder: Path) -> Path:
         while True:
@@ -121,6 +128,41 @@ class Draft:
             self._fd = -1
 
 
+class Partial(Draft):
+    """A blob that comes from elsewhere and may come in several goes: what is here when a writer dies is there for the next.
+
+    Where somebody else is fetching it just now, it is an ordinary draft.
+    """
+
+    def __init__(self, root: Path, target: Callable[[str], Path], digest: str) -> None:
+        """Begin or go on with the blob `digest`. What is there already is at the file's beginning, unchecked."""
+        self._name = digest_hex(digest)
+        self._kept = False
+        super().__init__(root, target)
+
+    def _begin(self) -> Path:
+        folder = self._root / "partial"
+        durable.make_dirs(folder)
+        path = folder / self._name
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(fd), path.lstat()):  # else it was committed since it was opened
+                self._fd, self._kept = fd, True
+                return path
+        except BlockingIOError:
+            pass
+        os.close(fd)
+        return self._create(self._root / "tmp")
+
+    def __exit__(self, *raised: object) -> None:
+        error = raised[1]
+        is_passing = isinstance(error, KeyboardInterrupt) or (isinstance(error, SteleError) and error.code.startswith("registry."))
+        if self._kept and is_passing:
+            self._close()  # to go on with
+        super().__exit__(*raised)
+
+
 def _is_immutable(path: Path, size: int) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -133,9 +175,11 @@ def _is_immutable(path: Path, size: int) -> bool:
 
 
 def sweep(root: Path) -> int:
-    """Remove what dead writers left behind; returns how many files. Live writers' are left alone."""
+    """Remove what dead writers left behind; returns how many files. Live writers' are left alone, and so is what came lately."""
     count = 0
-    for path in _listed(root / "tmp"):
+    old = time.time() - KEPT_SECONDS
+    stale = [path for path in _listed(root / "partial") if path.lstat().st_mtime < old]
+    for path in [*_listed(root / "tmp"), *stale]:
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:

@@ -71,6 +71,11 @@ class Layout:
         self._make()
         return drafts.Draft(self.root, self._blob_path if kind == "blob" else self._images.path)
 
+    def partial(self, digest: str) -> Draft:
+        """Begin a blob that is fetched, or go on with what an earlier go left of it: the file's content, unchecked. Raises like `draft`."""
+        self._make()
+        return drafts.Partial(self.root, self._blob_path, digest)
+
     def put(self, data: bytes) -> str:
         """Store a small blob; returns its digest. Raises like `draft`."""
         digest = sha256(data)
