@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from stele.model.tree import Node, Tree
 from stele.seal import erofs, erofs_layout
+from stele.seal.release import finish_image
 from stele.trust.errors import SteleError
 from tests import erofs_reader
 from tests.trees import Held, file, folder, trees, varied
@@ -140,3 +141,23 @@ def test_a_file_larger_than_four_gib_is_laid_out_and_fsck_accepts_it(tmp_path):
     assert os.stat(path).st_blocks < 1000
     said = subprocess.run(["dump.erofs", "--path=/big", path], capture_output=True, text=True, check=True).stdout
     assert f"Size: {size} " in said
+
+
+def test_zeros_are_holes_in_the_file_and_the_same_bytes(tmp_path, monkeypatch):
+    held = Held()
+    content = os.urandom(5000) + bytes(8 << 20) + os.urandom(5000)
+    tree = Tree.build([folder(b""), file(b"zeros", bytes(8 << 20), held), file(b"some", content, held)])
+
+    def made(name: str) -> Path:
+        path = image(tree, held, tmp_path / name)
+        with path.open("r+b") as out:
+            finish_image(out.fileno(), erofs_layout.plan(tree.nodes).data_size, bytes(16))
+        return path
+
+    sparse = made("sparse")
+    monkeypatch.setattr("stele.host.durable.is_hole", lambda _: False)
+    full = made("full")
+    assert sparse.read_bytes() == full.read_bytes()
+    assert sparse.stat().st_blocks * 512 < (3 << 20)
+    assert full.stat().st_blocks * 512 > (16 << 20)
+    fsck(sparse)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from stele.cli import render
+from stele.cli import rebuild, render
 from stele.cli.context import Call, with_call
 from stele.trust.errors import SteleError
 
@@ -44,9 +45,11 @@ def publish_committed(call: Call) -> None:
 
 @click.command(
     epilog="\b\nExample:\n  stele verify shop.proof --trust trust.keys\n"
-    "  stele verify shop           (a release in the store: signature, every layer, every image)"
+    "  stele verify shop           (a release in the store: signature, every layer, every image)\n"
+    "  stele verify shop --rebuild ./rootfs -f stele.yaml"
 )
 @click.argument("what")
+@rebuild.options
 @click.option(
     "--trust",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -54,15 +57,17 @@ def publish_committed(call: Call) -> None:
     help="The keys that you trust; a proof is never checked without.",
 )
 @with_call
-def verify(call: Call, what: str, trust: Path | None) -> None:
+def verify(call: Call, what: str, trust: Path | None, **given: Any) -> int | None:
     """Check a proof FILE, or a RELEASE in the store. Exit code 1 if it does not hold."""
+    if given["source"]:
+        return rebuild.rebuild(call, what, **given)
     from stele.flow import proving
 
     if Path(what).is_file():
         verdict = proving.verify_file(Path(what), trust)
         if call.json:
             render.show_json(verdict)
-            return
+            return None
         for line in verdict["says"]:
             render.say_line(line)
         render.say_line("")
@@ -72,7 +77,7 @@ def verify(call: Call, what: str, trust: Path | None) -> None:
         render.say_line("not covered:")
         for line in verdict["not_covered"]:
             render.say_line(f"  - {line}")
-        return
+        return None
     with render.progress(f"verifying {what}", quiet=call.json):
         found = proving.verify_release(call.places, what)
     if call.json:
@@ -80,3 +85,4 @@ def verify(call: Call, what: str, trust: Path | None) -> None:
     else:
         what_held = f"signature, {found['blobs']} blobs, {found['images']} images"
         render.say_line(f"release {found['release']} holds: {what_held}, {render.size(found['bytes'])} in {render.took(found['took_ns'])}")
+    return None

@@ -232,20 +232,23 @@ def prove(store: Layout, base: Release | None, release: Release, offer: deltas.O
         built = updates.head(old, release.digest, [file])
         tree, contents = deltas.applied(old, built.release, [file], stack)
         slices = updates.slices_of(release, tree, contents, updates.record_of(store, its))
-        restore.images(updates.paired(release, slices), contents, _Nowhere())
+        restore.images(updates.paired(release, slices), contents, Nowhere())
 
 
-class _Nowhere:
+class Nowhere:
     """A `BlobSink` that keeps nothing."""
 
     def draft(self, kind: str) -> _Forgotten:
+        """A file without a name."""
         del kind
         return _Forgotten()
 
     def put(self, data: bytes) -> str:
+        """Its digest is all that is left."""
         return sha256(data)
 
     def publish(self, publication: Publication) -> None:
+        """Nobody hears of it."""
         del publication
 
 

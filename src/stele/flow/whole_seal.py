@@ -69,7 +69,7 @@ def _make(
     say(f"reading {source}")
     packing = cast("Compression", options.compression)
     same = {} if options.paranoid else reuse.strata(store, source if isinstance(source, str) else spec.name, codec.codec_name(packing))
-    with _read(store, source, spec, options, cache) as found:
+    with read(store, source, spec, options, cache) as found:
         applied = settings.apply_settings(found.tree, found.contents, spec, asked.spec_file.parent)
         noted = Noted(applied.contents)
         examined = accompany.examine(places, applied.tree, applied.contents, noted, spec)
@@ -160,7 +160,8 @@ def _digest(tree: Tree, path: str) -> str:
     return node.sha256 if node else ""
 
 
-def _read(store: Layout, source: Path | Reference | str, spec: Spec, options: Options, cache: statcache.StatCache) -> Source:
+def read(store: Layout, source: Path | Reference | str, spec: Spec, options: Options, cache: statcache.StatCache) -> Source:
+    """Read a source, whatever it is. Raises like `sources.load`, `registry.load` and `from_release.load`."""
     if isinstance(source, str):
         release = store.release(source)
         if store.unpack is not None and not deltas.is_whole(store, release):

@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+_HOLE = 4096  # bytes: less is not worth a hole
+_ZEROS = bytes(1 << 20)
+
+
+def is_hole(data: bytes | memoryview) -> bool:
+    """Whether bytes that are to be written are zeros, and enough of them to leave a hole in a new file instead."""
+    size = len(data)
+    if size < _HOLE or size > len(_ZEROS) or data[0] or data[-1] or data[size // 2]:
+        return False
+    return bytes(data) == (_ZEROS if size == len(_ZEROS) else _ZEROS[:size])
+
+
 def sync_dir(folder: Path) -> None:
     """Fsync a folder, so that names created in it survive a crash."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

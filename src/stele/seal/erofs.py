@@ -11,6 +11,7 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
+from stele.host import durable
 from stele.model.tree import Tree
 from stele.seal.erofs_layout import BLOCK, DIRENT, FLAT_INLINE, FLAT_PLAIN, INODE, ROOT_NID, Inode, Layout, blocks_of_names
 from stele.trust.errors import SteleError
@@ -149,11 +150,14 @@ def _write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
 
 
 def place(fd: int, pieces: Iterable[Piece], chunk: bytes | memoryview, start: int) -> None:
-    """Write one chunk of a content, which begins `start` bytes into it, to all its places in the image."""
+    """Write one chunk of a content, which begins `start` bytes into it, to all its places in the image.
+
+    Nothing but zeros is not written: the file has its size already, and a hole there.
+    """
     view = memoryview(chunk)
     for piece in pieces:
         low, high = max(start, piece.start), min(start + len(chunk), piece.start + piece.size)
-        if low < high:
+        if low < high and not durable.is_hole(view[low - start : high - start]):
             _write_at(fd, view[low - start : high - start], piece.offset + low - piece.start)
 
 

@@ -10,8 +10,11 @@ import os
 import struct
 from typing import NamedTuple
 
+from stele.host import durable
+
 BLOCK = 4096
 PER_BLOCK = BLOCK // 32  # hashes in a hash block
+_OF_ZEROS = hashlib.sha256(bytes(BLOCK)).digest()
 _BATCH = 256 * BLOCK  # bytes hashed at a time: two whole hash blocks
 _SUPER = struct.Struct("<8sII16s32sIIQH6x256s168x")  # struct verity_sb (cryptsetup, lib/verity/verity.c)
 
@@ -85,7 +88,10 @@ def _hash_level(fd: int, start: int, blocks: int, target: int) -> None:
     for base in range(start, end, _BATCH):
         size = min(_BATCH, end - base)
         _read_at(fd, view[:size], base)
-        hashes = b"".join([sha256(view[at : at + BLOCK]).digest() for at in range(0, size, BLOCK)])
+        if durable.is_hole(view[:size]):
+            hashes = _OF_ZEROS * (size // BLOCK)
+        else:
+            hashes = b"".join([sha256(view[at : at + BLOCK]).digest() for at in range(0, size, BLOCK)])
         _write_at(fd, hashes, target)
         target += len(hashes)
 

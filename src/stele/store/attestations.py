@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 from stele.store import index as indexes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from stele.store.signatures import Blobs
     from stele.trust.release_key import PublicKey
 
+log = logging.getLogger(__name__)
 LIMIT = 64 << 20  # bytes of one bundle: an SBOM of many packages is larger than a signature
 
 
@@ -26,13 +28,24 @@ def read(blobs: Blobs, index: Plain, digest: str, predicate_type: str, trusted: 
     """The predicates of this type that a trusted key has signed of the release `digest`.
 
     Raises:
-        SteleError: `store.damaged` where one is named and cannot be read, `store.bad-attestation` where one is signed by none of the
-            trusted keys, or says something else.
+        SteleError: only where none holds: `store.damaged` if one is named and cannot be read, `store.bad-attestation` if one is signed by
+            none of the trusted keys, or says something else. Beside one that holds, others may be foreign or lost.
     """
+    failed: SteleError | None = None
+    holds = False
     for bundle in signatures.bundles(blobs, index, digest, predicate_type, LIMIT):
-        if isinstance(bundle, SteleError):
-            raise bundle
-        yield _predicate(bundle, digest, predicate_type, trusted)
+        try:
+            if isinstance(bundle, SteleError):
+                raise bundle
+            found = _predicate(bundle, digest, predicate_type, trusted)
+        except SteleError as error:
+            log.info("an attestation of %s is passed over: %s", digest, error.reason)
+            failed = failed or error
+        else:
+            holds = True
+            yield found
+    if failed is not None and not holds:
+        raise failed
 
 
 def _predicate(bundle: bytes, digest: str, predicate_type: str, trusted: Sequence[PublicKey]) -> dict[str, Any]:

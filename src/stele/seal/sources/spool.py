@@ -7,6 +7,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING
 
+from stele.host import durable
 from stele.seal.contents import InSpool, Place
 from stele.seal.inode import PYC_HEADER, compiled_from
 from stele.trust.errors import SteleError
@@ -89,12 +90,19 @@ class Spool:
     def _stream(self, pieces: Iterator[memoryview], size: int) -> tuple[str, tuple[int, int] | None]:
         state = hashlib.sha256()
         head = b""
+        is_hole = False
         for piece in pieces:
             head = head + bytes(piece[:PYC_HEADER]) if len(head) < PYC_HEADER else head
             state.update(piece)
-            write_all(self.fd, piece)
+            if is_hole := durable.is_hole(piece):
+                os.lseek(self.fd, len(piece), os.SEEK_CUR)
+            else:
+                write_all(self.fd, piece)
+        if is_hole:
+            os.ftruncate(self.fd, os.lseek(self.fd, 0, os.SEEK_CUR))
         digest = state.hexdigest()
         if digest in self.places:
+            os.ftruncate(self.fd, self._end)  # else a hole of what comes next would show it
             os.lseek(self.fd, self._end, os.SEEK_SET)
         else:
             self._keep(digest, size)
