@@ -21,7 +21,7 @@ from stele.seal.again.changes import NotPlain
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from stele.flow.asked import Asked, Way
     from stele.flow.places import Places
@@ -36,97 +36,109 @@ if TYPE_CHECKING:
 TREE_LIMIT = 4 << 30  # bytes
 
 
-def seal(places: Places, asked: Asked, way: Way) -> tuple[Release, dict[str, Any]] | None:
-    """Seal a folder again; returns the release and what to tell of it, None where the whole way is to be gone. See `sealing.seal`.
+@contextlib.contextmanager
+def looking(places: Places, asked: Asked) -> Iterator[Again | None]:
+    """Look at a folder that was sealed before, as long as this context lasts; None where nothing is known of it.
 
-    Raises:
-        SteleError: `seal.source-changed`, `seal.unreadable`, `store.*`, `ledger.*`.
+    Args:
+        places: the data folder.
+        asked: what is to be sealed, a folder.
     """
     assert isinstance(asked.source, Path)
     data = caches.read(places, asked.source, caches.LAST)
     last = last_seals.decode(data) if data else None
     if last is None:
-        return None
-    way.say(f"looking at {asked.source}")
+        yield None
+        return
     root = Path(os.path.realpath(asked.source))
     folders = last.listed()
-    with contextlib.ExitStack() as stack:
-        looking = stack.enter_context(Looking(os.fsencode(root), folders, last.states))
-        again = _Again(places, asked, way, last, root, folders)
-        store = again.opened_store()  # while children look
+    with Looking(os.fsencode(root), folders, last.states) as children:
+        yield Again(places, asked, last, root, folders, children)
+
+
+class Again:
+    """One seal by a last one."""
+
+    def __init__(self, places: Places, asked: Asked, last: LastSeal, root: Path, folders: list[Folder], looking: Looking) -> None:
+        self._places, self._asked, self._last, self._next = places, asked, last, last
+        self._root, self._folders, self._looking = root, folders, looking
+
+    def seal(self, way: Way) -> tuple[Release, dict[str, Any]] | None:
+        """Seal it; returns the release and what to tell of it, None where the whole way is to be gone. See `sealing.seal`.
+
+        Raises:
+            SteleError: `seal.source-changed`, `seal.unreadable`, `store.*`, `ledger.*`.
+        """
+        assert isinstance(self._asked.source, Path)
+        self._way = way
+        way.say(f"looking at {self._asked.source}")
+        store = self._opened_store()
         if store is None:
             return None
-        stack.enter_context(store.adding())
-        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        stack.callback(os.close, fd)
-        release = again.whole(store)
-        numbers = looking.changed() if release is not None else None
-        if numbers is None or release is None:
-            return None
-        try:
-            made = again.make(store, release, fd, numbers)
-        except NotPlain:
-            return None
-    way.record(made[0])
-    caches.keep(places, asked.source, caches.LAST, last_seals.encode(again.next))
-    return made
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(store.adding())
+            fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            release = self._whole(store)
+            numbers = self._looking.changed() if release is not None else None
+            if numbers is None or release is None:
+                return None
+            try:
+                made = self._make(store, release, fd, numbers)
+            except NotPlain:
+                return None
+        way.record(made[0])
+        caches.keep(self._places, self._asked.source, caches.LAST, last_seals.encode(self._next))
+        return made
 
-
-class _Again:
-    """One seal by a last one. `next`: what the next may rely on."""
-
-    def __init__(self, places: Places, asked: Asked, way: Way, last: LastSeal, root: Path, folders: list[Folder]) -> None:
-        self.places, self.asked, self.way, self.last, self.next = places, asked, way, last, last
-        self.root, self.folders = root, folders
-
-    def opened_store(self) -> Layout | None:
+    def _opened_store(self) -> Layout | None:
         """The store, if code, compression, spec and the sources of settings are what they were."""
         from stele.flow import opening
         from stele.seal import codec
 
-        self.packing = cast("Compression", self.asked.compression)
-        if self.last.made_with != last_seals.made_with(codec.codec_name(self.packing)):
+        self._packing = cast("Compression", self._asked.compression)
+        if self._last.made_with != last_seals.made_with(codec.codec_name(self._packing)):
             return None
-        if hashlib.sha256(self.asked.spec_file.read_bytes()).hexdigest() != self.last.spec:
+        if hashlib.sha256(self._asked.spec_file.read_bytes()).hexdigest() != self._last.spec:
             return None
-        for source, digest in self.last.sources:
+        for source, digest in self._last.sources:
             try:
-                if hashlib.sha256((self.asked.spec_file.parent / source).read_bytes()).hexdigest() != digest:
+                if hashlib.sha256((self._asked.spec_file.parent / source).read_bytes()).hexdigest() != digest:
                     return None
             except OSError:
                 return None
-        return opening.open_store(self.places)
+        return opening.open_store(self._places)
 
-    def whole(self, store: Layout) -> Release | None:
+    def _whole(self, store: Layout) -> Release | None:
         """The last seal's release, if its signature holds and all of it is there."""
         try:
-            release = store.release(self.last.release)
+            release = store.release(self._last.release)
         except SteleError:
             return None
         return release if all(map(store.is_whole, release.strata)) else None
 
-    def make(self, store: Layout, old: Release, fd: int, numbers: Sequence[int]) -> tuple[Release, dict[str, Any]]:
+    def _make(self, store: Layout, old: Release, fd: int, numbers: Sequence[int]) -> tuple[Release, dict[str, Any]]:
         """Make, sign and publish the release of now."""
         from stele.seal.again import changes, remake
 
-        changed, kept = changes.find(fd, self.last, self.folders, numbers)
+        changed, kept = changes.find(fd, self._last, self._folders, numbers)
         try:
             data = store.blob(old.tree_digest, TREE_LIMIT)
         except SteleError as error:
             raise NotPlain from error
-        remade = remake.tree(data, self.last, changed, kept, os.fstat(fd))
+        remade = remake.tree(data, self._last, changed, kept, os.fstat(fd))
         looked = self._examined(remade, old)
-        self.way.say(f"sealing {self.last.told.paths} paths, of which {len(remade.edits)} changed")
-        table = remake.table(remade, self.last, old, fd, store, store, self.packing)
+        self._way.say(f"sealing {self._last.told.paths} paths, of which {len(remade.edits)} changed")
+        table = remake.table(remade, self._last, old, fd, store, store, self._packing)
         release, made_from = self._publish(store, old, remade, table)
         more = sum(edit.new.size - edit.old.size for edit in remade.edits)
-        told = msgspec.structs.replace(self.last.told, bytes=self.last.told.bytes + more)
-        self.next = msgspec.structs.replace(
-            self.last,
+        told = msgspec.structs.replace(self._last.told, bytes=self._last.told.bytes + more)
+        self._next = msgspec.structs.replace(
+            self._last,
             release=release.digest,
-            states=changes.patched(self.last.states, changed, kept, self.way.begun_ns, last_seals.SETTLED_NS),
+            states=changes.patched(self._last.states, changed, kept, self._way.begun_ns, last_seals.SETTLED_NS),
             parts=remade.parts,
-            bom=self.bom,
+            bom=self._bom,
             told=told,
         )
         return release, {
@@ -153,7 +165,7 @@ class _Again:
         def place(edit: Edit) -> bytes | InFolder:
             return edit.changed.data if edit.changed.data is not None else InFolder(edit.new.path, edit.new.size)
 
-        root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with contextlib.closing(Contents({edit.new.sha256: place(edit) for edit in remade.edits}, folder=root)) as contents:
             report = secrets.scan(Tree(tuple(edit.new for edit in remade.edits)), contents, old.spec)
         if report.refused or report.told or any(not item.place.startswith("spec:") for item in report.allowed):
@@ -167,20 +179,20 @@ class _Again:
         from stele.seal.secret_rules import VERSION
         from stele.seal.sign import sign
 
-        sealed = releases.assemble(old.spec, store, remade.tree, table, compression=self.packing, platform=old.platform)
+        sealed = releases.assemble(old.spec, store, remade.tree, table, compression=self._packing, platform=old.platform)
         release = sealed.release
-        self.bom = bom_identity.renamed(self.last.bom, old.spec, old.tree_digest, release.tree_digest)
-        self.way.say("signing")
+        self._bom = bom_identity.renamed(self._last.bom, old.spec, old.tree_digest, release.tree_digest)
+        self._way.say("signing")
         came_from = attesting.From(kind="folder", names=self._names)
-        made_from = attesting.materials(self.asked, came_from, [source for source, _ in self.last.sources], release)
-        looked = {"rules": VERSION, "told": len(self.last.told.findings), "allowed": len(self.last.told.allowed)}
+        made_from = attesting.materials(self._asked, came_from, [source for source, _ in self._last.sources], release)
+        looked = {"rules": VERSION, "told": len(self._last.told.findings), "allowed": len(self._last.told.allowed)}
         new = attesting.attach(
-            release, came_from, self.asked,
-            store=store, key=self.way.key, bom=self.bom, made_from=made_from, looked=looked, now=int(time.time()),
+            release, came_from, self._asked,
+            store=store, key=self._way.key, bom=self._bom, made_from=made_from, looked=looked, now=int(time.time()),
         )  # fmt: skip
-        store.publish(sign(sealed._replace(referrers=(*sealed.referrers, *new)), self.way.key, store))
+        store.publish(sign(sealed._replace(referrers=(*sealed.referrers, *new)), self._way.key, store))
         return release, attesting.commit_of(made_from)
 
     def _names(self) -> list[bytes]:
         """Paths of all that is no folder; what is a file or a symlink is told by those who look at them."""
-        return [folder.path + b"/" + name if folder.path else name for folder in self.folders for name in folder.listed()]
+        return [folder.path + b"/" + name if folder.path else name for folder in self._folders for name in folder.listed()]

@@ -12,16 +12,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stele.flow import opening, signers
 from stele.flow.asked import Asked, Options, Way
-from stele.model import reference as references
 from stele.trust.errors import SteleError
 
 __all__ = ["Options", "event_recorder", "recorder", "seal", "source_of"]
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from stele.flow.places import Places
+    from stele.flow.reseal import Again
     from stele.flow.signers import Ask
     from stele.model.reference import Reference
     from stele.model.release import Release
@@ -33,6 +33,8 @@ def source_of(text: str, kind: str) -> Path | Reference:
     Raises:
         SteleError: `registry.bad-reference`.
     """
+    from stele.model import reference as references
+
     if kind == "registry" or text.startswith("docker://"):
         return references.parse(text.removeprefix("docker://"))
     if kind == "auto" and not os.path.lexists(text) and not text.startswith(("/", ".")):
@@ -49,7 +51,7 @@ def seal(
     options: Options,
     say: Callable[[str], None],
     record: Callable[[Release], None],
-    ask: Ask = signers.nobody,
+    ask: Ask | None = None,
 ) -> dict[str, Any]:
     """Seal a source; returns what a person wants to know of the release.
 
@@ -60,16 +62,20 @@ def seal(
         options: how.
         say: told of each step.
         record: commits `release.sealed`; the release counts as sealed only then.
-        ask: gives passphrases and PINs.
+        ask: gives passphrases and PINs; None: nobody does.
 
     Raises:
         SteleError: `spec.*`, `seal.*`, `registry.*`, `store.*`, `ledger.*`.
     """
     begun, begun_ns = time.monotonic_ns(), time.time_ns()
-    key = signers.open_signer(places, options.key, ask)  # first: who cannot sign need not wait
     asked = Asked(source, spec_file, options.compression, begun_ns // 1_000_000_000)
-    way = Way(options, key, begun_ns, say, record)
-    release, told = _short(places, asked, way) or _whole(places, asked, way)
+    with _looking(places, asked, options) as looking:  # which others do, while the rest of this program is loaded
+        from stele.flow import signers
+
+        key = signers.open_signer(places, options.key, ask or signers.nobody)  # before anything long: who cannot sign need not wait
+        way = Way(options, key, begun_ns, say, record)
+        made = looking.seal(way) if looking is not None else None
+    release, told = made or _whole(places, asked, way)
     return {
         "workload": release.workload,
         "release": release.digest,
@@ -81,14 +87,14 @@ def seal(
     }
 
 
-def _short(places: Places, asked: Asked, way: Way) -> tuple[Release, dict[str, Any]] | None:
-    options = way.options
+def _looking(places: Places, asked: Asked, options: Options) -> AbstractContextManager[Again | None]:
+    """Begin to look at a folder that was sealed before."""
     plain = Options(kind=options.kind, compression=options.compression, key=options.key)
     if options != plain or options.kind not in {"auto", "folder"} or not isinstance(asked.source, Path) or not asked.source.is_dir():
-        return None
+        return contextlib.nullcontext()
     from stele.flow import reseal
 
-    return reseal.seal(places, asked, way)
+    return reseal.looking(places, asked)
 
 
 def _whole(places: Places, asked: Asked, way: Way) -> tuple[Release, dict[str, Any]]:
@@ -102,7 +108,7 @@ def recorder(places: Places, ask_agent: Callable[[dict[str, Any]], object]) -> C
     commit = event_recorder(places, ask_agent)
 
     def record(release: Release) -> None:
-        from stele.flow import signing
+        from stele.flow import opening, signing
 
         keys = signing.keys_of(opening.open_store(places), release.digest)
         commit(release.workload, "release.sealed", release=release.digest, tree=release.tree_digest, keys=keys)
@@ -114,6 +120,8 @@ def event_recorder(places: Places, ask_agent: Callable[[dict[str, Any]], object]
     """How to record what was done with a release: in the ledger itself, or through the agent where one holds the ledger."""
 
     def record(workload: str, kind: str, /, **data: Any) -> None:
+        from stele.flow import opening
+
         try:
             ledger = opening.open_ledger(places)
         except SteleError as error:
