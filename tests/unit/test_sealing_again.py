@@ -123,6 +123,11 @@ def rename_over(root: Path) -> None:
     (root / "srv" / "new").rename(root / "srv/deep/er/b")
 
 
+def moved_out(root: Path) -> None:
+    (root / "srv/deep").rename(root.parent / "elsewhere")
+    (root / "srv/deep").symlink_to(root.parent / "elsewhere")
+
+
 SHORT = {
     "nothing": lambda root: None,
     "a file": plain("srv/deep/er/b", b"changed"),
@@ -151,6 +156,11 @@ WHOLE = {
     "a symlink": lambda root: ((root / "srv/link").unlink(), (root / "srv/link").symlink_to("large")),
     "a folder for a file": lambda root: ((root / "srv/n.py").unlink(), (root / "srv/n.py").mkdir()),
     "a symlink for a folder": lambda root: ((root / "srv/deep").rename(root / "srv/deeper"), (root / "srv/deep").symlink_to("deeper")),
+    "a link for a folder, which is elsewhere": moved_out,
+    "the root's owner": lambda root: os.chown(root, 4321, 4321),
+    "an owner": lambda root: os.chown(root / "srv/n.py", 4321, 4321),
+    "a folder's attribute": lambda root: os.setxattr(root / "srv/deep", "user.note", b"x"),
+    "a file's attribute": lambda root: os.setxattr(root / "srv/n.py", "user.note", b"x"),
     "too large for its part": plain("srv/deep/er/b", bytes(strata.TARGET + 1)),
 }  # fmt: skip
 
@@ -160,7 +170,10 @@ def test_what_comes_out_is_what_a_first_seal_makes(tmp_path, root, spec, ways, n
     places = places_in(tmp_path / "one")
     seal(places, root, spec)
     assert ways == ["whole"]
-    (SHORT | WHOLE)[name](root)
+    try:
+        (SHORT | WHOLE)[name](root)
+    except OSError as error:
+        pytest.skip(f"this user or file system cannot do that: {error.strerror}")
     again = seal(places, root, spec)
     assert ways[1:] == ["short" if name in SHORT else "whole"]
     other = places_in(tmp_path / "two")
@@ -176,7 +189,7 @@ edits = st.lists(st.tuples(paths, st.sampled_from(["write", "new", "gone", "mode
 
 
 @given(st.lists(edits, min_size=1, max_size=3))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_edits_give_the_release_of_a_first_seal(steps):
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "root"
@@ -283,7 +296,7 @@ CONTENTS = st.binary(min_size=1, max_size=60) | st.integers(1, 70_000).map(lambd
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), CONTENTS), min_size=1, max_size=4), st.sampled_from(["zstd", "gzip", "none"]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_a_spliced_stratum_is_the_one_that_is_made_anew(edits, compression):
     with tempfile.TemporaryDirectory() as name:
         root, spec = Path(name) / "root", Path(name) / "stele.yaml"

@@ -142,6 +142,7 @@ def _last(
         release=sealed.release.digest,
         spec=spec_digest,
         sources=[(setting.source, _digest(applied.tree, setting.path)) for setting in spec.settings if setting.source],
+        owner=cache.owner,
         bom=bom,
         told=last_seals.Told(
             packages=len(sealed.packages),

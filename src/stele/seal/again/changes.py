@@ -12,6 +12,7 @@ from stele.host import states
 from stele.host.below import open_below
 from stele.seal.again.last import PARTICULAR, UNKNOWN
 from stele.seal.inode import PYC_HEADER, compiled_from
+from stele.seal.normalise import is_kept_xattr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -107,8 +108,9 @@ def _in_folder(fd: int, folder: Folder, was: bytes, roles: Sequence[int], inner:
     try:
         if states.packed([states.of(info)]) != was[folder.at : folder.at + states.WIDTH]:
             with os.scandir(fd) as entries:
-                if {os.fsencode(entry.name) for entry in entries} != inner | set(names):
-                    raise NotPlain
+                found = {os.fsencode(entry.name): entry.is_dir(follow_symlinks=False) for entry in entries}
+            if found.keys() != inner | set(names) or not all(found[name] for name in inner) or _has_xattrs(fd):
+                raise NotPlain
             yield Kept(folder.path, folder.at, info)
         prefix = folder.path + b"/" if folder.path else b""
         for number, name in enumerate(names):
@@ -144,7 +146,7 @@ def _read(folder: int, name: bytes, path: bytes, at: int, role: int, before: os.
 
 def _has_xattrs(fd: int) -> bool:
     try:
-        return bool(os.listxattr(fd))
+        return any(is_kept_xattr(os.fsencode(name)) for name in os.listxattr(fd))
     except OSError:
         return False  # a file system without
 

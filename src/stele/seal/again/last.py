@@ -58,15 +58,16 @@ class LastSeal(msgspec.Struct, frozen=True, array_like=True):
     """The last seal of one folder.
 
     `made_with`: see `made_with`. `release`: its digest. `spec`: SHA-256 of the spec file, hex. `sources`: of the settings, with the
-    SHA-256 of each. `folders`: paths, joined by NUL; `names`: of each, joined by `/`, joined by NUL. `states`: of each folder
-    itself and then of its names, packed. `roles`: of each name, uint32: number of its part, or PARTICULAR. `sizes`: as `Cut.folders`.
-    `members`: of each stratum, numbers of its lines in the tree, uint32. `bom`: the SBOM.
+    SHA-256 of each. `owner`: user and group of the source folder. `folders`: paths, joined by NUL; `names`: of each, joined by `/`,
+    joined by NUL. `states`: of each folder itself and then of its names, packed. `roles`: of each name, uint32: number of its part,
+    or PARTICULAR. `sizes`: as `Cut.folders`. `members`: of each stratum, numbers of its lines in the tree, uint32. `bom`: the SBOM.
     """
 
     made_with: str
     release: str
     spec: str
     sources: list[tuple[str, str]]
+    owner: tuple[int, int]
     folders: bytes
     names: bytes
     states: bytes

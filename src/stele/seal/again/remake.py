@@ -53,8 +53,12 @@ def tree(data: bytes, last: LastSeal, changed: Sequence[Changed], kept: Sequence
     Raises:
         NotPlain: the whole way is to be gone.
     """
+    if last.owner != (top.st_uid, top.st_gid):  # whose files are root's in the release
+        raise NotPlain
     lines = data[len(trees.TREE_HEADER) : -1].split(b"\n")
     for folder in kept:
+        if folder.info.st_dev != top.st_dev:
+            raise NotPlain
         if folder.path and _metadata(folder.info, top) != _metadata_of(trees.decode_line(lines[_number(lines, folder.path)])):
             raise NotPlain
     edits = []

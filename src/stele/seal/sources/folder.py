@@ -66,7 +66,7 @@ class _Walk:
         self.root = root
         self.cache = cache
         self.device = info.st_dev
-        self.owner, self.group = info.st_uid, info.st_gid
+        self.owner, self.group = cache.owner = info.st_uid, info.st_gid
         self.notes = Notes()
         self.places: dict[str, Place] = {}
         self.kept = 0

@@ -63,12 +63,16 @@ class Listed:
 
 
 class StatCache:
-    """Files by path: those known from an earlier seal, and those that this one records. `folders`: all that were read."""
+    """Files by path: those known from an earlier seal, and those that this one records.
+
+    `folders`: all that were read. `owner`: user and group of the source folder.
+    """
 
     def __init__(self, known: Mapping[bytes, Known] | None = None) -> None:
         self._known = known or {}
         self.recorded: dict[bytes, Known] = {}
         self.folders: list[Listed] = []
+        self.owner = (0, 0)
         self.hits = 0
 
     def find(self, path: bytes, state: tuple[int, ...]) -> Known | None:
