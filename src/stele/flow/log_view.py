@@ -167,13 +167,6 @@ class LogView:
             end = min(end, first_after(selection.until_ns + SLACK_NS))
         return first, end
 
-    def workloads(self) -> list[str] | None:
-        """The names of all workloads, sorted, if an index has them."""
-        if self.folder is not None and (index := Index.open(self.folder / "projection.sqlite")) is not None:
-            with index:
-                return list(index.workloads())
-        return None
-
     def close(self) -> None:
         """Close the source."""
         self._source.close()

@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stele.flow import custody, opening, rooted
+from stele.flow import custody, log_view, opening, rooted
 from stele.flow.person import person
 from stele.flow.record import Recorder
 from stele.ledger import mapfile, projection
 from stele.ledger.openings import Openings
 from stele.ledger.reader import LedgerReader
 from stele.model import private
+from stele.model.selection import GROUPS, Selection
 from stele.trust import trust_keys
 from stele.trust.errors import SteleError
 from stele.trust.root import Root
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from stele.flow.places import Places
     from stele.model.event import Entry
+
+
+_INCIDENT_KINDS = frozenset({*GROUPS["incidents"], "evidence.accessed"})
 
 
 def entries(places: Places) -> Iterator[tuple[int, Entry]]:
@@ -39,8 +43,11 @@ def entries(places: Places) -> Iterator[tuple[int, Entry]]:
 
 
 def incidents(places: Places) -> list[dict[str, Any]]:
-    """One record per incident, oldest first."""
-    return fold_incidents(entries(places))
+    """One record per incident, oldest first; found by the projection, where there is one."""
+    if not places.ledger.joinpath("checkpoint").exists():
+        return []
+    with log_view.open_view(places) as view:
+        return fold_incidents(view.entries(Selection(kinds=_INCIDENT_KINDS)))
 
 
 def check(places: Places, ledger: str | None, trust: str | None) -> dict[str, Any]:
