@@ -20,6 +20,7 @@ from stele.trust import merkle, note
 from stele.trust import root as roots
 from tests import judges
 from tests.integration.test_keys import PASSPHRASE, Data
+from tests.unit.test_published import web
 
 pytestmark = pytest.mark.timeout(1500)
 NAMES = ("alice", "bob", "carol")
@@ -87,6 +88,8 @@ def test_a_root_takes_the_place_of_the_ledgers_keys(data):
     data("init", "--keys-only")  # puts nothing back
     assert trust.read_bytes() == (data.data / "keys" / "trust.keys").read_bytes()
     assert "trust.root" in data.kinds()
+    with web(data.data / "ledger") as url:  # the documents are found in the ledger itself, and lead to the root that is trusted
+        assert "release.sealed" in data.run("log", "--from", url, "--trust", trust, "--kind", "releases").stdout
     shown = data("trust", "show")
     assert (shown["version"], shown["signed"], shown["missing"]) == (1, ["alice", "bob"], [])
     data.seal("two")

@@ -217,3 +217,30 @@ def test_no_ledger_no_certificate_and_a_busy_port_are_said(ledger, tmp_path):
         assert "serve.address-busy" in refused("--ledger", str(ledger), "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
     (tmp_path / "x.pem").write_text("nothing")
     assert "serve.bad-certificate" in refused("--ledger", str(ledger), "--listen", "127.0.0.1:0", "--tls-cert", str(tmp_path / "x.pem"))
+
+
+BOUNDED = """
+import sys
+from pathlib import Path
+from stele.api import static
+static.LIFE_SECONDS, static.CONNECTIONS = 2.0, 3
+sock = static.listen("127.0.0.1:0")
+print(sock.getsockname()[1], flush=True)
+static.serve(Path(sys.argv[1]), sock)
+"""
+
+
+def test_who_is_slow_is_cut_off_and_too_many_are_told(ledger):
+    with subprocess.Popen([sys.executable, "-c", BOUNDED, str(ledger)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            port = int(process.stdout.readline())
+            with contextlib.ExitStack() as opened_:
+                slow = [opened_.enter_context(socket.create_connection(("127.0.0.1", port), 60)) for _ in range(3)]
+                for each in slow:
+                    each.sendall(b"GET /checkpoint HTTP/1.1\r\nHost: x\r\n")  # and never the end of it
+                assert ask(f"http://127.0.0.1:{port}/", "/checkpoint")[0] == 503
+                assert all(each.recv(100) == b"" for each in slow)
+            assert ask(f"http://127.0.0.1:{port}/", "/checkpoint")[0] == 200
+        finally:
+            process.terminate()
+            process.wait(20)

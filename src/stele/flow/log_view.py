@@ -15,9 +15,10 @@ from stele.ledger.index import Index
 from stele.ledger.openings import Openings
 from stele.ledger.published import Published
 from stele.ledger.source import FolderSource
-from stele.model.event import decode_entry
+from stele.model.event import HOST_WORKLOAD, decode_entry
+from stele.model.signing import ROOT_KIND
+from stele.trust import note, trust_keys
 from stele.trust import root as roots
-from stele.trust import trust_keys
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from stele.ledger.source import HttpSource
     from stele.model.event import Entry
     from stele.model.selection import Selection
+    from stele.trust.root import Root
     from stele.trust.trust_keys import Trust
 
 log = logging.getLogger(__name__)
@@ -51,12 +53,30 @@ class LogView:
         self._source, self._trusted, self._read_all = source, trusted, read_all
         self.folder = folder
         self._openings = Openings(folder) if folder is not None else None
+        self._documents: list[bytes] = []  # of the ledger's root, among the first `_looked_at` entries
+        self._looked_at = 0
         self.published = self._read()
 
     def _read(self) -> Published:
         signed = sources.checkpoint_of(self._source, self._source.name)
-        keys = rooted.believed(self._trusted, self.folder) if self.folder else self._trusted.ledgers
+        keys = rooted.believed(self._trusted, self.folder) if self.folder else self._believed_elsewhere(signed)
         return Published(self._source, roots.open_checkpoint(signed, keys, self._trusted.witnesses))
+
+    def _believed_elsewhere(self, signed: bytes) -> tuple[note.Verifier, ...] | Root:
+        """Like `rooted.believed`, of a ledger without a projection: all entries are looked at for the documents that lead to its root.
+
+        What is read so is of one tree, and not signed yet; the documents must lead from the root that is trusted.
+        """
+        if not self._trusted.roots:
+            return self._trusted.ledgers
+        found = Published(self._source, note.parse_body(note.split_note(signed)[0]))
+        for index, raw in found.entries(self._looked_at, found.size):
+            event = decode_entry(raw).event
+            document = event.data.get("document")
+            if event.kind == ROOT_KIND and event.workload == HOST_WORKLOAD and isinstance(document, str):
+                self._documents.append(document.encode("utf-8", "surrogatepass"))
+            self._looked_at = index + 1
+        return self._trusted.root(found.checkpoint.origin, self._documents) or self._trusted.ledgers
 
     @property
     def size(self) -> int:
