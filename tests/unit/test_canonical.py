@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -63,3 +64,16 @@ def test_other_spellings_are_refused(data: bytes) -> None:
 def test_values_without_a_spelling_are_refused(value: Any) -> None:
     with pytest.raises(SteleError, match="canonical"):
         canonical.encode(value)
+
+
+@given(plain)
+def test_the_spelling_is_that_of_the_standard_library(value: Any) -> None:
+    """Two encoders stand behind it; nobody may see which."""
+    assert canonical.encode(value) == json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize("text", ["\x7f", "\x00\x1f\b\f\n\r\t", '"\\/', "\ud800", "\U0001f600", "\udfff\ud800", "a" * 70_000, "é"])
+def test_every_kind_of_character_has_one_spelling(text: str) -> None:
+    data = canonical.encode({text: [text]})
+    assert data == json.dumps({text: [text]}, separators=(",", ":")).encode()
+    assert canonical.decode(data) == {text: [text]}

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from stele.ledger import mapfile, projection, tiles, wal
+from stele.ledger.group import MAX_BATCH
 from stele.ledger.reader import LedgerReader, workloads
-from stele.ledger.sequencer import MAX_BATCH, Ledger
+from stele.ledger.sequencer import Ledger
 from stele.model.event import Event, decode_entry
 from stele.trust import merkle, note
 from stele.trust.errors import SteleError
@@ -136,14 +137,14 @@ def test_nobody_is_left_waiting_when_more_is_queued_than_a_batch_holds(folder):
     sizes = [MAX_BATCH - 1, MAX_BATCH, 3, MAX_BATCH + 1, 1, 0]
     done: dict[int, int] = {}
     with opened(folder) as ledger:
-        with ledger._leading():  # as if a flush ran: everybody queues
+        with ledger._group.leading():  # as if a flush ran: everybody queues
             threads = [
                 threading.Thread(target=lambda n: done.update({n: len(ledger.append([event(i) for i in range(sizes[n])]))}), args=(number,))
                 for number in range(len(sizes))
             ]
             for thread in threads:
                 thread.start()
-            while len(ledger._queue) < len(sizes):
+            while len(ledger._group._queue) < len(sizes):
                 time.sleep(0.001)
         for thread in threads:
             thread.join()
@@ -166,12 +167,12 @@ def test_a_bad_event_is_refused_alone(folder):
             outcomes[name] = error.code
 
     with opened(folder) as ledger:
-        with ledger._leading():
+        with ledger._group.leading():
             threads = [threading.Thread(target=work, args=(name, [event(1), item, event(2)])) for name, item in bad.items()]
             threads.insert(1, threading.Thread(target=work, args=("good", [event(3), event(4)])))
             for thread in threads:
                 thread.start()
-            while len(ledger._queue) < 4:
+            while len(ledger._group._queue) < 4:
                 time.sleep(0.001)
         for thread in threads:
             thread.join()

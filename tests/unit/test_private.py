@@ -183,7 +183,7 @@ def test_openings_come_back_from_the_write_ahead_log(tmp_path, monkeypatch):
     ledger.append([seen(0), seen(1)])
     ledger.publish()
     ledger.append([seen(2), event(3)])
-    os.close(ledger._lock_fd)  # as if it was killed
+    ledger._lock.release()  # as if it was killed
     path = folder / ".state/openings/0"
     whole = path.read_bytes()
     for torn in (b"", whole[:40], bytes(len(whole)), whole[:-30] + bytes(30), whole + b"rest"):

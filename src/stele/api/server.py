@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
+from stele.flow import holding
 from stele.model.hold import on_from
 from stele.model.redaction import Selection
 from stele.trust.errors import SteleError
@@ -39,6 +40,7 @@ def application(fleet: Fleet, stop: Callable[[], None]) -> Starlette:
 
     table: dict[tuple[str, str], Any] = {
         ("GET", "/v1/ping"): lambda f, b, s: "pong",
+        ("GET", "/v1/ledger"): lambda f, b, s: holding.state(f.ledger),
         ("GET", "/v1/status"): lambda f, b, s: f.status(),
         ("POST", "/v1/apply"): lambda f, b, s: f.apply(_text(b, "release"), person=_person(b), say=s),
         ("POST", "/v1/rollback"): lambda f, b, s: f.rollback(_text(b, "workload"), to=_text(b, "to", ""), person=_person(b), say=s),

@@ -80,6 +80,9 @@ def remove(call: Call, workload: str) -> None:
 def status(call: Call) -> None:
     """What is running, by which digest, since when, and what enforces that it cannot change."""
     found = call.agent.call("GET", "/v1/status")
+    why = call.agent.call("GET", "/v1/ledger")["read_only"]
+    if why is not None:
+        render.warn(f"the ledger is READ-ONLY: {why['reason']}", f"nothing is started or stopped until it fits again; {why['remedy']}")
     if call.json:
         render.show_json(found)
         return

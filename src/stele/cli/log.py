@@ -61,6 +61,10 @@ def log(ctx: click.Context, /, last: int | None, reverse: bool, follow: bool, ev
     if ctx.invoked_subcommand is not None:
         return
     call = Call(ctx)
+    from stele.flow import holding
+
+    if notice := holding.notice(call.places):
+        render.warn(*notice)
     if follow and (reverse or given["until"]):
         raise click.UsageError("--follow goes with neither --reverse nor --until")
     selected = selection(given, everything=everything)

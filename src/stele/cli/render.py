@@ -73,6 +73,11 @@ def say_line(text: str) -> None:
     sys.stdout.write(printable(text) + "\n")
 
 
+def warn(what: str, remedy: str) -> None:
+    """Something that a person must know, beside the output proper."""
+    sys.stderr.write(f"{printable(what)}\n  {printable(remedy)}\n")
+
+
 def flush() -> None:
     """Let whoever reads standard output through a pipe see what was said so far."""
     sys.stdout.flush()

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from stele.flow import deploy, evidence, health, incident, launch, signing
+from stele.flow import deploy, evidence, health, holding, incident, launch, signing
 from stele.flow.spares import keep_spares
 from stele.flow.world import Running
 from stele.model.report import Report
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stele.flow.custody import Custody
+    from stele.flow.holding import LedgerPort
     from stele.flow.world import World
     from stele.model.instance import Instance
     from stele.model.release import Release
@@ -29,9 +30,9 @@ TICK_S = 0.25
 class Fleet:
     """Supervises every workload. Thread-safe."""
 
-    def __init__(self, world: World, publish: Callable[[], int]) -> None:
+    def __init__(self, world: World, ledger: LedgerPort) -> None:
         self._world = world
-        self._publish = publish
+        self.ledger = ledger
         self._lock = threading.Lock()
         self._workloads: dict[str, Running] = {}
         self._ended = threading.Event()
@@ -82,6 +83,7 @@ class Fleet:
     def remove(self, workload: str, *, person: str, say: Callable[[str], None]) -> dict[str, Any]:
         """Stop a workload and remove its instances; frozen ones stay."""
         running = self._known(workload)
+        holding.refuse(self.ledger)  # before anything of it is done
         say(f"stopping {workload}")
         self._stop(running, person, reason="removed by the operator")
         with self._lock:
@@ -149,7 +151,7 @@ class Fleet:
     def publish(self) -> dict[str, Any]:
         """Publish a checkpoint that covers everything committed so far, and reaches this instant."""
         self._world.record("", "heartbeat")
-        return {"size": self._publish()}
+        return {"size": self.ledger.publish()}
 
     def status(self) -> list[dict[str, Any]]:
         """One plain record per workload: what runs, by which digest, since when, and what enforces it."""
@@ -190,9 +192,10 @@ class Fleet:
         """End supervision. With `remove` every instance is stopped, frozen ones included (their evidence stays).
 
         Raises:
-            SteleError: `hold.forbids` if a hold is on a frozen instance: then nothing was stopped.
+            SteleError: `hold.forbids` if a hold is on a frozen instance, or why nothing can be recorded: then nothing was stopped.
         """
         if remove:
+            holding.refuse(self.ledger)
             self.custody.keep("a frozen instance", *(incident_id for running in self._all() for incident_id in list(running.frozen)))
         self._ended.set()
         if remove:
@@ -205,8 +208,9 @@ class Fleet:
             for instance in self._world.runtime.adopt():
                 # whatever was on its way when everything else was stopped
                 launch.discard(self._world, instance)
-        self._world.record.by(person)("", "agent.stopped", removed=remove)
-        self._publish()
+        if self.ledger.read_only is None:
+            self._world.record.by(person)("", "agent.stopped", removed=remove)
+            self.ledger.publish()
         if remove:
             self._world.gate.shutdown()
             sweep.clear(self._world.places.run, self._world.runtime.ways.cgroups, self._world.network)
@@ -216,6 +220,9 @@ class Fleet:
 
     def adopt(self, instances: list[Instance], frozen: dict[str, Instance]) -> None:
         """After a start: take over what runs, keep what is frozen, start what should run and does not."""
+        if self.ledger.read_only is not None:
+            holding.hold(self._world, self._running, instances, frozen)
+            return
         known = {instance.id: instance for instance in instances}
         for incident_id, instance in {**frozen, **self._unmarked(known)}.items():
             known.pop(instance.id, None)
@@ -318,7 +325,7 @@ class Fleet:
         """Look after health, exits and confirm windows until `shut_down`. Runs in a thread of its own."""
         last: dict[str, float] = {}
         while not self._ended.wait(TICK_S):
-            for running in self._all():
+            for running in self._all() if self.ledger.read_only is None else ():
                 try:
                     self._tick(running, last)
                 except SteleError as error:

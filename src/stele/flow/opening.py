@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from stele.flow.places import Places
-    from stele.ledger.sequencer import Ledger
+    from stele.ledger.read_only import ReadOnlyLedger
+    from stele.ledger.sequencer import Ledger, Terms
     from stele.model.release import Release, Stratum
     from stele.model.tree import Node, Tree
 
@@ -28,17 +29,34 @@ def open_ledger(places: Places) -> Ledger:
         SteleError: `ledger.locked`, `ledger.damaged`, `trust.bad-key`, `trust.bad-root`, `trust.root-order`, `trust.root-missing`,
             `trust.no-ledger-key`.
     """
-    from stele.ledger import recorded
     from stele.ledger.sequencer import Ledger
+
+    return Ledger.open(places.ledger, **_terms(places)._asdict())
+
+
+def hold_ledger(places: Places) -> Ledger | ReadOnlyLedger:
+    """Open the ledger for writing, or hold it read-only where it does not fit.
+
+    Raises:
+        SteleError: `ledger.locked`, and as `open_ledger` where it is the keys that do not fit.
+    """
+    from stele.ledger.sequencer import Ledger
+
+    return Ledger.open_or_hold(places.ledger, _terms(places))
+
+
+def _terms(places: Places) -> Terms:
+    from stele.ledger import recorded
+    from stele.ledger.sequencer import Terms
     from stele.trust import note
 
     root = rooted.present(places)
     if root is None:
-        return Ledger.open(places.ledger, signer=note.Signer.from_pem(places.ledger_key.read_bytes()), clock=time.time_ns)
+        return Terms(note.Signer.from_pem(places.ledger_key.read_bytes()), time.time_ns)
     signer = rooted.RootedSigner(root, rooted.own_signers(places))
     reader = recorded.open_reader(places.ledger)
     signer.at((reader.size if reader else 0) + 1)  # what could be committed and never published is refused now
-    return Ledger.open(places.ledger, signer=signer, clock=time.time_ns, trusted=root)
+    return Terms(signer, time.time_ns, trusted=root)
 
 
 def open_store(places: Places) -> Layout:

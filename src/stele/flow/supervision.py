@@ -22,13 +22,14 @@ from stele.respond import collect
 from stele.run import record, sweep
 from stele.run.container import Runtime
 from stele.run.network import Network
+from stele.trust.errors import SteleError
 from stele.watch import client as gate_client
 from stele.watch.sensor import Sensor
 
 if TYPE_CHECKING:
+    from stele.flow.holding import LedgerPort
     from stele.flow.places import Places
     from stele.host.ways import Ways
-    from stele.ledger.sequencer import Ledger
     from stele.model.event import Entry, Event
     from stele.model.report import Report
 
@@ -75,7 +76,7 @@ class Histories:
 class Opened:
     """An agent's fleet and the threads that feed it."""
 
-    def __init__(self, fleet: Fleet, world: World, ledger: Ledger) -> None:
+    def __init__(self, fleet: Fleet, world: World, ledger: LedgerPort) -> None:
         self.fleet = fleet
         self._world = world
         self._ledger = ledger
@@ -110,7 +111,10 @@ class Opened:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            self._world.record("", "heartbeat")
+            try:
+                self._world.record("", "heartbeat")
+            except SteleError as error:
+                log.error("no heartbeat: %s", error.reason)  # noqa: TRY400  the reason says it all
 
     def close(self) -> None:
         """Stop the threads and close everything; instances and the gate go on."""
@@ -128,12 +132,10 @@ def open_fleet(places: Places) -> Opened:
         SteleError: `run.*`, `watch.*`, `ledger.*`: the agent cannot run here, with what to do about it.
     """
     ways = ways_of(places)
-    ledger = opening.open_ledger(places)
+    ledger: LedgerPort = opening.hold_ledger(places)
     try:
-        histories = Histories()
-        if ledger.publish():
-            for _, entry in reading.entries(places):
-                histories.observe(entry.event)
+        histories = _histories(places, ledger)
+        whole = ledger.read_only is None
         recorder = Recorder(ledger.append, actor="agent", clock=time.time_ns, observe=histories.observe)
         made = threading.Event()
 
@@ -143,7 +145,7 @@ def open_fleet(places: Places) -> Opened:
 
         network = Network(places.run)
         swept = sweep.sweep(places.run, ways.cgroups, network)
-        unfinished = collect.sweep(places.evidence) if places.evidence.exists() else []
+        unfinished = collect.sweep(places.evidence) if whole and places.evidence.exists() else []
         gate_client.launch(places.run)
         runtime = Runtime(run_dir=places.run, logs=places.logs, ways=ways, network=network, listener=places.run / "seccomp.sock")
         world = World(
@@ -160,10 +162,10 @@ def open_fleet(places: Places) -> Opened:
             fresh_id=lambda: secrets.token_hex(3),
             custody=Custody(places, recorder, ledger.publish, histories.forget),
         )
-        recorder(
-            "", "agent.started", swept=swept[:50], unfinished_evidence=unfinished[:50], ways={"erofs": ways.erofs, "freezer": ways.freezer}
-        )
-        fleet = Fleet(world, ledger.publish)
+        if whole:
+            taken = {"erofs": ways.erofs, "freezer": ways.freezer}
+            recorder("", "agent.started", swept=swept[:50], unfinished_evidence=unfinished[:50], ways=taken)
+        fleet = Fleet(world, ledger)
         made.set()
         fleet.adopt(runtime.adopt(), runtime.quarantined())
         return Opened(fleet, world, ledger)
@@ -171,6 +173,25 @@ def open_fleet(places: Places) -> Opened:
         ledger.close()
         _leave_nothing(places, ways)
         raise
+
+
+def _histories(places: Places, ledger: LedgerPort) -> Histories:
+    """What the ledger tells, up to where it can be read."""
+    histories = Histories()
+    try:
+        ledger.publish()
+    except SteleError:
+        if ledger.read_only is None:
+            raise
+        log.error("the ledger is READ-ONLY: %s", ledger.read_only.reason)  # noqa: TRY400  the reason says it all
+    try:
+        for _, entry in reading.entries(places):
+            histories.observe(entry.event)
+    except SteleError as error:
+        if ledger.read_only is None:
+            raise
+        log.error("it can be read in part only: %s", error.reason)  # noqa: TRY400
+    return histories
 
 
 def _leave_nothing(places: Places, ways: Ways) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import sqlite3
 import threading
 import zlib
-from itertools import groupby
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from stele.model.event import decode_entry
+from stele.trust.errors import SteleError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from stele.model.event import Entry
@@ -31,6 +34,11 @@ CREATE TABLE IF NOT EXISTS blocks (
 CREATE TABLE IF NOT EXISTS applied (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL);
 INSERT OR IGNORE INTO applied VALUES (1, 0);
 """
+_FROM_JSON = """
+INSERT OR REPLACE INTO entries SELECT ? + key, value ->> 'workload', value ->> 'seq', value ->> 'kind',
+  value ->> 'time_ns', value ->> 'actor', value ->> 'data' FROM json_each(?)
+"""
+CHUNK = 4096
 
 
 class Projection:
@@ -73,24 +81,30 @@ class Projection:
                 self._db.close()
         self._db, self.applied = None, 0
 
-    def catch_up(self, entries: Iterable[tuple[int, Entry]]) -> None:
-        """Apply entries at or above `applied`, which must follow it without a hole, and the new size, in one transaction."""
+    def catch_up(self, raws: Iterable[bytes]) -> None:
+        """Apply the entries from `applied` on. Each transaction moves the size along with its rows."""
         with self._lock:
-            if self._db is None:
-                return
-            try:
-                rows = [_row(index, entry) for index, entry in entries if index >= self.applied]
-                if not rows:
-                    return
-                size = self.applied + len(rows)
-                with self._db:
-                    self._db.execute("BEGIN")
-                    self._db.executemany("INSERT OR REPLACE INTO entries VALUES (?,?,?,?,?,?,?)", rows)
-                    self._db.executemany(_BLOCK, _blocks(rows))
-                    self._db.execute("UPDATE applied SET size = ?", (size,))
-                self.applied = size
-            except (sqlite3.Error, OSError, ValueError) as error:
-                self._give_up(error)
+            following = iter(raws)
+            while self._db is not None and (chunk := list(itertools.islice(following, CHUNK))):
+                try:
+                    self._apply(self._db, chunk)
+                except (sqlite3.Error, OSError, ValueError, SteleError) as error:
+                    self._give_up(error)
+
+    def _apply(self, db: sqlite3.Connection, chunk: Sequence[bytes]) -> None:
+        whole = b"[" + b",".join(chunk) + b"]"
+        with db:
+            db.execute("BEGIN")
+            if b"\\ud" in whole or b"\\u0000" in whole:  # perhaps no text for SQLite
+                rows = [_row(index, decode_entry(raw)) for index, raw in enumerate(chunk, self.applied)]
+                db.executemany("INSERT OR REPLACE INTO entries VALUES (?,?,?,?,?,?,?)", rows)
+            else:
+                # one statement, in which other threads run: a statement for each row would hold them up
+                db.execute(_FROM_JSON, (self.applied, whole.decode("ascii")))
+            size = self.applied + len(chunk)
+            db.executemany(_BLOCK, _blocks(db, self.applied, size))
+            db.execute("UPDATE applied SET size = ?", (size,))
+        self.applied = size
 
     def close(self) -> None:
         """Close the database."""
@@ -104,22 +118,26 @@ _BLOCK = """INSERT INTO blocks VALUES (?,?,?,?,?) ON CONFLICT (block) DO UPDATE 
   last_ns = max(last_ns, excluded.last_ns), kinds = kinds | excluded.kinds, actors = actors | excluded.actors"""
 
 
+_SEEN = {
+    "kind": "SELECT DISTINCT idx / ?, kind FROM entries WHERE idx >= ? AND idx < ?",
+    "actor": "SELECT DISTINCT idx / ?, actor FROM entries WHERE idx >= ? AND idx < ?",
+}
+_TIMES = "SELECT idx / ? AS block, min(time_ns), max(time_ns) FROM entries WHERE idx >= ? AND idx < ? GROUP BY block"
+
+
 def bit(text: str) -> int:
     """The bit that stands for a kind or an actor in a block's mask; several may share one."""
     return 1 << zlib.crc32(text.encode("utf-8", "replace")) % 62
 
 
-def _blocks(rows: list[tuple[int, str, int, str, int, str, str]]) -> Iterable[tuple[int, int, int, int, int]]:
+def _blocks(db: sqlite3.Connection, begin: int, end: int) -> list[tuple[int, int, int, int, int]]:
     """What is true of each 256 entries: finding those of a time or a kind reads these, not the entries."""
-    for block, group in groupby(rows, key=lambda row: row[0] // BLOCK):
-        mine = list(group)
-        times = [row[4] for row in mine]
-        kinds = actors = 0
-        for text in {row[3] for row in mine}:
-            kinds |= bit(text)
-        for text in {row[5] for row in mine}:
-            actors |= bit(text)
-        yield block, min(times), max(times), kinds, actors
+    masks: dict[str, dict[int, int]] = {"kind": {}, "actor": {}}
+    for column, found in masks.items():
+        for block, text in db.execute(_SEEN[column], (BLOCK, begin, end)):
+            found[block] = found.get(block, 0) | bit(text)
+    times = db.execute(_TIMES, (BLOCK, begin, end)).fetchall()
+    return [(block, first, last, masks["kind"][block], masks["actor"][block]) for block, first, last in times]
 
 
 def _is_of_another_version(db: sqlite3.Connection) -> bool:

@@ -12,7 +12,7 @@ from stele.ledger.mapfile import MapFile
 from stele.ledger.reader import archived
 from stele.model import epochmap
 from stele.model.chains import Chains
-from stele.model.event import Entry, decode_entry
+from stele.model.event import decode_entry
 from stele.trust import note
 from stele.trust import root as roots_
 from stele.trust.digest import sha256
@@ -176,11 +176,8 @@ def _prune(folder: Path, size: int, needed: frozenset[str]) -> None:
                     tiles.remove_tile(folder, name)
 
 
-def entries_from(folder: Path, first: int, found: Recovered) -> Iterator[tuple[int, Entry]]:
-    """Index and entry of everything from `first` on."""
+def raws_from(folder: Path, first: int, found: Recovered) -> Iterator[bytes]:
+    """Every entry from `first` on."""
     if first < found.base:
-        for index, raw in enumerate(tiles.raw_entries(folder, found.base, first, found.base), first):
-            yield index, decode_entry(raw)
-    for index, raw in enumerate(found.entries, found.base):
-        if index >= first:
-            yield index, decode_entry(raw)
+        yield from tiles.raw_entries(folder, found.base, first, found.base)
+    yield from found.entries[max(first - found.base, 0) :]

@@ -75,14 +75,14 @@ def _header(generation: int, base: int, scrub: int) -> bytes:
 
 def _frames(entries: Sequence[bytes], crc: int, openings: Mapping[int, bytes] = _NONE) -> tuple[bytearray, int]:
     """`openings`: by position in `entries`, of those that have any."""
-    frames = bytearray()
+    parts: list[bytes] = []
     for position, entry in enumerate(entries):
         opening = openings.get(position, b"")
         crc = zlib.crc32(entry, zlib.crc32(_LENGTHS.pack(len(entry), len(opening)), crc))
         if opening:
             crc = zlib.crc32(opening, crc)
-        frames += RECORD.pack(len(entry), len(opening), crc) + entry + opening
-    return frames, crc
+        parts += (RECORD.pack(len(entry), len(opening), crc), entry, opening)
+    return bytearray().join(parts), crc
 
 
 class Wal:

@@ -56,6 +56,7 @@ KINDS = {
     "agent.started": "the agent began to supervise",
     "agent.stopped": "the agent ended in good order",
     "heartbeat": "the agent was alive",
+    "ledger.restored": "the ledger had been read-only, because it did not fit, and fits again (written by the ledger itself)",
     "epoch": "a commitment to the latest entry of every workload (written by the ledger itself)",
 }
 

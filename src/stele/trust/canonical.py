@@ -5,8 +5,11 @@ Sorted keys, no white space, ASCII with \u escapes, integers only (no floats), n
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
+
+import msgspec
 
 from stele.trust.errors import SteleError
 
@@ -32,6 +35,8 @@ def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
 # made once: making them costs as much as using them. Cycles end at the depth that `_check` allows
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, check_circular=False)
 _DECODER = json.JSONDecoder(object_pairs_hook=_pairs)
+# five times as fast, and the same wherever what it gives is ASCII without DEL: it escapes neither
+_FAST = msgspec.json.Encoder(order="sorted")
 
 
 def _check(value: Any, depth: int = 0) -> None:
@@ -41,13 +46,16 @@ def _check(value: Any, depth: int = 0) -> None:
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise _bad("a key is not a string")
-            _check(inner, depth + 1)
+            kind = type(inner)
+            if kind is not str and (kind is not int or not -MAX_SAFE_INT <= inner <= MAX_SAFE_INT):  # most are either
+                _check(inner, depth + 1)
+    elif isinstance(value, int):
+        if not -MAX_SAFE_INT <= value <= MAX_SAFE_INT:
+            raise _bad("an integer is larger than 63 bits")
     elif isinstance(value, (list, tuple)):
         for inner in value:
-            _check(inner, depth + 1)
-    elif isinstance(value, int):
-        if abs(value) > MAX_SAFE_INT:
-            raise _bad("an integer is larger than 63 bits")
+            if type(inner) is not str:
+                _check(inner, depth + 1)
     elif not isinstance(value, type_ok):
         raise _bad(f"{type(value).__name__} is not allowed")
 
@@ -59,6 +67,12 @@ def encode(value: Any) -> bytes:
         SteleError: `trust.not-canonical` for floats, huge integers or other types.
     """
     _check(value)
+    try:
+        raw = _FAST.encode(value)
+    except (TypeError, ValueError):  # half a surrogate pair, or a subclass that it does not know
+        raw = b"\x7f"
+    if raw.isascii() and b"\x7f" not in raw:
+        return raw
     return _ENCODER.encode(value).encode("ascii")
 
 
@@ -69,9 +83,12 @@ def decode(data: bytes) -> Any:
         SteleError: `trust.not-canonical`.
     """
     try:
-        value = _DECODER.decode(data.decode("ascii"))
+        # a doubled key, and whatever else the fast one is lax about, does not come out as it went in
+        value = msgspec.json.decode(data) if b"\\" not in data else _DECODER.decode(data.decode("ascii"))
     except (ValueError, RecursionError) as error:
         raise _bad(str(error)) from error
     if encode(value) != data:
+        with contextlib.suppress(ValueError, RecursionError):
+            _DECODER.decode(data.decode("ascii"))  # which says what, if it is a key
         raise _bad("decoding and encoding again gives other bytes")
     return value
