@@ -9,6 +9,7 @@ import click
 
 from stele.cli import render
 from stele.cli.context import Call, with_call
+from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from stele.trust.note import Verifier
@@ -80,7 +81,14 @@ def add_log(call: Call, keys: tuple[str, ...], folder: Path | None) -> None:
     verifiers: list[Verifier] = []
     for text in keys:
         path = Path(text)
-        verifiers += trust_keys.parse(path.read_bytes()).ledgers if path.is_file() else [note.parse_vkey(text)]
+        found = trust_keys.parse(path.read_bytes()).ledgers if path.is_file() else (note.parse_vkey(text),)
+        if not found:
+            raise SteleError(
+                f"{text} names a root of trust and no keys of a ledger",
+                remedy="give the vkeys that sign now (`stele trust show` where the ledger is), and the new ones at a rotation",
+                code="witness.bad-policy",
+            )
+        verifiers += found
     added = state.add_logs(_folder(call, folder), verifiers)
     if call.json:
         render.show_json({"added": added})

@@ -9,9 +9,11 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from stele.flow import rooted
 from stele.host import durable
 from stele.ledger.reader import archived
 from stele.trust import canonical, note, quorum, timestamp, trust_keys
+from stele.trust import root as roots
 from stele.trust.errors import SteleError
 from stele.witness.collect import Collector
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from stele.trust.trust_keys import Trust
 
 FORMAT = "stele-cosigning v0"
+SHOWN = 2000  # checkpoints that are looked at for how it stands
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,7 +99,8 @@ def set_witnesses(places: Places, data: bytes, *, block: bool, timeout_ms: int) 
     """
     found = quorum.parse(data)
     trust = _trust(places)
-    if found.logs and not {log.verifier for log in found.logs} & set(trust.ledgers):
+    names = {key.name for key in trust.ledgers} | {pin.origin for pin in trust.roots}
+    if found.logs and not {log.verifier.name for log in found.logs} & names:
         raise quorum.bad("its log lines do not name this ledger")
     if found.witnesses:
         Collector(found, trust.ledgers, block=block, timeout=1.0).close()  # refuses what cannot be asked
@@ -148,6 +152,13 @@ def _set(places: Places, **changes: Any) -> None:
     settings(places)
 
 
+def open_own(signed: bytes, believed: Sequence[note.Verifier] | roots.Root, witnesses: Sequence[note.Verifier] = ()) -> note.Opened:
+    """A checkpoint of this ledger by whom `rooted.believed` names. Raises `trust.*`."""
+    if isinstance(believed, roots.Root):
+        return roots.open_head(signed, believed, witnesses, shown=lambda *_: True)
+    return note.open_note(signed, believed, witnesses)
+
+
 # ---- how it stands -------------------------------------------------------------------------------
 
 
@@ -158,10 +169,11 @@ def standing(places: Places) -> dict[str, Any]:
         SteleError: `ledger.none`; `trust.*`: the checkpoint is not what it should be.
     """
     trust, chosen, asked = _trust(places), settings(places), policy(places)
+    believed = rooted.believed(trust, places.ledger)
     newest: dict[note.Verifier, tuple[int, int]] = {}
     published = witnessed = 0
-    for size, path in reversed(archived(places.ledger)):
-        opened = note.open_note(path.read_bytes(), trust.ledgers, asked.verifiers)
+    for size, path in reversed(archived(places.ledger)[-SHOWN:]):
+        opened = open_own(path.read_bytes(), believed, asked.verifiers)
         published = published or size
         for each in opened.signatures:
             newest.setdefault(each.verifier, (size, each.seconds or 0))
@@ -180,7 +192,7 @@ def standing(places: Places) -> dict[str, Any]:
 
 
 def _newest_stamp(places: Places, trust: Trust) -> dict[str, Any] | None:
-    for size, path in reversed(archived(places.ledger)):
+    for size, path in reversed(archived(places.ledger)[-SHOWN:]):
         with contextlib.suppress(FileNotFoundError):
             token = stamp_path(places.ledger, size).read_bytes()
             return {"size": size, **plain_stamp(timestamp.verify(token, timestamp.message_of(path.read_bytes()), trust.authorities))}

@@ -7,10 +7,10 @@ import secrets
 import threading
 from typing import TYPE_CHECKING
 
-from stele.flow import cosigning
+from stele.flow import cosigning, rooted
 from stele.host import durable
 from stele.host.http_post import HttpPosts
-from stele.trust import note, timestamp, trust_keys
+from stele.trust import timestamp, trust_keys
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def stamp(places: Places) -> tuple[int, timestamp.Stamp] | None:
     if not chosen.authorities:
         return None
     trust = trust_keys.parse(places.trust.read_bytes())
-    size = note.open_note(signed, trust.ledgers).checkpoint.size
+    size = cosigning.open_own(signed, rooted.believed(trust, places.ledger)).checkpoint.size
     path = cosigning.stamp_path(places.ledger, size)
     message = timestamp.message_of(signed)
     if path.exists():

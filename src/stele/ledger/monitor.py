@@ -21,13 +21,15 @@ from stele.ledger.edge import Edge
 from stele.ledger.mapfile import MapFile
 from stele.ledger.published import Published
 from stele.model import expectations as expecting
-from stele.model.event import decode_entry
+from stele.model.event import HOST_WORKLOAD, decode_entry
+from stele.model.signing import ROOT_KIND
 from stele.trust import canonical, note
+from stele.trust import root as roots
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from stele.ledger.source import Source
@@ -98,6 +100,7 @@ class Monitor:
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._documents = [path.read_bytes() for path in sorted((folder / "documents").glob("[0-9]*"))]
             self._last, self._seen = self._kept()
             self._maps = MapFile(folder, write=True)
         except BlockingIOError as error:
@@ -124,8 +127,29 @@ class Monitor:
             return b"", _Seen(0, 0, 0, 0)
         except msgspec.DecodeError:
             return raw, _Seen(0, 0, 0, 0)
-        note.open_note(raw, self._trust.ledgers, self._trust.witnesses)
+        self._open(raw, self._documents)
         return raw, seen
+
+    def _open(self, raw: bytes, documents: Sequence[bytes]) -> note.Opened:
+        """A note that trusted keys, or those of a trusted root that the documents lead to, signed. Raises `trust.*`."""
+        root = self._trust.root(note.parse_body(note.split_note(raw)[0]).origin, documents)
+        if root is None:
+            return note.open_note(raw, self._trust.ledgers, self._trust.witnesses)
+        return roots.open_head(raw, root, self._trust.witnesses, shown=lambda *_: True)
+
+    def _new_documents(self, raw: bytes) -> list[bytes]:
+        """Root documents in the new entries, where a root is trusted: they say whose signature counts, and vouch for themselves."""
+        if not self._trust.roots:
+            return []
+        head, last = note.parse_body(note.split_note(raw)[0]), self._head()
+        found = []
+        for _, entry in Published(self._source, head).entries(min(last.size if last else 0, head.size), head.size):
+            with contextlib.suppress(SteleError):  # what does not read is told of when it is taken
+                event = decode_entry(entry).event
+                document = event.data.get("document")
+                if (event.workload, event.kind) == (HOST_WORKLOAD, ROOT_KIND) and isinstance(document, str):
+                    found.append(document.encode("utf-8", "surrogatepass"))
+        return found
 
     # ---- one look ----------------------------------------------------------------------------
 
@@ -138,13 +162,16 @@ class Monitor:
         now = self._clock()
         raw = sources.checkpoint_of(self._source, str(self._folder))
         try:
-            opened = note.open_note(raw, self._trust.ledgers, self._trust.witnesses)
+            documents = self._new_documents(raw)
+            opened = self._open(raw, [*self._documents, *documents])
         except SteleError as error:
+            if error.code.startswith("http."):
+                raise
             return self._found(now, 0, [self._alarm("bad-checkpoint", f"its checkpoint is not believed: {error.reason}", [raw])])
         alarms: list[Alarm] = []
         fresh = 0
         try:
-            fresh = self._follow(raw, opened, now, alarms)
+            fresh = self._follow(raw, opened, now, alarms, documents)
         except _Wrong as wrong:
             alarms.append(wrong.alarm)
         return self._found(now, fresh, alarms)
@@ -154,7 +181,8 @@ class Monitor:
         found = self._found(self._clock(), 0, [])
         return found._replace(alarms=tuple(alarm._replace(reason=f"{alarm.reason}; {reason}") for alarm in found.alarms))
 
-    def _follow(self, raw: bytes, opened: note.Opened, now: int, alarms: list[Alarm]) -> int:
+    def _follow(self, raw: bytes, opened: note.Opened, now: int, alarms: list[Alarm], documents: list[bytes]) -> int:
+        """Verify what is new; returns how many entries that is."""
         head = opened.checkpoint
         last = self._head()
         if last and head.origin != last.origin:
@@ -175,6 +203,10 @@ class Monitor:
         if last:
             self._compare(published, last, raw)
         self._take(published, size, alarms, raw)
+        for document in documents:
+            durable.make_dirs(self._folder / "documents")
+            durable.write(self._folder / "documents" / f"{len(self._documents):06}", document)
+            self._documents.append(document)
         self._keep_head(raw, opened, now, grew=True)
         return head.size - size
 
