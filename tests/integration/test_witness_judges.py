@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import socket
-import sqlite3
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stele.trust import note, quorum
 from stele.trust.errors import SteleError
 from stele.witness.collect import Collector
 from tests import witnesses
-from tests.judges import go_judge, go_main
+from tests.judges import go_main
+from tests.litewitness import running
 from tests.witnesses import SIGNER, Log
-
-LITEWITNESS = "filippo.io/torchwood/cmd/litewitness@v0.10.0"
 
 
 def policy(*peers):
@@ -41,8 +34,8 @@ def test_a_log_by_tessera_is_cosigned_by_our_witnesses(tmp_path):
     (tmp_path / "log").mkdir()
     with subprocess.Popen(
         [tessera, tmp_path / "log", "tessera.example/log", "5"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as running:
-        vkey = note.parse_vkey(running.stdout.readline().strip())
+    ) as tessera_log:
+        vkey = note.parse_vkey(tessera_log.stdout.readline().strip())
         keys = [witnesses.make(tmp_path / name, vkey, name=f"witness.example/{name}") for name in ("w1", "w2")]
         with (
             witnesses.serving(tmp_path / "w1", clock=lambda: int(time.time())) as one,
@@ -52,8 +45,8 @@ def test_a_log_by_tessera_is_cosigned_by_our_witnesses(tmp_path):
             text = policy(
                 ("w1", keys[0].verifiers[:1], f"http://127.0.0.1:{one.port}"), ("w2", keys[1].verifiers[:1], f"http://127.0.0.1:{two.port}")
             )
-            published, _ = running.communicate(f"log {vkey.encode()}\n{text}end\n", timeout=60)
-    assert running.returncode == 0
+            published, _ = tessera_log.communicate(f"log {vkey.encode()}\n{text}end\n", timeout=60)
+    assert tessera_log.returncode == 0
     parsed = quorum.parse(text.encode())
     opened = note.open_note(published.encode(), [vkey], parsed.verifiers)
     assert opened.checkpoint.size == 5
@@ -64,50 +57,8 @@ def test_a_log_by_tessera_is_cosigned_by_our_witnesses(tmp_path):
 @pytest.fixture
 def litewitness(tmp_path):
     """Filippo Valsorda's witness, with our log in its list: (vkey, URL)."""
-    program = go_judge(LITEWITNESS)
-    private = Ed25519PrivateKey.generate()
-    key = tmp_path / "key"
-    key.write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()))
-    key.chmod(0o600)
-    agent = tmp_path / "agent"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = [subprocess.Popen(["ssh-agent", "-D", "-a", agent], stdout=subprocess.DEVNULL)]
-    try:
-        _until(agent.exists)
-        env = {**os.environ, "SSH_AUTH_SOCK": str(agent)}
-        subprocess.run(["ssh-add", "-q", key], env=env, check=True)
-        fingerprint = subprocess.run(["ssh-add", "-l"], env=env, check=True, capture_output=True, text=True).stdout.split()[1]
-        argv = [program, "-db", tmp_path / "db", "-name", "lite.example/w", "-key", fingerprint, "-ssh-agent", agent]
-        started.append(subprocess.Popen([*argv, "-listen", f"127.0.0.1:{port}"], stderr=(tmp_path / "log").open("wb")))
-        _until(lambda: _answers(port))
-        with sqlite3.connect(tmp_path / "db") as db:
-            # what its witnessctl does; that one needs modules that are not in the proxy
-            db.execute(
-                "INSERT INTO log (origin, tree_size, tree_hash) VALUES (?, 0, '47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=')",
-                (SIGNER.name,),
-            )
-            db.executemany("INSERT INTO key (origin, key) VALUES (?, ?)", [(SIGNER.name, SIGNER.verifiers[0].encode())])
-        public = private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        identity = note.key_id("lite.example/w", public, note.COSIGNATURE)
-        yield note.Verifier("lite.example/w", identity, public, note.COSIGNATURE), f"http://127.0.0.1:{port}"
-    finally:
-        for process in reversed(started):
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
-
-
-def _until(true):
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def _answers(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with running(tmp_path, [SIGNER.verifiers[0]]) as found:
+        yield found
 
 
 def test_litewitness_cosigns_for_us(litewitness):
