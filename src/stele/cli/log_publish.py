@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,9 +56,15 @@ def publish(call: Call, where: str, ledger: Path | None, trust: Path | None, **g
     if ledger is None:
         publish_committed(call)
     with render.progress(f"publishing to {where}", quiet=call.json) as step:
-        made = publishing.publish(
-            call.places, where, options, ledger=ledger, trust=trust, say=lambda count: step(f"{count} files uploaded")
-        )
+        said = 0
+
+        def say(count: int) -> None:
+            nonlocal said
+            if sys.stderr.isatty() or count >= said + 1000:  # in a file, a line now and then
+                said = count
+                step(f"{count} files uploaded")
+
+        made = publishing.publish(call.places, where, options, ledger=ledger, trust=trust, say=say)
     if call.json:
         render.show_json(made)
         return

@@ -138,7 +138,7 @@ class _Story:
     def _on_instance_stopped(self, now: int, text: Any, facts: dict[str, Any], who: str) -> None:
         del facts
         if self._gone(now, text("instance", "")):
-            self._say(now, "stopped", "turn", f"stopped: {text('reason', '') or 'no reason was given'}{_by(who)}; nothing serves")
+            self._say(now, "stopped", "turn", f"stopped{_by(who)}: {text('reason', '') or 'no reason was given'}; nothing serves")
 
     def _on_instance_failed(self, now: int, text: Any, facts: dict[str, Any], who: str) -> None:
         del facts, who
