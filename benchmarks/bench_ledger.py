@@ -21,9 +21,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT), str(ROOT / "src")]
 from measure import keep, paired, percentile, report
 
 from stele.ledger import sequencer
+from stele.ledger.past import PastLedger
 from stele.ledger.reader import LedgerReader
 from stele.ledger.sequencer import Ledger
-from stele.prove import proof
+from stele.prove import build, shape
 from stele.prove.verify import verify
 from tests.ledgers import SECOND, SIGNER, START, TRUST, event, sealed
 
@@ -97,6 +98,11 @@ def threads(work: Path, rounds: int) -> None:
     ledger.close()
 
 
+def _prove(folder: Path, material: build.ReleaseEvidence) -> bytes:
+    with PastLedger(folder) as log:
+        return build.build(log, shape.StateClaim(workload="shop", at_ns=START + 5), "chain", lambda _: material)
+
+
 def proofs(work: Path, rounds: int) -> list[dict[str, object]]:
     """Building and verifying, by the length of the ledger and of the workload's chain; opening and checking."""
     results = []
@@ -111,10 +117,10 @@ def proofs(work: Path, rounds: int) -> list[dict[str, object]]:
             ledger.append([event(n * SECOND, workload=f"w{n % 20}" if n % (total // mine) else "shop") for n in range(begin, begin + 1000)])
         publish = timed(ledger.publish)
         ledger.close()
-        data = proof.build(LedgerReader(folder), "shop", START + 5, lambda _: material)
+        data = _prove(folder, material)
         times = paired(
             {
-                "build": lambda folder=folder: timed(proof.build, LedgerReader(folder), "shop", START + 5, lambda _: material),
+                "build": lambda folder=folder: timed(_prove, folder, material),
                 "verify": lambda data=data: timed(verify, data, TRUST),
                 "check the whole ledger": lambda folder=folder: timed(LedgerReader(folder).check, TRUST.ledgers),
                 "open the ledger, close it": lambda folder=folder: timed(lambda: opened(folder).close()),

@@ -16,7 +16,7 @@ from stele.model import private
 from stele.model import spec as specs
 from stele.model.event import Event
 from stele.model.tree import Tree
-from stele.prove.proof import ReleaseEvidence
+from stele.prove.build import ReleaseEvidence
 from stele.seal import release as sealing
 from stele.trust import canonical, cosign, dsse, note
 from stele.trust.release_key import PrivateKey

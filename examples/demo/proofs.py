@@ -43,7 +43,7 @@ def prove(show: Show) -> None:
             f"{name}: it proves that {version} ({short(show.releases[version])}) ran ({path.stat().st_size / 1024:.0f} KiB)", holds=right
         )
         if name == "during":
-            show.screen.note("not covered: " + "; ".join(verdict.get("not_covered", [])))
+            show.screen.note("not checked: " + "; ".join(verdict.get("not_checked", [])))
     _refused(show, proofs / "during.proof")
 
 

@@ -40,8 +40,8 @@ def test_a_release_is_sealed_run_replaced_rolled_back_and_proved(host: Host) -> 
     trust = str(host.data / "keys" / "trust.keys")
     elsewhere = Host(host.folder / "elsewhere", 0)
     verdict = elsewhere.stele("verify", str(proof), "--trust", trust)
-    assert verdict["release"] == two
-    assert verdict["not_covered"]
+    assert verdict["answer"]["state"]["active_release"] == two
+    assert verdict["not_checked"]
     assert elsewhere.refused("verify", str(proof))["code"] == "prove.no-keys"
     other = Host(host.folder / "other", 0)
     other.stele("init", "--keys-only")

@@ -17,8 +17,8 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 MODULE_LINES = 450
 FUNCTION_LINES = 75
 # module or function -> why it is longer than the rule
-LONGER: dict[str, str] = {}
-PURE = ("trust/", "model/", "run/plan.py", "watch/detect.py", "respond/decide.py", "prove/verify.py")
+LONGER: dict[str, str] = {"prove/standalone/stele_verify.py": "one file by its purpose; a test counts its lines of code"}
+PURE = ("trust/", "model/", "run/plan.py", "watch/detect.py", "respond/decide.py", "prove/")
 IMPURE_CALLS = {
     "open",
     "time.time",
@@ -77,7 +77,7 @@ def test_error_pages_say_what_to_do() -> None:
 def test_pure_rooms_touch_neither_clock_nor_files(name: str) -> None:
     offences = []
     for path, tree, _ in _trees():
-        if not path.startswith(name):
+        if not path.startswith(name) or path.startswith("prove/standalone/"):
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in IMPURE_CALLS:

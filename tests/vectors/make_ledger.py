@@ -1,4 +1,4 @@
-"""Writes note.json, ledger.json and proof.json anew: python -m tests.vectors.make_ledger. Only for a new version of a format."""
+"""Writes note.json and ledger.json anew: python -m tests.vectors.make_ledger. Only for a new version of a format."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ from stele.ledger import sequencer
 from stele.ledger.openings import Openings
 from stele.ledger.reader import LedgerReader
 from stele.model.event import decode_entry
-from stele.prove import proof
-from stele.trust import canonical, merkle, note, trust_keys
-from stele.trust.digest import sha256
+from stele.trust import merkle, note
 from tests import ledgers
-from tests.ledgers import KEY, OTHER, SIGNER, TRUST, Clock, event, opened, sealed
+from tests.ledgers import OTHER, SIGNER, Clock, event, opened, sealed
 
 HERE = Path(__file__).parent
 
@@ -131,11 +129,6 @@ def demo(folder: Path) -> str:
     return digest
 
 
-def resum(value: dict) -> bytes:
-    plain = {key: item for key, item in value.items() if key != "sum"}
-    return canonical.encode({**plain, "sum": sha256(canonical.encode(plain))}) + b"\n"
-
-
 def main() -> None:
     notes()
     with tempfile.TemporaryDirectory() as name:
@@ -162,27 +155,6 @@ def main() -> None:
                 "epoch": decode_entry(raws[-1]).event.data,
             },
         )
-        at_ns = ledgers.START + 4 * ledgers.SECOND
-        data = proof.build(log, "shop", at_ns, lambda digest: sealed()[1])
-    value = canonical.decode(data[:-1])
-    rows: list[tuple[str, str, bytes]] = [("", "as made", data)]
-    rows.append(("prove.invalid", "another instant, the sum as it was", data.replace(str(at_ns).encode(), str(at_ns + 1).encode(), 1)))
-    fewer = {**value, "entries": value["entries"][:-1]}
-    rows.append(("prove.invalid", "the last entry left out", resum(fewer)))
-    rows.append(("prove.invalid", "the first entry left out", resum({**value, "entries": value["entries"][1:]})))
-    rows.append(("prove.invalid", "another workload", resum({**value, "claim": {**value["claim"], "workload": "other"}})))
-    rows.append(("prove.not-covered", "an instant after the head", resum({**value, "claim": {**value["claim"], "at_ns": 2**62}})))
-    rows.append(("prove.invalid", "no release", resum({**value, "releases": []})))
-    rows.append(("prove.invalid", "a field more", resum({**value, "note": "hello"})))
-    rows.append(("trust.not-canonical", "with white space", data.replace(b'{"checkpoint":', b'{ "checkpoint":', 1)))
-    write(
-        "proof.json",
-        {
-            "trust": trust_keys.encode(TRUST).decode(),
-            "release_key": KEY.public.hint,
-            "proofs": [{"code": code, "why": why, "proof": text.decode()} for code, why, text in rows],
-        },
-    )
 
 
 if __name__ == "__main__":

@@ -12,26 +12,64 @@ from stele.cli.context import Call, with_call
 from stele.trust.errors import SteleError
 
 
-@click.command(epilog="\b\nExample:\n  stele prove shop --at 2026-03-01T12:00:00Z -o shop.proof\n  stele prove shop                 (now)")
-@click.argument("workload")
-@click.option("--at", default="", help="The instant, UTC: 2026-03-01T12:00:00Z, with up to nine decimals [default: now].")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default=None, help="File to write [default: WORKLOAD.proof]."
+@click.command(
+    epilog="\b\nExample:\n"
+    "  stele prove shop                                 what runs now\n"
+    "  stele prove shop --at 2026-03-01T12:00:00Z       what ran then\n"
+    "  stele prove shop --between 2026-03-01T00:00:00Z 2026-03-02T00:00:00Z\n"
+    "  stele prove shop --never-ran sha256:18fb…        that a release was never started\n"
+    "  stele prove --workloads                          which workloads there are, and no others"
 )
+@click.argument("workload", default="")
+@click.option("--at", default="", help="The instant, UTC: 2026-03-01T12:00:00Z, with up to nine decimals [default: now].")
+@click.option("--between", nargs=2, default=None, metavar="FROM UNTIL", help="Everything that happened between two instants.")
+@click.option("--never-ran", default="", metavar="RELEASE", help="That RELEASE was never started as WORKLOAD.")
+@click.option("--workloads", is_flag=True, help="All workloads that existed, without WORKLOAD.")
+@click.option("--full", is_flag=True, help="Bring every entry of the workload, so that less is taken on the operator's word.")
+@click.option("--whole-log", is_flag=True, help="Bring every entry of the ledger, so that every map is made anew.")
+@click.option("--open", "reveal", is_flag=True, help="Bring the private values of its entries (who, why, paths), unless erased.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write [default: WORKLOAD.proof].")
+@click.option("--with-verifier", "verifier", type=click.Path(path_type=Path, file_okay=False), help="Put stele_verify.py into this folder.")
 @with_call
-def prove(call: Call, workload: str, at: str, output: Path | None) -> None:
-    """Write one file that proves, offline and without trusting this machine, what WORKLOAD ran at an instant."""
+def prove(
+    call: Call,
+    workload: str,
+    at: str,
+    between: tuple[str, str] | None,
+    never_ran: str,
+    workloads: bool,
+    full: bool,
+    whole_log: bool,
+    reveal: bool,
+    output: Path | None,
+    verifier: Path | None,
+) -> None:
+    """Write one file that proves, offline and without trusting this machine, what WORKLOAD ran, or did not.
+
+    It works for a workload that never existed, too: then it proves that. `--full` and `--whole-log` make larger files, which take less
+    on the operator's word; every verdict says what was checked and what was not.
+    """
     from stele.flow import proving
 
+    if sum(map(bool, (between, never_ran, workloads))) > 1 or (between and at) or bool(workload) == workloads:
+        raise click.UsageError("name a WORKLOAD, with at most one of --between and --never-ran; or --workloads alone")
+    form = "log" if whole_log or (full and workloads) else "chain" if full else "light"
     if output is None:
-        output = Path(f"{workload}.proof")
+        output = Path(f"{workload or 'workloads'}.proof")
     publish_committed(call)
-    made = proving.prove(call.places, workload, at, output)
+    question = proving.Question(workload, at, between, never_ran, workloads, reveal)
+    with render.progress("proving", quiet=call.json or form == "light"):
+        made = proving.prove(call.places, question, form, output, verifier)
     if call.json:
         render.show_json(made)
         return
-    render.say_line(f"wrote {output} ({render.size(made['bytes'])}, {render.took(made['took_ns'])})")
+    for line in made.get("says", []):
+        render.say_line(line)
+    render.say_line("")
+    render.say_line(f"wrote {output} ({form} form, {render.size(made['bytes'])}, {render.took(made['took_ns'])})")
     render.say_line(f"check it anywhere: stele verify {output} --trust trust.keys")
+    if verifier is not None:
+        render.say_line(f"or without Stele:  python3 {verifier / 'stele_verify.py'} {output} trust.keys")
 
 
 def publish_committed(call: Call) -> None:
@@ -74,8 +112,11 @@ def verify(call: Call, what: str, trust: Path | None, **given: Any) -> int | Non
         render.say_line("checked:")
         for line in verdict["checked"]:
             render.say_line(f"  + {line}")
-        render.say_line("not covered:")
-        for line in verdict["not_covered"]:
+        render.say_line("whose word the time is:")
+        for line in verdict["time"]:
+            render.say_line(f"  · {line}")
+        render.say_line("not checked:")
+        for line in verdict["not_checked"]:
             render.say_line(f"  - {line}")
         return None
     with render.progress(f"verifying {what}", quiet=call.json):

@@ -2,39 +2,102 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from stele.flow import opening
 from stele.flow.times import parse_instant
 from stele.host import durable
-from stele.ledger.reader import LedgerReader
-from stele.prove import proof
+from stele.ledger import recorded
+from stele.ledger.openings import Openings
+from stele.ledger.past import PastLedger
+from stele.prove import build, shape
 from stele.prove import verify as verifier
-from stele.trust import trust_keys
+from stele.trust import note, root, trust_keys
+from stele.trust.digest import parse_digest
+from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from stele.flow.places import Places
+    from stele.prove.shape import Claim
+    from stele.prove.verify import Verdict
 
 
-def prove(places: Places, workload: str, at: str, output: Path) -> dict[str, Any]:
-    """Write the proof of what a workload ran at an instant ("" for the newest that the published ledger covers).
+STANDALONE = Path(shape.__file__).parent / "standalone" / "stele_verify.py"
+
+
+class Question(NamedTuple):
+    """What somebody wants proved. Instants as people write them, "" for the newest that the ledger covers.
+
+    `reveal`: bring private values, where they can be opened.
+    """
+
+    workload: str = ""
+    at: str = ""
+    between: tuple[str, str] | None = None
+    never_ran: str = ""
+    workloads: bool = False
+    reveal: bool = False
+
+
+def prove(places: Places, question: Question, form: str, output: Path, verifier_in: Path | None = None) -> dict[str, Any]:
+    """Write a proof, and the standalone verifier into the folder `verifier_in`.
 
     Raises:
         SteleError: `prove.*`, `ledger.*`, `store.*`.
     """
     begun = time.monotonic_ns()
-    store = opening.open_store(places)
 
-    def evidence(digest: str) -> proof.ReleaseEvidence:
-        manifest, config, payload, signature = store.evidence(digest)
-        return proof.ReleaseEvidence(manifest, config, payload, signature)
+    def evidence(digest: str) -> build.ReleaseEvidence:
+        return build.ReleaseEvidence(*opening.open_store(places).evidence(digest))
 
-    data = proof.build(LedgerReader(places.ledger), workload, parse_instant(at) if at else 0, evidence)
+    openings = Openings(places.ledger) if question.reveal else None
+    documents = [document for _, document in recorded.documents(places.ledger)]
+    with PastLedger(places.ledger, _stolen(documents)) as log:
+        claim = _claim(places, question, log.newest.time_ns)
+        data = build.build(log, claim, form, evidence, openings.of if openings else None, documents)
+    took = time.monotonic_ns() - begun
     durable.write(output, data)
-    return {"file": str(output), "bytes": len(data), "took_ns": time.monotonic_ns() - begun}
+    if verifier_in is not None:
+        durable.make_dirs(verifier_in)
+        durable.write(verifier_in / STANDALONE.name, STANDALONE.read_bytes())
+    made = {"file": str(output), "bytes": len(data), "took_ns": took, "form": form}
+    with contextlib.suppress(SteleError, OSError):  # what it says, if it holds by the keys of this place: no proof of anything
+        made |= _plain(verifier.verify(data, trust_keys.parse(places.trust.read_bytes())))
+    return made
+
+
+def _stolen(documents: Sequence[bytes]) -> Callable[[bytes], bool]:
+    """Whether a checkpoint is signed with a key that the newest root document calls stolen: then only a later one is believed."""
+    stolen = {(item.verifier.name, item.verifier.key_id) for item in root.parse(documents[-1]).stolen} if documents else set()
+    return lambda signed: any((name, identity) in stolen for name, identity, _ in note.split_note(signed)[1])
+
+
+def _claim(places: Places, question: Question, newest_ns: int) -> Claim:
+    at_ns = parse_instant(question.at) if question.at else newest_ns
+    if question.workloads:
+        return shape.WorkloadsClaim(at_ns=at_ns)
+    if question.never_ran:
+        return shape.NeverRanClaim(workload=question.workload, release=_release(places, question.never_ran), at_ns=at_ns)
+    if question.between:
+        begin, end = (parse_instant(text) for text in question.between)
+        if begin > end:
+            raise SteleError("the second instant is before the first", remedy="give the earlier one first", code="prove.bad-instant")
+        return shape.HistoryClaim(workload=question.workload, from_ns=begin, until_ns=end)
+    return shape.StateClaim(workload=question.workload, at_ns=at_ns)
+
+
+def _release(places: Places, reference: str) -> str:
+    """A digest as it is, whether or not the store knows it; anything else as the store names releases."""
+    with contextlib.suppress(SteleError):
+        return parse_digest(reference)
+    return opening.open_store(places).find(reference).digest
 
 
 def verify_file(path: Path, trust: Path | None) -> dict[str, Any]:
@@ -44,16 +107,20 @@ def verify_file(path: Path, trust: Path | None) -> dict[str, Any]:
         SteleError: `prove.*`, `trust.*`: it does not hold.
     """
     keys = trust_keys.parse(trust.read_bytes()) if trust is not None else None
-    verdict = verifier.verify(path.read_bytes(), keys)
-    state = verdict.state
+    return _plain(verifier.verify(path.read_bytes(), keys))
+
+
+def _plain(verdict: Verdict) -> dict[str, Any]:
     return {
-        "workload": verdict.workload,
-        "at_ns": verdict.at_ns,
-        "release": state.active_release if state.active_instance else "",
-        "instance": state.active_instance,
+        "claim": msgspec.to_builtins(verdict.claim),
+        "form": verdict.form,
+        "answer": verdict.answer,
+        "opened": list(verdict.opened),
+        "times": list(verdict.times),
         "says": list(verdict.says),
         "checked": list(verdict.checked),
-        "not_covered": list(verdict.not_covered),
+        "time": list(verdict.time),
+        "not_checked": list(verdict.not_checked),
     }
 
 

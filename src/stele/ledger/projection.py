@@ -151,16 +151,17 @@ def _row(index: int, entry: Entry) -> tuple[int, str, int, str, int, str, str]:
     return index, texts[0], entry.seq, texts[1], event.time_ns, texts[2], json.dumps(event.data)
 
 
-def places(path: Path, workload: str, count: int) -> list[int] | None:
-    """Where the first `count` entries of a workload lie, as the projection has it; None if it does not know, or cannot be read."""
+def places(path: Path, workload: str, begin: int, end: int) -> list[int] | None:
+    """Where entries `begin` to `end` of a workload's chain lie, as the projection has it; None if it does not know or cannot be read."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
             name = workload.encode("utf-8", "replace").decode()
-            rows = db.execute("SELECT idx FROM entries WHERE workload = ? AND seq < ? ORDER BY seq", (name, count)).fetchall()
+            asked = "SELECT idx FROM entries WHERE workload = ? AND seq >= ? AND seq < ? ORDER BY seq"
+            rows = db.execute(asked, (name, begin, end)).fetchall()
     except (sqlite3.Error, OSError):
         return None
     found = [row[0] for row in rows]
-    return found if len(found) == count and found == sorted(found) else None
+    return found if len(found) == end - begin and found == sorted(found) else None
 
 
 def remove(path: Path) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import re
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from stele.ledger import projection, tiles
 from stele.ledger.mapfile import MapFile
 from stele.model import epoch, epochmap
 from stele.model.chains import Chains
-from stele.model.epochmap import Leaf
 from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
 from stele.trust import merkle, note
 from stele.trust import root as roots
@@ -24,28 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from stele.model.epochmap import Load, Node, Ran
     from stele.trust.root import Root
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where a workload's chain stands: entries (0: the map does not name it), digest of the last, digest of the facts they make.
-
-    `path`: hashes beside its path in the map, from the root on. `other`: the leaf that its path ends at, if that is another's.
-    """
-
-    count: int
-    head: str
-    facts: str
-    path: tuple[bytes, ...]
-    other: Leaf | Ran | None
-
-
-def _place(workload: str, root: Node | None, load: Load = epochmap.no_stubs) -> Place:
-    path, leaf = epochmap.find(root, epochmap.key_of(workload), load)
-    if not isinstance(leaf, Leaf) or leaf.workload != workload:
-        return Place(0, "", "", path, leaf)
-    return Place(leaf.count, leaf.head, leaf.state, path, None)
 
 
 class LedgerReader:
@@ -93,36 +68,19 @@ class LedgerReader:
         """Consistency proof from size `old` to the checkpoint's."""
         return merkle.consistency(old, self.size, self._hashes.subtree)
 
-    def place(self, workload: str) -> Place:
-        """Where a workload's chain stands by the map under the checkpoint; made from all entries where there is no such map.
-
-        Raises:
-            SteleError: `ledger.damaged`, `ledger.bad-map`: a node of the map is not what its hash says.
-        """
-        (last,) = self.raw_entries(self.size - 1, self.size)
-        said = decode_entry(last).event.data.get("map_root")
-        with contextlib.suppress(OSError), MapFile(self._folder) as file:
-            found = file.root(self.size - 1)
-            if found is not None and epochmap.hash_of(found.node).hex() == said:
-                return _place(workload, found.node, file.load)
-        chains = Chains()
-        for index, raw in enumerate(self.raw_entries(0, self.size - 1)):
-            chains.take(decode_entry(raw), sha256(raw), index)
-        if chains.fold()[0].hex() != said:
-            raise tiles.damaged("its last entry does not commit to what precedes it")
-        return _place(workload, chains.root)
-
-    def chain(self, workload: str, count: int) -> Iterator[tuple[int, bytes]]:
-        """Index and bytes of the first `count` entries of a workload. Not checked: whoever uses them checks the chain.
+    def chain(self, workload: str, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Index and bytes of the entries `begin` to `end` of a workload's chain. Not checked: whoever uses them checks the chain.
 
         The projection says where they lie; where it does not know, all entries are looked at.
         """
-        known = projection.places(self._folder / "projection.sqlite", workload, count)
+        if begin >= end:
+            return
+        known = projection.places(self._folder / "projection.sqlite", workload, begin, end)
         if known is None:
             mine = (
                 (index, raw) for index, raw in enumerate(self.raw_entries(0, self.size)) if decode_entry(raw).event.workload == workload
             )
-            yield from itertools.islice(mine, count)
+            yield from itertools.islice(mine, begin, end)
             return
         for number, group in itertools.groupby(known, key=lambda index: index // tiles.WIDTH):
             first = number * tiles.WIDTH

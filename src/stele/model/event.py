@@ -130,16 +130,16 @@ FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _COMMITMENT = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
-def decode_entry(data: bytes) -> Entry:
-    """Decode a log entry; only the canonical spelling with exactly the known fields is accepted.
+def decode_entry(data: bytes, *, any_kind: bool = False) -> Entry:
+    """Decode a log entry; only the canonical spelling with exactly the known fields is accepted. `any_kind`: unknown kinds, too.
 
     Raises:
         SteleError: `trust.not-canonical`, `ledger.bad-entry`.
     """
-    return from_plain(canonical.decode(data))
+    return from_plain(canonical.decode(data), any_kind=any_kind)
 
 
-def from_plain(raw: Any) -> Entry:
+def from_plain(raw: Any, *, any_kind: bool = False) -> Entry:
     """The entry of plain data with exactly the known fields.
 
     Raises:
@@ -153,7 +153,7 @@ def from_plain(raw: Any) -> Entry:
     for number in (raw["seq"], raw["time_ns"]):
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise _malformed()
-    if raw["kind"] not in KINDS or (raw["time_ns"] >= LATEST_NS and raw["kind"] != "epoch"):
+    if (raw["kind"] not in KINDS and not any_kind) or (raw["time_ns"] >= LATEST_NS and raw["kind"] != "epoch"):
         raise _malformed()
     sealed = raw["sealed"]
     if not isinstance(sealed, dict) or not sealed.keys().isdisjoint(raw["data"]):

@@ -15,7 +15,6 @@ MAX_PROOF = 64 << 20  # bytes: what a hostile file may cost in memory is some tw
 FORMS = ("light", "chain", "log")
 
 Hex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-HexOrNone = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
 Path = Annotated[list[Hex], msgspec.Meta(max_length=256)]
 Number = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -81,12 +80,10 @@ class Start(Shape, frozen=True, kw_only=True):
 
 
 class Map(Shape, frozen=True, kw_only=True):
-    """All workloads of the last head's map, and what was otherwise in that of the head before."""
+    """The leaves of all workloads in a head's map, sorted by key, and the hash of its other half."""
 
     leaves: list[Row]
     rest: Hex
-    changed: list[Row]
-    rest_before: HexOrNone
 
 
 class Signed(Shape, frozen=True, kw_only=True):
@@ -160,7 +157,7 @@ class Proof(Shape, frozen=True, kw_only=True):
     start: Start | None
     entries: list[Item]
     absent: Absence | None
-    map: Map | None
+    maps: list[Map]
     log: list[str]
     releases: list[Signed]
     openings: list[Opening]
@@ -174,6 +171,19 @@ def invalid(reason: str) -> SteleError:
         remedy="do not rely on it; ask for it again, and compare with another copy of the ledger",
         code="prove.invalid",
     )
+
+
+def _brings_what_it_needs(proof: Proof) -> bool:
+    """Whether the parts are there that belong to the claim and form, and no others."""
+    parts = ("places", "start", "entries", "absent", "maps", "log")
+    brings = {part for part in parts if getattr(proof, part) not in ([], None)}
+    if proof.form == "log":
+        must, may = {"log"}, set[str]()
+    elif about(proof.claim) is None:
+        must, may = {"maps"}, {"entries"}
+    else:
+        must, may = ({"absent"} if isinstance(proof.claim, NeverRanClaim) else set()), {"places", "start", "entries"}
+    return must <= brings <= must | may
 
 
 def encode(proof: Proof) -> bytes:
@@ -204,6 +214,8 @@ def decode(data: bytes) -> Proof:
         raise invalid("there is no such form of this claim")
     if isinstance(proof.claim, HistoryClaim) and proof.claim.from_ns > proof.claim.until_ns:
         raise invalid("the end of the claim is before its beginning")
+    if not _brings_what_it_needs(proof):
+        raise invalid("it does not bring what its claim needs in this form, or more")
     if said != sha256(canonical.encode(plain)):
         # the claim is a question, not a signed fact: without the sum, an altered instant would be answered truly, but unasked
         raise invalid("its sum does not fit: it was altered or damaged")

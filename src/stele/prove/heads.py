@@ -1,0 +1,177 @@
+"""Heads of a proof: checkpoints that were signed, the epochs under them, and which of them stand around an instant. Pure.
+
+Steps 2 and 3 of docs/spec/proof.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
+from stele.prove.shape import Hex, NeverRanClaim, Number, Proof, Shape, instants, invalid
+from stele.trust import merkle, note
+from stele.trust import root as roots
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stele.prove.shape import Claim
+    from stele.trust.root import Root
+    from stele.trust.trust_keys import Trust
+
+MAP_VERSION = 2
+
+
+class _Committed(Shape, frozen=True, kw_only=True):
+    """What an epoch entry says (docs/spec/ledger.md)."""
+
+    behind_ns: Number
+    covers: Number
+    map: Number
+    map_root: Hex
+    map_size: Number
+    since: Number
+
+
+class Epoch(NamedTuple):
+    """A head that holds. `at`: index of the epoch entry. `since`: where the epoch before ends. `root`, `workloads`: of its map."""
+
+    opened: note.Opened
+    at: int
+    time_ns: int
+    behind_ns: int
+    since: int
+    root: bytes
+    workloads: int
+
+    @property
+    def size(self) -> int:
+        """Entries under its checkpoint."""
+        return self.opened.checkpoint.size
+
+
+class Bracket(NamedTuple):
+    """Which heads stand around an instant, as places in the list.
+
+    `before` is None where no epoch precedes *after*, and where it is not needed: then `exact`, all that *after* covers counts.
+    """
+
+    before: int | None
+    after: int
+    exact: bool
+
+
+def read_entry(text: str) -> Entry:
+    """A well-formed entry of any kind.
+
+    Raises:
+        SteleError: `prove.invalid`.
+    """
+    try:
+        return decode_entry(text.encode("ascii"), any_kind=True)
+    except (SteleError, UnicodeEncodeError) as error:
+        raise invalid("an entry is malformed") from error
+
+
+def hashes(path: Sequence[str]) -> list[bytes]:
+    """A path's hashes as bytes."""
+    return [bytes.fromhex(text) for text in path]
+
+
+def committed(entry: Entry, index: int) -> _Committed:
+    """What an epoch entry at this index commits to.
+
+    Raises:
+        SteleError: `prove.invalid`: it is no epoch, or does not cover what is before it.
+    """
+    event = entry.event
+    try:
+        said = msgspec.convert(event.data, _Committed)
+    except msgspec.ValidationError as error:
+        raise invalid("an epoch does not say what an epoch says") from error
+    if event.kind != "epoch" or event.workload != HOST_WORKLOAD or said.covers != index or said.map != MAP_VERSION or said.since > index:
+        raise invalid("what should be an epoch is not, or does not cover all before it, or its map is of another format")
+    return said
+
+
+def root_of(proof: Proof, trust: Trust) -> Root | None:
+    """The root of trust that the proof's documents lead to; None if the verifier trusts no root of this ledger.
+
+    Raises:
+        SteleError: `trust.bad-note`, `trust.bad-root`, `trust.root-order`, `trust.root-unsigned`.
+    """
+    text, _ = note.split_note(proof.heads[0].checkpoint.encode("utf-8", "surrogatepass"))
+    return trust.root(note.parse_body(text).origin, [document.encode("utf-8", "surrogatepass") for document in proof.roots])
+
+
+def check(proof: Proof, trust: Trust, root: Root | None) -> list[Epoch]:
+    """Every head: signed, an epoch in its tree, one tree.
+
+    Raises:
+        SteleError: `trust.*`, `prove.invalid`.
+    """
+    epochs: list[Epoch] = []
+    for head in proof.heads:
+        signed = head.checkpoint.encode("utf-8", "surrogatepass")
+        opened = roots.open_head(signed, root, trust.witnesses) if root else note.open_note(signed, trust.ledgers, trust.witnesses)
+        checkpoint = opened.checkpoint
+        entry = read_entry(head.entry)
+        said = committed(entry, head.index)
+        if proof.form == "log":
+            if head.path or head.consistency:
+                raise invalid("a proof that brings the log brings no paths")
+        elif (
+            merkle.root_from_inclusion(head.index, checkpoint.size, merkle.leaf_hash(head.entry.encode()), hashes(head.path))
+            != checkpoint.root
+        ):
+            raise invalid("an epoch entry is not where it should be in the signed log")
+        made = Epoch(opened, head.index, entry.event.time_ns, said.behind_ns, said.since, bytes.fromhex(said.map_root), said.map_size)
+        if epochs:
+            _follows(epochs[-1], made, hashes(head.consistency), paths=proof.form != "log")
+        elif head.consistency:
+            raise invalid("the first head has none before it to be consistent with")
+        epochs.append(made)
+    return epochs
+
+
+def _follows(old: Epoch, new: Epoch, path: Sequence[bytes], *, paths: bool) -> None:
+    before, after = old.opened.checkpoint, new.opened.checkpoint
+    if before.origin != after.origin:
+        raise invalid("its heads are of different ledgers")
+    if not (old.at < new.at and old.time_ns < new.time_ns and old.at < new.since and before.size <= after.size):
+        raise invalid("its heads are not in order")
+    if paths and not merkle.is_consistent(before.size, after.size, before.root, after.root, path):
+        raise invalid("a head is not a continuation of the one before: the ledger was forked, or these are of two")
+
+
+def brackets(claim: Claim, epochs: Sequence[Epoch]) -> list[Bracket]:
+    """The heads around each instant of the claim; all heads must be used.
+
+    Raises:
+        SteleError: `prove.not-covered`, `prove.invalid`.
+    """
+    found = [_bracket(claim, epochs, at_ns) for at_ns in instants(claim)]
+    used = {each for bracket in found for each in (bracket.before, bracket.after)} - {None}
+    if len(used) != len(epochs):
+        raise invalid("it brings heads that the claim does not need")
+    return found
+
+
+def _bracket(claim: Claim, epochs: Sequence[Epoch], at_ns: int) -> Bracket:
+    after = next((number for number, epoch in enumerate(epochs) if epoch.time_ns >= at_ns), None)
+    if after is None:
+        raise SteleError(
+            "the ledger in this proof ends before the instant that is claimed",
+            remedy="make the proof again now", code="prove.not-covered",
+        )  # fmt: skip
+    epoch = epochs[after]
+    if epoch.time_ns == at_ns or isinstance(claim, NeverRanClaim):
+        return Bracket(None, after, True)
+    if epoch.since == 0:
+        return Bracket(None, after, False)
+    if after == 0 or epochs[after - 1].at != epoch.since - 1:
+        raise invalid("the heads are not the two around the instant: between them is another, which it does not bring")
+    return Bracket(after - 1, after, False)
