@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -311,3 +313,53 @@ def test_an_unwritable_place_is_refused_before_anything_moves(root: Path) -> Non
     with pytest.raises((SteleError, OSError)):
         repair(root)
     assert content(root) == before
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_repair_that_is_killed_is_finished_by_the_next(root: Path, number: int) -> None:
+    """Killed at the n-th rename; what was damaged is then whole, missing, or as it was, and nothing else changed."""
+    store = opened(root)
+    newest = store.releases()[-1]
+    whole = content(root)
+    spoilt = [f"erofs/{stratum.image[7:]}.erofs" for stratum in newest.strata] + [f"blobs/sha256/{newest.tree_digest[7:]}", "oci-layout"]
+    for path in spoilt:
+        spoil(root / path, "flipped")
+    child = os.fork()
+    if not child:
+        left, rename = [number], os.rename
+
+        def killing(*args: object) -> None:
+            left[0] -= 1
+            if not left[0]:
+                os._exit(9)
+            rename(*args)  # type: ignore[arg-type]
+
+        os.rename = killing  # type: ignore[assignment]
+        try:
+            repair(root)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    after = content(root)
+    assert all(after[path] == data for path, data in whole.items() if path not in spoilt)
+    assert repair(root).left == ()
+    assert {path: content(root)[path] for path in whole} == whole
+
+
+def test_a_check_while_others_seal_finds_nothing_wrong(root: Path) -> None:
+    done = threading.Event()
+
+    def sealing() -> None:
+        for number in range(10, 16):
+            seal(opened(root), version(number))
+        done.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(sealing) for _ in range(2)]
+        while not done.is_set():
+            assert check(root).problems == []
+            assert usage.usage(opened(root)).total
+        for item in running:
+            item.result()
+    assert check(root).problems == []
+    assert len(check(root).whole) == 8

@@ -71,6 +71,9 @@ def judge(store: Layout, files: Files, running: Mapping[str, str]) -> Report:
         who = needed.setdefault(part, [])
         if digest and digest not in who:
             who.append(digest)
+    for part in needed:
+        if part.path not in files.states and (store.root / part.path).exists():  # it came since: somebody seals
+            files.states[part.path] = checking.look_at(store, part.path)
     had = _Had(store, taken, files)
     for part, who in needed.items():
         finding = checking.compare(part, files, who)
