@@ -118,7 +118,11 @@ def package(ecosystem: Any, name: str, version: str, architecture: str = "", sou
             BOOKWORM,
             "pkg:deb/debian/libc6@2.36-9?arch=amd64&distro=debian-12&upstream=glibc",
         ),
-        (package("deb", "bash", "5.2.15-2+b2", "amd64", "bash 5.2.15-2"), NONE, "pkg:deb/debian/bash@5.2.15-2%2Bb2?arch=amd64"),
+        (
+            package("deb", "bash", "5.2.15-2+b2", "amd64", "bash 5.2.15-2"),
+            NONE,
+            "pkg:deb/debian/bash@5.2.15-2%2Bb2?arch=amd64&upstream=bash%405.2.15-2",
+        ),
         (
             package("deb", "gcc-12-base", "1:12~x", "all", "gcc-12 12.2"),
             BOOKWORM,

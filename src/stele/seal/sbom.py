@@ -185,8 +185,8 @@ def purl(package: Package, system: System) -> str:
             epoch, colon, rest = version.partition(":")
             if colon:
                 version, qualifiers["epoch"] = rest, epoch
-        if source and source != package.name:
-            other = package.ecosystem == "deb" and source_version and source_version != package.version
+        other = package.ecosystem == "deb" and bool(source_version) and source_version != package.version
+        if source and (source != package.name or other):
             qualifiers["upstream"] = f"{source}@{source_version}" if other else source
     kind, name = {"python": "pypi"}.get(package.ecosystem, package.ecosystem), package.name
     namespace = ""
