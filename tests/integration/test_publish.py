@@ -7,10 +7,12 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,11 +31,20 @@ ACCESS, SECRET = "test-access", "test-secret-that-is-never-shown"
 ENV = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_EC2_METADATA_DISABLED": "true"}
 
 
+def with_attributes(folder):
+    """The folder, or one in /var/tmp if its file system has no extended attributes: versitygw keeps versions and locks in them."""
+    try:
+        os.setxattr(folder, "user.test", b"")
+    except OSError:
+        return Path(tempfile.mkdtemp(dir="/var/tmp", prefix="stele-test-storage-"))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory):
     """A running versitygw: its endpoint, and a client of it."""
     program = judges.go_judge("github.com/versity/versitygw/cmd/versitygw@v1.8.0")
-    work = tmp_path_factory.mktemp("storage")
+    work = with_attributes(tmp_path_factory.mktemp("storage"))
     for name in ("objects", "versions"):
         (work / name).mkdir()
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -64,6 +75,7 @@ def storage(tmp_path_factory):
         finally:
             process.terminate()
             process.wait(20)
+            shutil.rmtree(work)
 
 
 @pytest.fixture

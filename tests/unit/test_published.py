@@ -138,6 +138,20 @@ def test_no_ledger_is_said(tmp_path):
     assert raised.value.code == "ledger.none"
 
 
+def test_a_folder_that_may_not_be_read_is_said(made, tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with sources.source_of(made) as source:
+        monkeypatch.setattr("os.open", refused)  # root may read all
+        with pytest.raises(SteleError) as raised:
+            source.read("checkpoint")
+        assert raised.value.code == "ledger.not-readable"
+        with pytest.raises(SteleError) as raised:
+            sources.source_of(tmp_path)
+        assert raised.value.code == "ledger.not-readable"
+
+
 @given(st.integers(0, 64), st.integers(0, 10**9), st.integers(1, 256))
 def test_public_names_are_those_of_the_spec(level, number, width):
     assert sources.is_public(tiles.bundle_path(number, width))

@@ -207,9 +207,10 @@ def open_view(places: Places, where: str | None = None, trust: Path | None = Non
     path = trust or places.trust
     try:
         trusted = trust_keys.parse(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, PermissionError) as error:
+        lacks = "may not be read by you" if isinstance(error, PermissionError) else "is not there"
         raise SteleError(
-            "a ledger is read with the keys that you trust, and there are none here",
+            f"a ledger is read with the keys that you trust, and {path} {lacks}",
             remedy="name the file with --trust trust.keys, as its owner gave it to you",
             code="prove.no-keys",
         ) from error

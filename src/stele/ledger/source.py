@@ -76,6 +76,8 @@ class FolderSource:
             self._root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise no_ledger(str(folder)) from error
+        except PermissionError as error:
+            raise _not_readable(str(folder)) from error
         self.name = str(folder)
 
     def open(self, name: str) -> int | None:
@@ -91,6 +93,8 @@ class FolderSource:
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                 return None
+            if isinstance(error, PermissionError):
+                raise _not_readable(f"{self.name}/{name}") from error
             raise tiles.damaged(f"{name} cannot be read: {error.strerror}") from error
 
     def read(self, name: str) -> bytes | None:
@@ -227,6 +231,14 @@ def _cut(whole: str, data: bytes | None, width: int) -> bytes | None:
         entries = tiles.unpack_bundle(data)
         return tiles.pack_bundle(entries[:width]) if width <= len(entries) <= tiles.WIDTH else None
     return None
+
+
+def _not_readable(where: str) -> SteleError:
+    return SteleError(
+        f"you may not read {where}",
+        remedy="run the command as the ledger's user, or have the folder opened to you",
+        code="ledger.not-readable",
+    )
 
 
 def no_ledger(where: str) -> SteleError:
