@@ -7,6 +7,7 @@ but calls of the system, and what they say is numbers.
 from __future__ import annotations
 
 import os
+import warnings
 from array import array
 from itertools import chain
 from operator import attrgetter
@@ -67,7 +68,10 @@ class Looking:
 
     def _begin(self, root: bytes, folders: Sequence[Folder], states: bytes, first: int) -> None:
         out, into = os.pipe2(os.O_CLOEXEC)
-        child = os.fork()
+        with warnings.catch_warnings():
+            # that other threads do not come along is what is wanted: the child calls the system, takes no lock, and ends
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
         if not child:
             code = 1
             try:
