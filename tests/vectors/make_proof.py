@@ -6,10 +6,13 @@ import json
 import tempfile
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from stele.ledger.openings import Openings
 from stele.prove.verify import verify
-from stele.trust import canonical, trust_keys
-from tests.ledgers import KEY, OTHER, TRUST
-from tests.proofs import ONE, built, everything, history, never, resum, state, t, world
+from stele.trust import canonical, note, trust_keys
+from tests.ledgers import KEY, OTHER, SECOND, TRUST, event
+from tests.proofs import ONE, built, everything, history, never, resum, state, t, world, written
 
 HERE = Path(__file__).parent
 NOWHERE = "sha256:" + "7" * 64
@@ -86,17 +89,58 @@ def bad(folder: Path) -> list[tuple[str, str, bytes]]:
     ]
 
 
+def private_values(folder: Path) -> list[tuple[str, str, bytes]]:
+    """A history with openings (docs/spec/sealed.md)."""
+    stop = {"instance": "shop-1", "release": ONE, "reason": "made way", "person": "alice"}
+    made = written(folder, [([event(SECOND // 2)], t(1)), ([event(2 * SECOND, kind="instance.stopped", **stop)], t(3))])
+    data = built(made, history(1, 3), openings=Openings(made).of)
+    value = canonical.decode(data[:-1])
+    one, two = value["openings"]
+    return [
+        ("", "a history with private values", data),
+        ("prove.invalid", "another private value", resum({**value, "openings": [{**one, "value": "bob"}, two]})),
+        ("prove.invalid", "an opening of another field", resum({**value, "openings": [{**one, "field": "reason"}]})),
+        ("prove.invalid", "openings out of order", resum({**value, "openings": [two, one]})),
+    ]
+
+
+def witnessed(folder: Path) -> list[tuple[str, str, bytes]]:
+    """With lines of witnesses, of which the trust file knows one."""
+    keys = [
+        note.Key(f"witness.example/w{number}", Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32), cosigner=True)
+        for number in (1, 2)
+    ]
+    value = canonical.decode(built(folder, state(25, "nobody"))[:-1])
+    head = value["heads"][0]
+    body = (head["checkpoint"].partition("\n\n")[0] + "\n").encode()
+    good, unknown = (key.line(body, t(25) // SECOND).decode() for key in keys)
+    false = keys[0].line(body.replace(b"\n24\n", b"\n25\n"), t(25) // SECOND).decode()
+
+    def signed(lines: str) -> bytes:
+        return resum({**value, "heads": [{**head, "checkpoint": head["checkpoint"] + lines}]})
+
+    return [
+        ("", "a witness that is known, and one that is not", signed(good + unknown)),
+        ("trust.bad-signature", "a known witness's line that is false", signed(false)),
+        ("trust.bad-note", "a known witness's line twice", signed(good + good)),
+    ]
+
+
+WITNESS = note.Key("witness.example/w1", Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32), cosigner=True).verifier
+WATCHED = trust_keys.parse(trust_keys.encode(TRUST) + f"witness w1 {WITNESS.encode()}\nquorum w1\n".encode())
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = world(Path(name) / "ledger")
-        rows = [*good(folder), *bad(folder)]
+        rows = [*good(folder), *bad(folder), *private_values(Path(name) / "private"), *witnessed(folder)]
     proofs = []
     for code, why, data in rows:
         row = {"code": code, "why": why, "proof": data.decode()}
         if not code:
-            row["answer"] = verify(data, TRUST).answer
+            row["answer"] = verify(data, WATCHED).answer
         proofs.append(row)
-    value = {"trust": trust_keys.encode(TRUST).decode(), "release_key": KEY.public.hint, "proofs": proofs}
+    value = {"trust": trust_keys.encode(WATCHED).decode(), "release_key": KEY.public.hint, "proofs": proofs}
     (HERE / "proof.json").write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
 
