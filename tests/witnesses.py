@@ -46,14 +46,14 @@ def make(folder: Path, *logs: note.Verifier, name: str = "witness.example/w1") -
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *, clock=lambda: NOW, limits: Limits | None = None) -> Iterator[HttpServer]:
+def serving(folder: Path, *, clock=lambda: NOW, limits: Limits | None = None, port: int = 0) -> Iterator[HttpServer]:
     """The witness of a folder, on loopback."""
     witness = Witness(folder, clock=clock)
 
     def answer(method: str, path: str, body: bytes) -> Reply:
         return Reply(*witness.answer(method, path, body))
 
-    server = HttpServer(listen("127.0.0.1:0"), answer, limits or Limits(witnessing.MAX_BODY))
+    server = HttpServer(listen(f"127.0.0.1:{port}"), answer, limits or Limits(witnessing.MAX_BODY))
     try:
         yield server
     finally:

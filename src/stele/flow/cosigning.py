@@ -54,8 +54,7 @@ def settings(places: Places) -> Settings:
         return Settings()
     except msgspec.ValidationError as error:
         raise _bad(str(error)) from error
-    if found.format != FORMAT or not 100 <= found.timeout_ms <= 600_000 or not 1000 <= found.stamp_every_ms <= 86_400_000:
-        raise _bad("another format, or a time out of bounds")
+    _check(found)
     return found
 
 
@@ -147,9 +146,14 @@ def _trust(places: Places) -> Trust:
 
 def _set(places: Places, **changes: Any) -> None:
     chosen = msgspec.structs.replace(settings(places), **changes)
+    _check(chosen)
     durable.make_dirs(places.cosigning)
     durable.write(places.cosigning / "settings.json", canonical.encode(msgspec.to_builtins(chosen)))
-    settings(places)
+
+
+def _check(chosen: Settings) -> None:
+    if chosen.format != FORMAT or not 100 <= chosen.timeout_ms <= 600_000 or not 1000 <= chosen.stamp_every_ms <= 86_400_000:
+        raise _bad("another format, or a time out of bounds")
 
 
 def open_own(signed: bytes, believed: Sequence[note.Verifier] | roots.Root, witnesses: Sequence[note.Verifier] = ()) -> note.Opened:

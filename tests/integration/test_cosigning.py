@@ -1,0 +1,186 @@
+"""A data folder's ledger and its witnesses: held back or published without, what comes late, and two ledgers with one key."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from stele.flow import cosigning
+from stele.flow.initialise import make_keys
+from stele.flow.opening import open_ledger
+from stele.flow.places import Places
+from stele.ledger.monitor import Monitor
+from stele.ledger.reader import LedgerReader
+from stele.ledger.source import FolderSource
+from stele.trust import note, trust_keys
+from stele.trust.errors import SteleError
+from stele.witness import state
+from tests import witnesses
+from tests.ledgers import event
+
+
+@pytest.fixture
+def places(tmp_path):
+    made = Places(tmp_path / "data")
+    make_keys(made)
+    return made
+
+
+def trust_of(places):
+    return trust_keys.parse(places.trust.read_bytes())
+
+
+def policy(keys, url):
+    lines = [f"witness w-{key.algorithm} {key.encode()} {url}" for key in keys.verifiers]
+    return "".join(f"{line}\n" for line in [*lines, "group w all w-4 w-6", "quorum w"]).encode()
+
+
+@contextlib.contextmanager
+def witnessed(tmp_path, places, *, block, timeout_ms=20_000):
+    """A witness of this ledger that the ledger asks."""
+    folder = tmp_path / "witness"
+    keys = state.read_keys(folder) if folder.exists() else witnesses.make(folder, *trust_of(places).ledgers)
+    with witnesses.serving(folder, clock=lambda: int(time.time())) as server:
+        cosigning.set_witnesses(places, policy(keys, f"http://127.0.0.1:{server.port}"), block=block, timeout_ms=timeout_ms)
+        yield keys
+
+
+def write(places, count=1):
+    with contextlib.closing(open_ledger(places)) as ledger:
+        ledger.append([event(number) for number in range(count)])
+        return ledger.publish()
+
+
+def cosigners(places, size=None):
+    trust = trust_of(places)
+    name = "checkpoint" if size is None else f"checkpoints/{size}"
+    opened = note.open_note((places.ledger / name).read_bytes(), trust.ledgers, trust.witnesses)
+    return {each.verifier.algorithm for each in opened.signatures if each.verifier in trust.witnesses}
+
+
+def until(true):
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("block", [True, False])
+def test_what_is_published_is_witnessed(tmp_path, places, block):
+    with witnessed(tmp_path, places, block=block):
+        for number in range(3):
+            size = write(places, number + 1)
+            assert cosigners(places) == cosigners(places, size) == {note.COSIGNATURE, note.ML_DSA_44}
+    found = cosigning.standing(places)
+    assert found["published"] == found["witnessed"] == size
+    assert [each["size"] for each in found["witnesses"]] == [size, size]
+    assert LedgerReader(places.ledger).check(trust_of(places).ledgers) == []
+
+
+def test_without_its_witness_a_blocking_ledger_commits_and_publishes_nothing(tmp_path, places):
+    with witnessed(tmp_path, places, block=True, timeout_ms=300):
+        before = write(places)
+    ledger = open_ledger(places)
+    ledger.append([event(7)])
+    with pytest.raises(SteleError) as raised:
+        ledger.publish()
+    assert raised.value.code == "witness.no-quorum"
+    assert ledger.published == before
+    assert LedgerReader(places.ledger).size == before
+    assert sorted(path.name for path in (places.ledger / "checkpoints").iterdir()) == [str(before)]
+    ledger.close()
+    # the witness is back, at another address: what was committed is published
+    with witnessed(tmp_path, places, block=True):
+        size = write(places)
+        assert size > before + 1
+        assert cosigners(places) == {note.COSIGNATURE, note.ML_DSA_44}
+        assert '"number":7' in b"".join(LedgerReader(places.ledger).raw_entries(0, size)).decode()
+
+
+def test_a_blocking_ledger_tries_again_by_itself(tmp_path, places):
+    with witnessed(tmp_path, places, block=True, timeout_ms=300):
+        before = write(places)
+    # the same address, for a while without anybody there
+    port = int(cosigning.policy(places).witnesses[0].url.rpartition(":")[2])
+    with contextlib.closing(open_ledger(places)) as ledger:
+        ledger.append([event(7)])
+        with pytest.raises(SteleError):
+            ledger.publish()
+        with witnesses.serving(tmp_path / "witness", clock=lambda: int(time.time()), port=port):
+            until(lambda: ledger.published > before)
+    assert cosigners(places) == {note.COSIGNATURE, note.ML_DSA_44}
+
+
+def test_cosignatures_that_come_late_are_added(tmp_path, places):
+    with witnessed(tmp_path, places, block=False, timeout_ms=300):
+        write(places)
+    port = int(cosigning.policy(places).witnesses[0].url.rpartition(":")[2])
+    with contextlib.closing(open_ledger(places)) as ledger:
+        ledger.append([event(7)])
+        size = ledger.publish()
+        assert cosigners(places) == set()
+        found = cosigning.standing(places)
+        assert (found["published"], found["witnessed"]) == (size, 2)
+        with witnesses.serving(tmp_path / "witness", clock=lambda: int(time.time()), port=port):
+            until(lambda: cosigners(places))
+        assert cosigners(places) == cosigners(places, size) == {note.COSIGNATURE, note.ML_DSA_44}
+    assert cosigning.standing(places)["witnessed"] == size
+    # and after a restart nothing is damaged, and nothing is added twice
+    size = write(places)
+    assert LedgerReader(places.ledger).check(trust_of(places).ledgers) == []
+
+
+def test_two_ledgers_with_one_key_are_caught_by_the_witness_and_by_the_monitor(tmp_path, places):
+    """A split view really made: the data folder is copied, and both are continued."""
+    with witnessed(tmp_path, places, block=True, timeout_ms=20_000):
+        write(places)
+        shutil.copytree(places.data, tmp_path / "double")
+        double = Places(tmp_path / "double")
+        size = write(places, 3)
+        trust = trust_of(places)
+
+        def look(folder):
+            monitor = Monitor(tmp_path / "m", FolderSource(folder), trust, clock=time.time_ns, expected=None, stale_ns=0)
+            try:
+                return monitor.look()
+            finally:
+                monitor.close()
+
+        assert look(places.ledger).witnessed == size
+        # the double, with the same key: the witness cosigns nothing of it, so that it publishes nothing
+        with contextlib.closing(open_ledger(double)) as ledger:
+            ledger._notary._cosign.timeout = 1.0
+            ledger.append([event(number, kind="release.pardoned") for number in range(8)])
+            with pytest.raises(SteleError) as raised:
+                ledger.publish()
+            assert raised.value.code == "witness.no-quorum"
+            assert "another history" in raised.value.reason
+        assert LedgerReader(double.ledger).size == 2
+        # its operator asks nobody, and shows it all the same
+        cosigning.set_witnesses(double, b"quorum none\n", block=False, timeout_ms=5000)
+        forked = write(double)
+        assert cosigners(double) == set()
+        found = look(double.ledger)
+        assert [alarm.kind for alarm in found.alarms] == ["split-view"]
+        assert len(found.alarms[0].evidence) == 3
+        seen, shown = (note.open_note(Path(path).read_bytes(), trust.ledgers).checkpoint for path in found.alarms[0].evidence[:2])
+        assert (seen.size, shown.size) == (size, forked)
+    kept = state.evidence(tmp_path / "witness")
+    assert kept
+    assert all(note.open_note(path.read_bytes(), trust.ledgers).checkpoint.size > 2 for path in kept)
+
+
+def test_a_policy_for_another_ledger_is_refused(tmp_path, places):
+    other = note.Signer.generate("log.example/other").verifiers[0]
+    with pytest.raises(SteleError) as raised:
+        cosigning.set_witnesses(places, f"log {other.encode()}\nquorum none\n".encode(), block=False, timeout_ms=5000)
+    assert raised.value.code == "witness.bad-policy"
+    for timeout_ms in (0, 99, 10**9):
+        with pytest.raises(SteleError) as raised:
+            cosigning.set_witnesses(places, b"quorum none\n", block=False, timeout_ms=timeout_ms)
+        assert raised.value.code == "witness.bad-settings"
+    assert cosigning.settings(places).timeout_ms == 5000
