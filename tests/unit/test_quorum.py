@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,6 +129,13 @@ def test_no_words_break_the_parser(words):
         assert error.code in {"witness.bad-policy", "trust.bad-note"}
     else:
         assert policy.met(X)  # X[0] is the only key that there can be
+
+
+def test_a_trust_file_holds_both_kinds_of_keys():
+    pq = note.Key("witness.example/1", MLDSA44PrivateKey.from_seed_bytes(bytes(32))).verifier
+    text = f"witness a {X[0].encode()}\nwitness b {pq.encode()}\ngroup w all a b\nquorum w\n"
+    trust = TRUST._replace(policy=quorum.parse(text.encode()))
+    assert trust_keys.parse(trust_keys.encode(trust)) == trust
 
 
 def test_in_a_trust_file_a_policy_has_one_spelling():

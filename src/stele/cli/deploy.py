@@ -80,9 +80,16 @@ def remove(call: Call, workload: str) -> None:
 def status(call: Call) -> None:
     """What is running, by which digest, since when, and what enforces that it cannot change."""
     found = call.agent.call("GET", "/v1/status")
-    why = call.agent.call("GET", "/v1/ledger")["read_only"]
+    ledger = call.agent.call("GET", "/v1/ledger")
+    why = ledger["read_only"]
     if why is not None:
         render.warn(f"the ledger is READ-ONLY: {why['reason']}", f"nothing is started or stopped until it fits again; {why['remedy']}")
+    for each in ledger["witnesses"]:
+        if each["error"]:
+            render.warn(
+                f"the witness {each['name']} has not cosigned since {each['size']} entries: {each['error']}",
+                "it is asked again; `stele log witnesses` shows what is published and witnessed",
+            )
     if call.json:
         render.show_json(found)
         return

@@ -210,7 +210,7 @@ class Fleet:
                 launch.discard(self._world, instance)
         if self.ledger.read_only is None:
             self._world.record.by(person)("", "agent.stopped", removed=remove)
-            self.ledger.publish()
+            holding.publish(self.ledger)
         if remove:
             self._world.gate.shutdown()
             sweep.clear(self._world.places.run, self._world.runtime.ways.cgroups, self._world.network)

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
     from stele.flow.places import Places
     from stele.flow.world import Running, World
-    from stele.model.event import Event
+    from stele.model.event import Entry, Event
     from stele.model.instance import Instance
 
 log = logging.getLogger(__name__)
 
 
 class LedgerPort(Protocol):
-    """What the agent needs of its ledger."""
+    """What the agent needs of its ledger. `witnesses`: how it stands with each witness."""
+
+    witnesses: Callable[[], list[dict[str, Any]]]
 
     @property
     def read_only(self) -> SteleError | None:
@@ -41,6 +43,9 @@ class LedgerPort(Protocol):
     def publish(self) -> int:
         """Sign what is committed; returns its size. Raises `SteleError`."""
 
+    def uncovered(self) -> list[Entry]:
+        """What is committed and not published."""
+
     def close(self) -> None:
         """Let go of it."""
 
@@ -55,7 +60,21 @@ def state(ledger: LedgerPort) -> dict[str, Any]:
     """The ledger as the API shows it."""
     why = ledger.read_only
     said = None if why is None else {"code": why.code, "reason": why.reason, "remedy": why.remedy}
-    return {"size": ledger.size, "published": ledger.published, "read_only": said}
+    return {"size": ledger.size, "published": ledger.published, "read_only": said, "witnesses": ledger.witnesses()}
+
+
+def publish(ledger: LedgerPort) -> None:
+    """Sign what is committed, unless witnesses hold that back: then it is done as soon as they are there.
+
+    Raises:
+        SteleError: like `LedgerPort.publish`.
+    """
+    try:
+        ledger.publish()
+    except SteleError as error:
+        if error.code != "witness.no-quorum":
+            raise
+        log.warning("%s", error.reason)
 
 
 def notice(places: Places) -> tuple[str, str] | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stele.ledger.sequencer import Ledger, Terms
     from stele.model.release import Release, Stratum
     from stele.model.tree import Node, Tree
+    from stele.witness.collect import Collector
 
 
 def open_ledger(places: Places) -> Ledger:
@@ -27,22 +28,54 @@ def open_ledger(places: Places) -> Ledger:
 
     Raises:
         SteleError: `ledger.locked`, `ledger.damaged`, `trust.bad-key`, `trust.bad-root`, `trust.root-order`, `trust.root-missing`,
-            `trust.no-ledger-key`.
+            `trust.no-ledger-key`, `witness.bad-policy`, `witness.bad-settings`.
     """
+    from stele.flow import cosigning
     from stele.ledger.sequencer import Ledger
 
-    return Ledger.open(places.ledger, **_terms(places)._asdict())
+    terms = _terms(places)
+    collector = cosigning.collector(places, terms.signer.verifiers)
+    try:
+        ledger = Ledger.open(places.ledger, **terms._replace(cosign=collector)._asdict())
+    except BaseException:
+        if collector is not None:
+            collector.close()
+        raise
+    _join(ledger, collector)
+    return ledger
 
 
 def hold_ledger(places: Places) -> Ledger | ReadOnlyLedger:
     """Open the ledger for writing, or hold it read-only where it does not fit.
 
     Raises:
-        SteleError: `ledger.locked`, and as `open_ledger` where it is the keys that do not fit.
+        SteleError: `ledger.locked`, and as `open_ledger` where it is the keys or the policy that do not fit.
     """
+    from stele.flow import cosigning
     from stele.ledger.sequencer import Ledger
 
-    return Ledger.open_or_hold(places.ledger, _terms(places))
+    terms = _terms(places)
+    collector = cosigning.collector(places, terms.signer.verifiers)
+    try:
+        held = Ledger.open_or_hold(places.ledger, terms._replace(cosign=collector))
+    except BaseException:
+        if collector is not None:
+            collector.close()
+        raise
+    if isinstance(held, Ledger):
+        _join(held, collector)
+    elif collector is not None:
+        collector.close()  # nothing is published any more
+    return held
+
+
+def _join(ledger: Ledger, collector: Collector | None) -> None:
+    """What comes late goes into the ledger; the witnesses' threads end with it."""
+    if collector is None:
+        return
+    collector.late = ledger.add_cosignatures
+    ledger.witnesses = lambda: [each._asdict() for each in collector.standings()]
+    ledger.at_close.append(collector.close)
 
 
 def _terms(places: Places) -> Terms:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from stele.flow import opening, reading
+from stele.flow import cosigning, holding, opening, reading
 from stele.flow.custody import Custody
 from stele.flow.fleet import Fleet
 from stele.flow.record import Recorder
+from stele.flow.stamping import Stamper
 from stele.flow.world import World
 from stele.host import ways as host_ways
 from stele.model import history
@@ -82,6 +83,7 @@ class Opened:
         self._ledger = ledger
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._stamper: Stamper | None = None
 
     def begin(self) -> None:
         """Start supervision."""
@@ -93,6 +95,7 @@ class Opened:
             thread = threading.Thread(target=work, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
+        self._stamper = Stamper(self._world.places) if cosigning.settings(self._world.places).authorities else None
 
     def _hear_gate(self) -> None:
         for number, report in self._world.gate.reports():
@@ -119,6 +122,8 @@ class Opened:
     def close(self) -> None:
         """Stop the threads and close everything; instances and the gate go on."""
         self._stop.set()
+        if self._stamper is not None:
+            self._stamper.close()
         with contextlib.suppress(Exception):
             self._world.sensor.close()
         self._world.gate.close()
@@ -179,13 +184,15 @@ def _histories(places: Places, ledger: LedgerPort) -> Histories:
     """What the ledger tells, up to where it can be read."""
     histories = Histories()
     try:
-        ledger.publish()
+        holding.publish(ledger)
     except SteleError:
         if ledger.read_only is None:
             raise
         log.error("the ledger is READ-ONLY: %s", ledger.read_only.reason)  # noqa: TRY400  the reason says it all
     try:
         for _, entry in reading.entries(places):
+            histories.observe(entry.event)
+        for entry in ledger.uncovered():  # held back by witnesses: it happened all the same
             histories.observe(entry.event)
     except SteleError as error:
         if ledger.read_only is None:

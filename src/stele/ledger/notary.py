@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from stele.host import durable
 from stele.ledger import tiles
 from stele.trust import merkle, note
 from stele.trust import root as root_of_trust
@@ -84,3 +85,29 @@ class Notary:
                 code="ledger.write-failed",
             )
         return cosigned
+
+    def add(self, size: int, lines: bytes) -> bool:
+        """Add signature lines, which the caller has verified, to what was published of a size; False where there is nothing to add.
+
+        The archived note first, then the head, if it is still this one: a crash between the two leaves the head as it was.
+
+        Raises:
+            OSError: they may be in the archived note and not in the head.
+        """
+        path = self._folder / "checkpoints" / str(size)
+        try:
+            before = path.read_bytes()
+        except FileNotFoundError:
+            return False  # it was held back
+        text, found = note.split_note(before)
+        known = {(name, identity) for name, identity, _ in found}
+        raw = lines.splitlines(keepends=True)
+        _, new = note.split_note(text + b"\n" + lines)
+        fresh = b"".join(raw[at] for at, (name, identity, _) in enumerate(new) if (name, identity) not in known)
+        if not fresh:
+            return False
+        head = (self._folder / "checkpoint").read_bytes()
+        durable.write(path, before + fresh)
+        if head == before:
+            durable.write(self._folder / "checkpoint", before + fresh)
+        return True

@@ -10,11 +10,11 @@ from stele.trust import canonical, note
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from stele.ledger.lock import Lock
-    from stele.model.event import Event
+    from stele.model.event import Entry, Event
 
 # what no writing could mend: the bytes are not those that were signed or committed
 _CODES = (
@@ -64,6 +64,7 @@ class ReadOnlyLedger:
     def __init__(self, folder: Path, why: SteleError, lock: Lock) -> None:
         self._lock = lock
         self.read_only = why
+        self.witnesses: Callable[[], list[dict[str, Any]]] = list  # nobody is asked
         self.published = 0
         with contextlib.suppress(OSError, SteleError):
             self.published = note.parse_body(note.split_note((folder / "checkpoint").read_bytes())[0]).size
@@ -72,6 +73,10 @@ class ReadOnlyLedger:
     def size(self) -> int:
         """As many entries as the checkpoint says; what was committed after it is unknown."""
         return self.published
+
+    def uncovered(self) -> list[Entry]:
+        """None that are known."""
+        return []
 
     def append(self, _events: Sequence[Event]) -> NoReturn:
         """Refuse, and say why.

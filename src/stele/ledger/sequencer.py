@@ -18,7 +18,7 @@ from stele.ledger.numbering import Heads, Placed, place
 from stele.ledger.read_only import ReadOnlyLedger
 from stele.ledger.wal import NoRoom, Wal
 from stele.model.epoch import ACTOR, epoch_event
-from stele.model.event import HOST_WORKLOAD, Entry, Event
+from stele.model.event import HOST_WORKLOAD, Entry, Event, decode_entry
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Ledger:
         self._folder, self._lock, self._clock, self._random = folder, lock, terms.clock, terms.random
         trusted = terms.trusted or terms.signer.verifiers
         self._notary = Notary(folder, terms.signer, terms.cosign, trusted)
+        self.at_close: list[Callable[[], None]] = []
+        self.witnesses: Callable[[], list[dict[str, Any]]] = list  # how it stands with each, for people
         self._group = Group(self._flush)  # who leads owns the WAL and the edge
         self._publishing = threading.Lock()
         self._closed = False
@@ -301,6 +303,26 @@ class Ledger:
             self._after(size, frozenset(name for name, _ in partial))
             return size
 
+    def add_cosignatures(self, size: int, lines: bytes) -> None:
+        """Add cosignatures that came after publishing to the checkpoint of that size. The caller has verified them.
+
+        Raises:
+            SteleError: `ledger.write-failed`, `ledger.lock-lost`: they may have been added.
+        """
+        with self._publishing:
+            if self._closed:
+                return
+            try:
+                self._lock.check()
+                self._notary.add(size, lines)
+            except OSError as error:
+                raise _write_failed("amended", error, "free space or mend the disk; the checkpoint itself is whole") from error
+
+    def uncovered(self) -> list[Entry]:
+        """What is committed and not published, in order."""
+        with self._group.leading():
+            return [decode_entry(raw) for raw in self._unpublished]
+
     def _after(self, size: int, names: frozenset[str]) -> None:
         """What may fail: old partial tiles, the projection, and recycling the WAL once the tiles are really on disk."""
         # those of the checkpoint before stay for whoever is reading it, those that were synced for recovery
@@ -356,6 +378,8 @@ class Ledger:
                 self.publish()
             except SteleError as error:
                 log.error("%s", error.reason)  # noqa: TRY400  the reason says it all
+                if error.retryable:
+                    self._wake.set()  # held back: whoever did it sets the pace
             except Exception:
                 log.exception("the ledger could not be published")
 
@@ -369,6 +393,8 @@ class Ledger:
             with self._publishing, self._group.leading():
                 was, self._closed = self._closed, True
             if not was:
+                for work in self.at_close:
+                    work()
                 self._ending.set()
                 self._wake.set()
                 self._thread.join()

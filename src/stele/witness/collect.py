@@ -7,8 +7,10 @@ for the quorum only, and in the mode `publish` not for witnesses that have just 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.trust import note, quorum
@@ -16,10 +18,11 @@ from stele.trust.errors import SteleError
 from stele.witness.ask import Asker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 30.0
+Late = Callable[[int, bytes], None]
 
 
 class Standing(NamedTuple):
@@ -59,7 +62,7 @@ class Collector:
         *,
         block: bool,
         timeout: float,
-        late: Callable[[int, bytes], None] = lambda size, lines: None,
+        late: Late = lambda size, lines: None,
     ) -> None:
         """Start the threads.
 
@@ -68,7 +71,7 @@ class Collector:
             ledgers: the ledger's keys.
             block: without the quorum nothing is published.
             timeout: seconds for which publishing waits.
-            late: takes lines that came after publishing: size and lines; called from the witnesses' threads.
+            late: takes lines that came after publishing: size and lines; called from a thread of its own.
 
         Raises:
             SteleError: `witness.bad-policy` if the quorum cannot be had from witnesses with an address; `http.bad-address`.
@@ -76,7 +79,7 @@ class Collector:
         asked = [witness for witness in policy.witnesses if witness.url]
         if not policy.met([witness.verifier for witness in asked]):
             raise quorum.bad("its quorum cannot be met: a witness that is needed has no URL")
-        self.policy, self._ledgers, self.block, self.timeout, self._late = policy, tuple(ledgers), block, timeout, late
+        self.policy, self._ledgers, self.block, self.timeout, self.late = policy, tuple(ledgers), block, timeout, late
         self._turn = threading.Condition()
         self._job: _Job | None = None
         self._ended = False
@@ -85,6 +88,9 @@ class Collector:
         for witness in asked:
             by_url.setdefault(witness.url, []).append(witness.verifier)
         self._askers = [Asker(url, keys, ledgers, timeout=max(timeout, 1.0)) for url, keys in by_url.items()]
+        self._lines: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        # a thread of its own: whoever takes late lines may have to wait for a publishing that waits for the witnesses
+        threading.Thread(target=self._hand_on, name="witness-late", daemon=True).start()
         for asker in self._askers:
             threading.Thread(target=self._work, args=(asker,), name=f"witness-{asker.url}", daemon=True).start()
 
@@ -145,6 +151,14 @@ class Collector:
         with self._turn:
             self._ended = True
             self._turn.notify_all()
+        self._lines.put(None)
+
+    def _hand_on(self) -> None:
+        while (found := self._lines.get()) is not None:
+            try:
+                self.late(*found)
+            except Exception:
+                log.exception("cosignatures that came late could not be added")
 
     # ---- one witness's thread ----------------------------------------------------------------
 
@@ -200,7 +214,7 @@ class Collector:
                 self._job.lines[asker.url] = lines
             self._turn.notify_all()
         if late:
-            self._late(job.head.size, lines)
+            self._lines.put((job.head.size, lines))
 
     def _note(self, asker: Asker, *, size: int = 0, seconds: int = 0, error: str = "") -> bool:
         """Change the standings of a witness; whether the error is new."""
