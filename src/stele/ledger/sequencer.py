@@ -369,6 +369,7 @@ class Ledger:
 
     def _run(self) -> None:
         """Publish whenever something was committed, at most ten times a second."""
+        said = ""
         while not self._ending.is_set():
             self._wake.wait()
             self._wake.clear()
@@ -377,7 +378,9 @@ class Ledger:
             try:
                 self.publish()
             except SteleError as error:
-                log.error("%s", error.reason)  # noqa: TRY400  the reason says it all
+                if error.reason != said:  # once, however often it is tried
+                    log.error("%s", error.reason)  # noqa: TRY400  the reason says it all
+                said = error.reason
                 if error.retryable:
                     self._wake.set()  # held back: whoever did it sets the pace
             except Exception:
