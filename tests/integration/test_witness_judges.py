@@ -102,3 +102,15 @@ def test_both_answer_alike(litewitness, tmp_path):
             if theirs[0] == 409:
                 assert theirs[1:] == mine[1:]
     assert [theirs for theirs, _ in got] == [mine for _, mine in got], got
+
+
+def test_torchwood_believes_both_of_our_cosignatures(tmp_path):
+    judge = go_main(Path(__file__).parent / "judges" / "tlog-client")
+    keys = witnesses.make(tmp_path / "w")
+    with witnesses.serving(tmp_path / "w", clock=lambda: int(time.time())) as server:
+        _, _, lines = witnesses.post(server.port, Log().submission(0, 9))
+    known = [key.encode() for key in (*SIGNER.verifiers, *keys.verifiers)]
+    done = subprocess.run([judge, "open", *known], input=Log().note(9) + lines, capture_output=True, check=True)
+    assert done.stdout.decode().split() == [f"{key.name}+{key.key_id.hex()}" for key in (*SIGNER.verifiers, *keys.verifiers)]
+    altered = lines.replace(lines[60:61], b"A" if lines[60:61] != b"A" else b"B", 1)
+    assert subprocess.run([judge, "open", *known], input=Log().note(9) + altered, capture_output=True).returncode != 0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import threading
 import time
+from base64 import b64decode
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -382,3 +385,19 @@ def test_who_is_slow_is_cut_off_and_others_are_served(tmp_path):
 
 def test_merkle_of_an_empty_tree():
     assert LOG.head(0).root == merkle.EMPTY_ROOT
+
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "witness.json").read_text("ascii"))
+
+
+@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])
+def test_vectors(tmp_path, case):
+    witnesses.make(tmp_path / "w", *(note.parse_vkey(text) for text in VECTORS["log"]))
+    served = Witness(tmp_path / "w", clock=lambda: NOW)
+    if case["cosigned"]:
+        assert add(served, VECTORS["before"][str(case["cosigned"])].encode()).status == 200
+    answer = add(served, b64decode(case["request"]))
+    assert answer.status == case["status"], answer
+    if answer.status == 409:
+        assert answer.body == f"{case['cosigned']}\n".encode()
+    served.close()
