@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stele.flow import cosigning
+from stele.flow import cosigning, holding, supervision
 from stele.flow.initialise import make_keys
-from stele.flow.opening import open_ledger
+from stele.flow.opening import hold_ledger, open_ledger
 from stele.flow.places import Places
 from stele.ledger.monitor import Monitor
 from stele.ledger.reader import LedgerReader
@@ -99,6 +99,19 @@ def test_without_its_witness_a_blocking_ledger_commits_and_publishes_nothing(tmp
         assert size > before + 1
         assert cosigners(places) == {note.COSIGNATURE, note.ML_DSA_44}
         assert '"number":7' in b"".join(LedgerReader(places.ledger).raw_entries(0, size)).decode()
+
+
+def test_an_agent_that_starts_without_its_witness_knows_what_was_committed(tmp_path, places):
+    with witnessed(tmp_path, places, block=True, timeout_ms=300):
+        write(places)
+    with contextlib.closing(open_ledger(places)) as ledger:
+        ledger.append([event(8, workload="bank", kind="release.quarantined", release="sha256:" + 64 * "0", reason="bad")])
+    with contextlib.closing(hold_ledger(places)) as ledger:
+        found = supervision._histories(places, ledger)
+        assert ledger.published == 2
+        assert found.names() == ("bank", "shop")
+        assert list(found.of("bank").quarantined) == ["sha256:" + 64 * "0"]
+        until(lambda: all(each["error"] for each in holding.state(ledger)["witnesses"]))
 
 
 def test_a_blocking_ledger_tries_again_by_itself(tmp_path, places):
