@@ -25,6 +25,7 @@ def witnesses(ctx: click.Context, sub_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     call = Call(ctx)
+    call.need_keys()
     from stele.flow import cosigning
 
     found = cosigning.standing(call.places)
@@ -107,6 +108,7 @@ def timestamps(ctx: click.Context, sub_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     call = Call(ctx)
+    call.need_keys()
     from stele.flow import cosigning
 
     found = cosigning.standing(call.places)

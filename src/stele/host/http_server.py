@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import logging
+import math
 import socket
 import socketserver
 import ssl
@@ -151,11 +152,14 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def service_actions(self) -> None:
         """Cut off who is too late. Called every POLL_S."""
-        now = time.monotonic()
+        self.cut_off(time.monotonic())
+
+    def cut_off(self, before: float) -> None:
+        """Cut off everybody whose deadline is before this instant."""
         with self._turn:
-            late = [connection for connection, deadline in self._deadlines.items() if deadline < now]
+            late = [connection for connection, deadline in self._deadlines.items() if deadline < before]
             for connection in late:
-                self._deadlines[connection] = now + 3600
+                self._deadlines[connection] = before + 3600
         for connection in late:
             with contextlib.suppress(OSError):
                 # below TLS: nobody waits for a stranger to say goodbye
@@ -185,10 +189,11 @@ class HttpServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening; requests in the middle are cut off with the process."""
+        """Stop listening, and end every connection; a request in the middle is cut off."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        self._server.cut_off(math.inf)
 
 
 def _guarded(answer: Callable[[str, str, bytes], Reply]) -> Callable[[str, str, bytes], Reply]:
