@@ -116,8 +116,9 @@ def publish(storage, bucket, ledger, *options, env=ENV):
 
 def test_what_is_published_is_locked_and_an_independent_client_reads_it(storage, bucket, ledger):
     endpoint, client, _ = storage
-    found = publish(storage, bucket, ledger, "--retain", "30d", "--mode", "compliance", "--legal-hold")
+    found = publish(storage, bucket, ledger, "--retain", "30d", "--mode", "compliance", "--legal-hold", "--lock-partial")
     assert (found["size"], found["put"]) == (601, 3 + 4 + 1)
+    assert client.head_object(Bucket=bucket, Key="logs/shop/tile/entries/002.p/89")["ObjectLockMode"] == "COMPLIANCE"
     head = client.head_object(Bucket=bucket, Key="logs/shop/tile/entries/000")
     assert (head["ObjectLockMode"], head["ObjectLockLegalHoldStatus"]) == ("COMPLIANCE", "ON")
     assert abs(head["ObjectLockRetainUntilDate"] - datetime.now(UTC) - timedelta(days=30)) < timedelta(hours=1)
