@@ -47,9 +47,3 @@ def keep(places: Places, source: Path, kind: str, data: bytes) -> None:
     with contextlib.suppress(OSError):
         durable.make_dirs(places.stat_caches, 0o700)
         durable.replace(_path(places, source, kind), data, mode=0o600)
-
-
-def forget(places: Places, source: Path, kind: str) -> None:
-    """Keep it no longer."""
-    with contextlib.suppress(OSError):
-        _path(places, source, kind).unlink(missing_ok=True)
