@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stele.ledger import erasing
 from stele.ledger.wal import MAX_ENTRY
 from stele.model import private
-from stele.model.event import Entry, from_plain
-from stele.trust import canonical
+from stele.model.event import Entry, check
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
@@ -48,15 +47,14 @@ def place(events: Sequence[Event], edge: Edge, heads: Heads, random: Callable[[i
             known = chain.count, chain.head
         sealed, opening = _seal(event, edge.size, random)
         entry = Entry(event=event, seq=known[0], prev=known[1], sealed=sealed)
-        plain = entry.plain()
-        raw = canonical.encode(plain)
+        check(entry)  # what could not be read back must not be written
+        raw = entry.encode()
         if len(raw) > MAX_ENTRY:
             raise SteleError(
                 f"an event of kind {event.kind} is {len(raw)} bytes, more than an entry holds ({MAX_ENTRY})",
                 remedy="record digests of documents, not documents",
                 code="ledger.entry-too-large",
             )
-        from_plain(plain)  # what could not be read back must not be written
         digest = sha256(raw)
         mine[name] = known[0] + 1, digest
         placed.append(Placed(raw, entry, digest, opening))

@@ -145,24 +145,42 @@ def from_plain(raw: Any, *, any_kind: bool = False) -> Entry:
     Raises:
         SteleError: `ledger.bad-entry`.
     """
-    if not isinstance(raw, dict) or set(raw) != _FIELDS or raw["v"] != VERSION or isinstance(raw["v"], bool):
+    if not isinstance(raw, dict) or raw.keys() != _FIELDS or raw["v"] != VERSION or isinstance(raw["v"], bool):
         raise _malformed()
-    texts = (raw["workload"], raw["prev"], raw["kind"], raw["actor"])
-    if not all(isinstance(text, str) for text in texts) or not isinstance(raw["data"], dict):
-        raise _malformed()
-    for number in (raw["seq"], raw["time_ns"]):
-        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            raise _malformed()
-    if (raw["kind"] not in KINDS and not any_kind) or (raw["time_ns"] >= LATEST_NS and raw["kind"] != "epoch"):
-        raise _malformed()
-    sealed = raw["sealed"]
-    if not isinstance(sealed, dict) or not sealed.keys().isdisjoint(raw["data"]):
-        raise _malformed()
-    for name, value in sealed.items():
-        if not FIELD_NAME.fullmatch(name) or not isinstance(value, str) or not _COMMITMENT.fullmatch(value):
-            raise _malformed()
     event = Event(workload=raw["workload"], kind=raw["kind"], time_ns=raw["time_ns"], actor=raw["actor"], data=raw["data"])
-    return Entry(event=event, seq=raw["seq"], prev=raw["prev"], sealed=sealed)
+    entry = Entry(event=event, seq=raw["seq"], prev=raw["prev"], sealed=raw["sealed"])
+    check(entry, any_kind=any_kind)
+    return entry
+
+
+def check(entry: Entry, *, any_kind: bool = False) -> None:
+    """Refuse an entry that would not read back: each field of its type, and within its bounds.
+
+    Raises:
+        SteleError: `ledger.bad-entry`.
+    """
+    event, sealed = entry.event, entry.sealed
+    if not (
+        isinstance(event.workload, str)
+        and isinstance(entry.prev, str)
+        and isinstance(event.kind, str)
+        and isinstance(event.actor, str)
+        and isinstance(event.data, dict)
+        and isinstance(sealed, dict)
+        and type(entry.seq) is int
+        and type(event.time_ns) is int
+        and entry.seq >= 0
+        and event.time_ns >= 0
+        and (event.kind in KINDS or any_kind)
+        and (event.time_ns < LATEST_NS or event.kind == "epoch")
+    ):
+        raise _malformed()
+    if sealed:
+        if not sealed.keys().isdisjoint(event.data):
+            raise _malformed()
+        for name, value in sealed.items():
+            if not FIELD_NAME.fullmatch(name) or not isinstance(value, str) or not _COMMITMENT.fullmatch(value):
+                raise _malformed()
 
 
 def _malformed() -> SteleError:
