@@ -111,7 +111,7 @@ class Host:
         """Published events of the workload, oldest first."""
         self.try_("prove", "tiny", "-o", str(self.folder / "unused.proof"))  # has the agent publish
         done = subprocess.run(
-            [sys.executable, "-m", "stele", "--data", str(self.data), "--json", "log", "--last", "100000", "--kind", kind],
+            [sys.executable, "-m", "stele", "--data", str(self.data), "--json", "log", "--last", "100000"] + ["--kind", kind] * bool(kind),
             capture_output=True, check=True, timeout=CALL_LIMIT_S,
         )  # fmt: skip
         return [json.loads(line) for line in done.stdout.splitlines()]

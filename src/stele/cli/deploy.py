@@ -113,6 +113,8 @@ def status(call: Call) -> None:
     for entry in found:
         for frozen in entry["frozen"]:
             render.say_line(f"frozen: {frozen['instance']} (incident {frozen['incident']}); see `stele incidents`")
+        if entry["refused"]:
+            render.say_line(f"{entry['workload']} runs what is no longer accepted, and would not be started again: {entry['refused']}")
         for digest, why in entry["quarantined"].items():
             render.say_line(f"quarantined release of {entry['workload']}: {render.short(digest)} ({why})")
 

@@ -183,7 +183,7 @@ def rotate(call: Call, signer: str, public: Path | None, plain: bool, passphrase
 def revoke(call: Call, name: str, reason: str, start: int | None) -> None:
     """Revoke KEY (its id or 8 digits of it): what it signed counts only if the ledger had recorded it before. `--from 0`: never.
 
-    Nothing that only this key signed is started again; what runs goes on running.
+    What runs goes on running and is reported by `stele status`; nothing of it is started again, unless others have signed it.
     """
     from stele.flow import keyring
 

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from stele.flow import deploy, evidence, health, holding, incident, launch, signing
+from stele.flow import deploy, evidence, health, holding, incident, launch, reviewing, signing
 from stele.flow.spares import keep_spares
 from stele.flow.world import Running
 from stele.model.report import Report
@@ -93,7 +93,7 @@ class Fleet:
 
     def pardon(self, workload: str, release: str, reason: str, person: str) -> dict[str, Any]:
         """Lift the quarantine of a release."""
-        digest = self._world.store.release(release).digest
+        digest = self._world.store.find(release).digest
         self._world.record.by(person)(workload, "release.pardoned", release=digest, reason=reason)
         return {"workload": workload, "release": digest}
 
@@ -155,38 +155,7 @@ class Fleet:
 
     def status(self) -> list[dict[str, Any]]:
         """One plain record per workload: what runs, by which digest, since when, and what enforces it."""
-        return [self._status(running) for running in self._all()]
-
-    def _status(self, running: Running) -> dict[str, Any]:
-        history = self._world.history(running.name)
-        with running.lock:
-            active = running.active
-            return {
-                "workload": running.name,
-                "release": running.release.digest if running.release else "",
-                "instance": active.id if active else "",
-                "phase": self._phase(running),
-                "since_ns": history.active_since_ns,
-                "address": active.address if active else "",
-                "ports": [f"{port.host}->{port.container}" for port in running.release.spec.ports if port.host] if running.release else [],
-                "enforced": active.enforcement if active else "",
-                "log": active.log if active else "",
-                "spares": sorted(running.spares),
-                "good": list(history.good),
-                "quarantined": dict(history.quarantined),
-                "frozen": [
-                    {"incident": key, "instance": value[0].id, "release": value[1]} for key, value in sorted(running.frozen.items())
-                ],
-                "draining": [instance.id for instance in running.draining],
-            }
-
-    @staticmethod
-    def _phase(running: Running) -> str:
-        if running.active is None:
-            return "replacing" if running.release is not None and running.frozen else "stopped"
-        if running.unhealthy:
-            return "unhealthy"
-        return "serving, in its confirm window" if running.deploy_id else "serving"
+        return [reviewing.status(self._world, running) for running in self._all()]
 
     def shut_down(self, *, remove: bool, person: str, say: Callable[[str], None]) -> dict[str, Any]:
         """End supervision. With `remove` every instance is stopped, frozen ones included (their evidence stays).
@@ -234,7 +203,7 @@ class Fleet:
                 continue
             running = self._running(name)
             try:
-                release = self._world.store.release(history.active_release)
+                release = self._world.store.find(history.active_release)
             except SteleError as error:
                 log.error("%s cannot be supervised: %s", name, error.reason)  # noqa: TRY400  the reason says it all
                 self._world.record(
@@ -253,6 +222,8 @@ class Fleet:
                 self._world.network.publish(name, release.spec.ports, active)
                 running.active = active
                 threading.Thread(target=keep_spares, args=(self._world, running), daemon=True).start()
+            elif why := self._world.standing.why_not(release.digest):
+                log.warning("%s: its release is not accepted and is not started: %s", name, why)
             elif release.digest in history.quarantined:
                 log.warning("%s: its release is quarantined and is not started by itself: %s", name, history.quarantined[release.digest])
             else:
@@ -293,7 +264,7 @@ class Fleet:
         if (self._world.places.evidence / incident_id).exists():
             return
         try:
-            release = self._world.store.release(instance.release)
+            release = self._world.store.find(instance.release)
         except SteleError as error:
             log.warning("evidence of %s is not collected again: %s", incident_id, error.reason)
             return
@@ -332,6 +303,10 @@ class Fleet:
                     log.warning("%s: %s", running.name, error.reason)
 
     def _tick(self, running: Running, last: dict[str, float]) -> None:
+        if reviewing.review(self._world, running):
+            reason = f"no longer accepted: {running.refused[:300]}"
+            threading.Thread(target=self._stop, args=(running, ""), kwargs={"reason": reason}, daemon=True).start()
+            return
         with running.lock:
             active, release = running.active, running.release
         if active is None or release is None:
@@ -359,7 +334,7 @@ class Fleet:
         """Nothing serves though something should, and nobody is about to change that: try again, later and later."""
         with running.lock:
             release, busy = running.release, running.replacing or running.stopped.is_set() or running.deploying.locked()
-        if release is not None and not busy and release.digest not in self._world.history(running.name).quarantined:
+        if release is not None and not busy and not running.refused and release.digest not in self._world.history(running.name).quarantined:
             self._restart(running, "nothing serves")
 
     def _failed(self, running: Running, instance: Instance, why: str) -> None:
@@ -432,7 +407,7 @@ class Fleet:
         for spare in spares:
             launch.discard(self._world, spare)
         if active is not None and release is not None:
-            launch.retire(self._world.by(person), active, release, reason=reason)
+            launch.retire(self._world.by(person) if person else self._world, active, release, reason=reason)
         running.wait_drained()
 
     def _all(self) -> list[Running]:

@@ -81,7 +81,8 @@ def _quarantine(world: World, running: Running, instance: Instance, release: Rel
         world.runtime.freeze(instance)
     with running.lock:
         served = running.active is not None and running.active.id == instance.id
-        spare = running.spares.pop(release.digest, None) if served and decision.replace and not decision.delay_ms else None
+        ready = served and decision.replace and not decision.delay_ms and not running.refused
+        spare = running.spares.pop(release.digest, None) if ready else None
         events = [
             world.record.event(running.name, "violation", incident=incident, release=release.digest, **facts(report)),
             world.record.event(
@@ -164,6 +165,12 @@ def _replace(world: World, running: Running, release: Release, incident: str, sp
         running.stopped.wait(delay_ms / 1000)
     if running.stopped.is_set():
         return
+    try:
+        world.standing.require(release.digest)
+    except BaseException:
+        if spare is not None:  # its start is in the ledger already
+            launch.retire(world, spare, release, reason="no longer accepted")
+        raise
     clean = spare
     if clean is None:
         with running.lock:

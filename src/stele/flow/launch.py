@@ -21,11 +21,13 @@ log = logging.getLogger(__name__)
 def prepare(world: World, release: Release) -> Instance:
     """Create an instance that is ready to start and already guarded; nothing of the release has run yet.
 
-    Every image is verified against the signed release before it is mounted.
+    Its signatures must be enough now, whenever they were looked at before; every image is verified against the signed release before it
+    is mounted.
 
     Raises:
         SteleError: whatever store, run or watch refuse with; nothing is left behind.
     """
+    world.standing.require(release.digest)
     data = {item.path: _data_set(world, item.release) for item in release.spec.data}
     instance = world.runtime.create(release, _images(world, release), world.places.volumes, data)
     try:

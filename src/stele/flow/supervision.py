@@ -16,6 +16,7 @@ from stele.flow.custody import Custody
 from stele.flow.fleet import Fleet
 from stele.flow.record import Recorder
 from stele.flow.stamping import Stamper
+from stele.flow.standing import Standing
 from stele.flow.world import World
 from stele.host import ways as host_ways
 from stele.model import history
@@ -153,9 +154,10 @@ def open_fleet(places: Places) -> Opened:
         unfinished = collect.sweep(places.evidence) if whole and places.evidence.exists() else []
         gate_client.launch(places.run)
         runtime = Runtime(run_dir=places.run, logs=places.logs, ways=ways, network=network, listener=places.run / "seccomp.sock")
+        store = opening.open_store(places)
         world = World(
             places=places,
-            store=opening.open_store(places),
+            store=store,
             record=recorder,
             runtime=runtime,
             network=network,
@@ -166,6 +168,7 @@ def open_fleet(places: Places) -> Opened:
             now_ns=time.time_ns,
             fresh_id=lambda: secrets.token_hex(3),
             custody=Custody(places, recorder, ledger.publish, histories.forget),
+            standing=Standing(store, places),
         )
         if whole:
             taken = {"erofs": ways.erofs, "freezer": ways.freezer}

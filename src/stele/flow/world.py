@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from stele.flow.custody import Custody
     from stele.flow.places import Places
     from stele.flow.record import Recorder
+    from stele.flow.standing import Standing
     from stele.model.history import WorkloadState
     from stele.model.instance import Instance
     from stele.model.release import Release
@@ -42,6 +43,7 @@ class World:
     now_ns: Callable[[], int]
     fresh_id: Callable[[], str]
     custody: Custody
+    standing: Standing
 
     def by(self, person: str) -> World:
         """The same world, recording what an operator asked for."""
@@ -72,6 +74,7 @@ class Running:
     replacing: int = 0  # replacements under way
     restarts: list[float] = dataclasses.field(default_factory=list)
     unhealthy: int = 0
+    refused: str = ""  # why the release is no longer accepted
     deploy_id: str = ""  # a deploy that waits for its confirm window, and when (monotonic seconds) that ends
     confirm_at: float = 0.0
     stopped: threading.Event = dataclasses.field(default_factory=threading.Event)

@@ -47,6 +47,8 @@ KINDS = {
     "key.added": "a key was added to the trust policy",
     "key.rotated": "a signer's key was replaced by a new one",
     "key.revoked": "a key was revoked",
+    "release.lapsed": "what runs is no longer accepted by the trust policy",
+    "release.reinstated": "what runs is accepted by the trust policy again",
     "trust.root": "the ledger has a new root of trust: who may sign its checkpoints and releases, by a threshold of holders",
     "watcher.lost": "a watcher died or overflowed; what it would have seen in between is unknown",
     "watcher.restored": "a watcher watches again",

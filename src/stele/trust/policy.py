@@ -76,6 +76,7 @@ class Policy(NamedTuple):
     keys: tuple[Key, ...]
     revoked: Mapping[str, Revocation]
     rules: tuple[Rule, ...]
+    stop: bool = False  # instances of releases that are no longer acceptable
 
     def encode(self) -> bytes:
         """The file's bytes."""
@@ -212,6 +213,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.ledger = ""
+        self.running = ""
         self.keys: dict[str, Key] = {}
         self.revoked: dict[str, Revocation] = {}
         self.rules: list[Rule] = []
@@ -232,10 +234,12 @@ class _Reader:
                 raise _bad(number, "its reason is longer than 200 characters")
             self.revoked[fields[0]] = Revocation(_number(number, fields[1]), reason)
             self.where[fields[0]] = number
+        elif kind == "running" and fields in (["stop"], ["report"]) and not self.running:
+            self.running = fields[0]
         elif kind == "rule" and len(fields) >= 3:
             self._rule(number, fields)
         else:
-            raise _bad(number, f"it is no ledger, key, revoke or rule of the format, or a second one: {line[:60]!r}")
+            raise _bad(number, f"it is no ledger, key, revoke, rule or running of the format, or a second one: {line[:60]!r}")
 
     def _key(self, number: int, fields: list[str]) -> None:
         signer, start, end, text = fields
@@ -273,7 +277,7 @@ class _Reader:
         for wanted in self.revoked:
             if wanted not in self.keys:
                 raise _bad(self.where[wanted], "it revokes a key that is not named")
-        policy = Policy(lines, self.ledger, tuple(self.keys.values()), self.revoked, tuple(self.rules))
+        policy = Policy(lines, self.ledger, tuple(self.keys.values()), self.revoked, tuple(self.rules), self.running == "stop")
         if not policy.timeless and not self.ledger:
             raise _bad(1, "it names indexes, but not of which ledger")
         return policy

@@ -22,7 +22,8 @@ MAX_BYTES = 32 << 10
 MAX_HOLDERS = 32
 MAX_VERSION = 10**9
 _NUMBER = re.compile(r"(0|[1-9][0-9]{0,17})\Z", re.ASCII)
-_ORDER = ("ledger", "version", "threshold", "holder", "log", "stolen", "key", "revoke", "rule")
+_ORDER = ("ledger", "version", "threshold", "holder", "log", "stolen", "key", "revoke", "rule", "running")
+_POLICY = ("key", "revoke", "rule", "running")
 _ONCE = ("ledger", "version", "threshold")
 
 
@@ -127,7 +128,7 @@ def parse(document: bytes) -> Root:
         holders=tuple(_vkey(fields, 1) for fields in found["holder"]),
         logs=tuple(LogKey(*_span(fields), _vkey(fields, 3)) for fields in found["log"]),
         stolen=tuple(_stolen(fields) for fields in found["stolen"]),
-        policy=_policy(origin, [line for line in lines if line.partition(" ")[0] in {"key", "revoke", "rule"}]),
+        policy=_policy(origin, [line for line in lines if line.partition(" ")[0] in _POLICY]),
     )
     _check(root)
     return root
@@ -215,9 +216,8 @@ def encode(
     lines += [f"holder {key.encode()}" for key in holders]
     lines += [f"log {key.start} {'-' if key.end is None else key.end} {key.verifier.encode()}" for key in logs]
     lines += [f"stolen {item.size} {base64.b64encode(item.root).decode()} {item.verifier.encode()}" for item in stolen]
-    kinds = ("key", "revoke", "rule")
-    chosen = [line for line in policy_lines if line.partition(" ")[0] in kinds]
-    lines += sorted(chosen, key=lambda line: kinds.index(line.partition(" ")[0]))
+    chosen = [line for line in policy_lines if line.partition(" ")[0] in _POLICY]
+    lines += sorted(chosen, key=lambda line: _POLICY.index(line.partition(" ")[0]))
     return parse(("\n".join(lines) + "\n").encode()).text
 
 
