@@ -54,7 +54,7 @@ def run(argv: list[str]) -> tuple[float, int]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--gib", type=int, default=100)
+    parser.add_argument("--gib", type=int, default=4)
     parser.add_argument("--in", dest="place", type=Path, default=Path("/var/tmp"))
     parser.add_argument("--seal-only", action="store_true", help="Neither hash nor check besides.")
     parser.add_argument("--no-kill", action="store_true", help="Do not kill a first seal in the middle.")

@@ -363,3 +363,15 @@ def test_a_check_while_others_seal_finds_nothing_wrong(root: Path) -> None:
             item.result()
     assert check(root).problems == []
     assert len(check(root).whole) == 8
+
+
+def test_a_first_seal_that_was_killed_leaves_no_problem(tmp_path: Path) -> None:
+    store = opened(tmp_path / "store")
+    store.put(b"the first blob, and then nothing")
+    report = check(tmp_path / "store")
+    assert report.problems == []
+    assert [item.kind for item in report.notes] == ["unnamed"]
+    (tmp_path / "store" / "index.json").unlink()
+    (tmp_path / "store" / "oci-layout").unlink()
+    opened(tmp_path / "store").put(b"somebody seals all the same")
+    assert {item.path for item in check(tmp_path / "store").problems} == {"index.json"}

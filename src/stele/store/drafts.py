@@ -206,6 +206,15 @@ def locked(root: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def begin(root: Path, layout: bytes, index: bytes) -> None:
+    """Make a folder an OCI layout that holds nothing. One that has blobs has lost its index.json, which is not for a new one to hide."""
+    with locked(root):
+        if not (root / "index.json").exists() and not _listed(root / "blobs" / "sha256"):
+            durable.write(root / "index.json", index)
+        if not (root / "oci-layout").exists():
+            durable.write(root / "oci-layout", layout)
+
+
 def sweep_index(root: Path) -> None:
     """Remove half-written indexes. Only under the store's lock: no live writer has one then."""
     for path in _listed(root):

@@ -420,7 +420,7 @@ class Layout:
             for folder in (self._blobs, self._images.folder, self.root / "tmp"):
                 durable.make_dirs(folder)
             if not (self.root / "oci-layout").exists():
-                durable.write(self.root / "oci-layout", LAYOUT)
+                drafts.begin(self.root, LAYOUT, indexes.encoded([]))
 
     def _index(self) -> Plain:
         try:
