@@ -138,10 +138,12 @@ def test_cosignatures_that_come_late_are_added(tmp_path, places):
         assert cosigners(places) == set()
         found = cosigning.standing(places)
         assert (found["published"], found["witnessed"]) == (size, 2)
+        assert f"newest {size - 2} of {size} entries" in holding.not_witnessed(places)[0]
         with witnesses.serving(tmp_path / "witness", clock=lambda: int(time.time()), port=port):
             until(lambda: cosigners(places))
         assert cosigners(places) == cosigners(places, size) == {note.COSIGNATURE, note.ML_DSA_44}
     assert cosigning.standing(places)["witnessed"] == size
+    assert holding.not_witnessed(places) is None
     # and after a restart nothing is damaged, and nothing is added twice
     size = write(places)
     assert LedgerReader(places.ledger).check(trust_of(places).ledgers) == []

@@ -65,6 +65,8 @@ def log(ctx: click.Context, /, last: int | None, reverse: bool, follow: bool, ev
 
     if notice := holding.notice(call.places):
         render.warn(*notice)
+    if notice := holding.not_witnessed(call.places):
+        render.warn(*notice)
     if follow and (reverse or given["until"]):
         raise click.UsageError("--follow goes with neither --reverse nor --until")
     selected = selection(given, everything=everything)

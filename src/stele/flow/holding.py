@@ -83,6 +83,23 @@ def notice(places: Places) -> tuple[str, str] | None:
     return (f"the ledger is READ-ONLY: {found['reason']}", str(found["remedy"])) if found else None
 
 
+def not_witnessed(places: Places) -> tuple[str, str] | None:
+    """What to tell people if a policy asks for witnesses, and the newest checkpoint lacks their quorum."""
+    if not (places.cosigning / "policy").exists():
+        return None
+    from stele.flow import cosigning
+
+    with contextlib.suppress(SteleError, OSError):
+        found = cosigning.standing(places)
+        if found["witnesses"] and found["published"] > found["witnessed"]:
+            missing = found["published"] - found["witnessed"]
+            return (
+                f"the newest {missing} of {found['published']} entries are published and not witnessed",
+                "`stele log witnesses` says by whom",
+            )
+    return None
+
+
 def hold(world: World, running_of: Callable[[str], Running], instances: Sequence[Instance], frozen: dict[str, Instance]) -> None:
     """Take over what runs as it is: guarded, shown, not changed."""
     for incident, instance in frozen.items():
