@@ -93,20 +93,26 @@ def annotations_of(raw: Any) -> dict[str, str]:
 
 def is_tagged(entry: Any) -> bool:
     """Whether an entry has a tag."""
-    return REF_NAME in annotations_of(entry)
+    return _tag(entry) is not None
+
+
+def _tag(entry: Any) -> str | None:
+    """The tag of an entry. All entries are asked each time: it makes nothing."""
+    found = entry.get("annotations") if isinstance(entry, dict) else None
+    tag = found.get(REF_NAME) if isinstance(found, dict) else None
+    return tag if tag is None else str(tag)
 
 
 def tagged(index: Plain, tag: str) -> Plain | None:
     """The last entry with a tag."""
-    found = [item for item in index.get("manifests", []) if annotations_of(item).get(REF_NAME) == tag]
-    return found[-1] if found else None
+    return next((item for item in reversed(index.get("manifests", [])) if _tag(item) == tag), None)
 
 
 def image_entries(index: Plain) -> list[Plain]:
     """Entries that may be releases: image manifests that are neither artifacts nor signatures, in order."""
     found = []
     for item in index.get("manifests", []):
-        tag = annotations_of(item).get(REF_NAME, "")
+        tag = _tag(item) or ""
         if item.get("mediaType") == MANIFEST_TYPE and not item.get("artifactType") and not tag.startswith("sha256-"):
             found.append(item)
     return found
