@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from stele.ledger.past import PastLedger
+from stele.prove import build
 from stele.prove.standalone import stele_verify
 from stele.prove.verify import verify
 from stele.trust import canonical, note, root, trust_keys
@@ -15,7 +17,7 @@ from stele.trust.errors import SteleError
 from stele.trust.root import LogKey, Stolen
 from stele.trust.trust_keys import Trust
 from tests.ledgers import KEY, OTHER, SIGNER
-from tests.proofs import built, resum, state, world
+from tests.proofs import built, check, evidence, resum, state, world
 
 HOLDERS = [
     note.Key(name, Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)) for number, name in enumerate(("alice", "bob", "carol"))
@@ -113,3 +115,17 @@ def test_the_standalone_verifier_takes_keys_not_roots(folder):
         stele_verify.verify(proof(folder, first), trust_keys.encode(pinned(first)))
     keys = Trust(SIGNER.verifiers, (KEY.public,))
     assert stele_verify.verify(proof(folder, first), trust_keys.encode(keys))["answer"] == verify(proof(folder, first), keys).answer
+
+
+def test_a_later_checkpoint_in_place_of_one_that_is_doubted(folder):
+    """As `stele prove` does it where a key was stolen: both epochs under the newest checkpoint."""
+    with PastLedger(folder, lambda _: True) as log:
+        data = build.build(log, state(8.5), "light", evidence)
+    verdict = check(data)
+    assert verdict.answer == check(built(folder, state(8.5))).answer
+    value = canonical.decode(data[:-1])
+    assert [head["checkpoint"].split("\n")[1] for head in value["heads"]] == ["24", "24"]
+    stolen = [Stolen(14, bytes(32), key) for key in OTHER.verifiers]
+    logs = [*(LogKey(0, 14, key) for key in OTHER.verifiers), *(LogKey(14, None, key) for key in SIGNER.verifiers)]
+    first = document(logs=logs, stolen=stolen)
+    assert verify(resum({**value, "roots": [first.decode()]}), pinned(first)).answer == verdict.answer
