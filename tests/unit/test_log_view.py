@@ -239,7 +239,7 @@ def test_kinds_are_those_that_there_are(text):
 def test_groups_and_releases():
     assert all(set(kinds) <= set(KINDS) for kinds in GROUPS.values())
     assert parse_kinds(["instance."]) == parse_kinds(["instance.*"]) == parse_kinds(["instances"])
-    assert parse_kinds([]) == frozenset(KINDS) - {"epoch", "heartbeat"}
+    assert parse_kinds([]) == parse_kinds([""]) == frozenset(KINDS) - {"epoch", "heartbeat"}
     assert parse_release("sha256:ABCD".lower()) == parse_release("abcd") == "abcd"
     for bad in ("abc", "sha512:abcd", "xyzw", "AB" * 32, "a" * 65):
         with pytest.raises(SteleError):

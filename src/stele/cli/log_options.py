@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stele.model.selection import Selection
 
 _OPTIONS = (
-    click.option("-w", "--workload", "workloads", multiple=True, metavar="NAME", help="Only this workload, or 'web-*'; several times."),
+    click.option("-w", "--workload", "workloads", multiple=True, metavar="NAME", help="Only this workload, or 'web-*'; '' is the host."),
     click.option(
         "-k", "--kind", "kinds", multiple=True, metavar="KIND",
         help="Only such events: a kind, its first word (instance), a pattern ('*.failed'), or deploys, incidents, releases, instances, "

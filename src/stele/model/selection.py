@@ -112,7 +112,7 @@ def parse_kinds(texts: Iterable[str], *, everything: bool = False) -> frozenset[
         SteleError: `log.bad-filter`: no kind is meant by one of them.
     """
     found: set[str] = set()
-    for text in texts:
+    for text in filter(None, texts):
         plain = text.rstrip(".")
         mine = set(GROUPS.get(plain, ())) | {kind for kind in KINDS if kind == plain or kind.startswith(plain + ".") or _fits(kind, text)}
         if not mine:
