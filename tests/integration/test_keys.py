@@ -6,9 +6,11 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,31 @@ def test_two_of_two_signers_then_it_may_run(data):
     assert data("sign", release, "--key", "alice.key")["accepted"]  # again changes nothing
     assert len(data("sign", release)["keys"]) == 2
     assert [kind for kind in data.kinds() if kind.startswith(("key.", "release."))][:3] == ["release.sealed", "key.added", "release.signed"]
+
+
+def test_a_second_signer_elsewhere_signs_what_is_pushed_and_only_then_it_is_pulled(data, registry):
+    """Three machines: one seals, one signs, one runs; each with a policy of its own."""
+    target = f"{registry}/{data.folder.name.replace('_', '-').lower()}/shop:v1"
+    signer, runs = (Data(data.folder / name) for name in ("signer", "runs") if not (data.folder / name).mkdir())
+    own = data.data / "keys" / "release.pub"
+    signer("key", "generate", "alice.key", "--plain")
+    signer("key", "add", "builder", own)
+    signer("key", "require", "shop", 1, "builder")
+    runs("key", "add", "builder", own)
+    runs("key", "add", "alice", signer.folder / "alice.pub")
+    runs("key", "require", "shop", 2, "builder", "alice")
+    release = data.seal()
+    data("push", "shop", target)
+    assert runs.refused("pull", target) == "trust.too-few-signers"
+    assert runs("releases") == []
+    signer("pull", target)
+    signer("key", "add", "alice", "alice.pub")
+    signer("sign", release, "--key", "alice.key")
+    signer("push", release, target)
+    data("push", "shop", target)  # the first one again: what others signed stays
+    assert runs("pull", target)["release"] == release
+    runs("verify", release)
+    assert len(json.loads(runs.run("log", "--kind", "release.pulled").stdout.splitlines()[-1])["data"]["keys"]) == 2
 
 
 def test_a_rotated_key_signs_nothing_new_and_what_it_signed_stays_good(data):
@@ -218,6 +245,18 @@ def test_openssl_reads_protected_keys_and_we_read_its_own(data, tmp_path):
 @pytest.fixture(scope="session")
 def cosign_program() -> Path:
     return judges.go_judge("github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3")
+
+
+@pytest.fixture(scope="session")
+def registry():
+    """An empty registry: crane's, in memory."""
+    crane = judges.go_judge("github.com/google/go-containerregistry/cmd/crane@v0.20.6")
+    with subprocess.Popen([crane, "registry", "serve", "--address", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True) as served:
+        assert served.stderr is not None
+        port = next(found[1] for line in served.stderr if (found := re.search(r"serving on port (\d+)", line)))
+        threading.Thread(target=served.stderr.read, daemon=True).start()
+        yield f"127.0.0.1:{port}"
+        served.terminate()
 
 
 def cosign(data: Data, program: Path, *argv: object, word: str = WORD) -> subprocess.CompletedProcess[str]:

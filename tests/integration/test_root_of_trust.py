@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stele.flow import rooted
+from stele.flow import opening, rooted
 from stele.flow.places import Places
 from stele.ledger.sequencer import Ledger
 from stele.model.event import Event
@@ -62,8 +62,6 @@ def size(data: Data) -> int:
 
 def grow(data: Data, count: int) -> None:
     """Entries by the data folder's own means, with whatever key is the right one."""
-    from stele.flow import opening
-
     places = Places(data.data)
     with contextlib.closing(opening.open_ledger(places)) as ledger:
         for number in range(count):
@@ -291,6 +289,58 @@ def test_a_stolen_ledger_key_is_recovered_from(data):
     bent = Path(shutil.copytree(ledger, data.folder / "bent"))
     (bent / "checkpoints" / str(good)).write_bytes(late.sign(note.Checkpoint(root.origin, good, leaf)))
     assert any("stolen key" in problem or "good head" in problem for problem in check(data, bent, now))
+
+
+def verdict(data: Data, proof: str, trust: Path) -> str:
+    done = data.run("verify", proof, "--trust", trust)
+    return "" if done.returncode == 0 else str(json.loads(done.stdout)["error"]["code"])
+
+
+def test_proofs_follow_the_root_and_refuse_the_thief(data):
+    """With `stele verify`, offline, from files alone."""
+    data("prove", "shop", "-o", "before.proof")
+    known = trust_of(data, "trust.1")
+    assert verdict(data, "before.proof", known) == ""
+    grow(data, 2)  # so that its head is not the good one
+    data("trust", "recover", "-o", "root.2")
+    applied(data, "root.2")
+    data.seal("after the theft")
+    data("prove", "shop", "-o", "after.proof")
+    now = trust_of(data, "trust.2")
+    assert verdict(data, "after.proof", known) == ""  # the proof carries the documents
+    assert verdict(data, "after.proof", now) == ""
+    # made before the theft, with the key that was stolen since: not without the document that one trusts now
+    assert verdict(data, "before.proof", now) == "trust.root-order"
+    # the same head, by the old key, with the new documents put beside it
+    plain = json.loads((data.folder / "before.proof").read_bytes())
+    plain["roots"] = json.loads((data.folder / "after.proof").read_bytes())["roots"]
+    from stele.trust import canonical
+    from stele.trust.digest import sha256
+
+    plain["sum"] = sha256(canonical.encode({key: value for key, value in plain.items() if key != "sum"}))
+    (data.folder / "mixed.proof").write_bytes(canonical.encode(plain) + b"\n")
+    for trust in (known, now):
+        assert verdict(data, "mixed.proof", trust) == "trust.stolen-key"
+
+
+def test_a_proof_carries_the_signatures_that_the_roots_rules_ask_for(data):
+    data("key", "generate", "dev.key", "--plain")
+    body = "".join((data.folder / "dev.pub").read_text().splitlines()[1:-1])
+    policy = (data.data / "keys" / "trust.policy").read_text()
+    (data.folder / "new.policy").write_text(policy.replace("rule * 1 release", f"key dev 0 - {body}\nrule shop 2 release dev"))
+    data("trust", "propose", "--policy", "new.policy", "-o", "root.2")
+    applied(data, "root.2")
+    release = data.seal()
+    places = Places(data.data)
+    with contextlib.closing(opening.open_ledger(places)) as ledger:  # as an agent would, had it run
+        facts = {"instance": "shop-1", "release": release, "role": "candidate"}
+        ledger.append([Event(workload="shop", kind="instance.starting", time_ns=10**18, actor="agent", data=facts)])
+        ledger.publish()
+    data("prove", "shop", "-o", "one.proof")
+    assert verdict(data, "one.proof", trust_of(data, "trust.2")) == "prove.invalid"  # one signature of two
+    data("sign", release, "--key", "dev.key")
+    data("prove", "shop", "-o", "two.proof")
+    assert verdict(data, "two.proof", trust_of(data, "trust.2")) == ""
 
 
 def test_after_a_theft_nothing_may_be_written_before_the_document(data):

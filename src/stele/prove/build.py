@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
 
 class ReleaseEvidence(NamedTuple):
-    """What shows that a release is what was signed: its manifest, config, and signed statement."""
+    """What shows that a release is what was signed: its manifest, config, signed statement, and the signatures over that.
+
+    `more`: those of further signers.
+    """
 
     manifest: bytes
     config: bytes
     payload: bytes
     signature: bytes
+    more: tuple[bytes, ...] = ()
 
 
 class Epoch(Protocol):
@@ -279,7 +283,7 @@ def _signed(found: ReleaseEvidence, *, light: bool) -> Signed:
         manifest="" if light else found.manifest.decode(),
         config="" if light else found.config.decode(),
         statement=found.payload.decode(),
-        signatures=[base64.b64encode(found.signature).decode()],
+        signatures=[base64.b64encode(signature).decode() for signature in (found.signature, *found.more)],
     )
 
 

@@ -33,12 +33,16 @@ TREE_LIMIT = 4 << 30  # bytes
 
 
 class Evidence(NamedTuple):
-    """What shows that a release is what was signed: its manifest, config, signed statement, and the signature over it."""
+    """What shows that a release is what was signed: its manifest, config, signed statement, and the signatures over that.
+
+    `more`: those of further signers.
+    """
 
     manifest: bytes
     config: bytes
     payload: bytes
     signature: bytes
+    more: tuple[bytes, ...] = ()
 
 
 class Layout:
@@ -229,7 +233,7 @@ class Layout:
         """What a proof says of a release, by any known key: whom to believe is the verifier's to say. See `signatures.evidence`."""
         found = self.find(digest)
         held = signatures.evidence(self, self._index(), found.digest, found.workload, self.judge.known())
-        return Evidence(self.blob(found.digest), self.blob(found.config_digest), *held)
+        return Evidence(self.blob(found.digest), self.blob(found.config_digest), held[0], held[1][0], held[1][1:])
 
     def attestations(self, digest: str, predicate_type: str) -> list[dict[str, Any]]:
         """What those whose signatures counted have attested of a release, oldest first: the predicates of one type.

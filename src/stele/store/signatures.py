@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ANNOTATION_PREDICATE = "dev.sigstore.bundle.predicateType"
 MAX_BUNDLE = 4 << 20  # bytes
+MAX_SIGNATURES = 16  # that a proof carries of one release
 
 
 class Signed(NamedTuple):
@@ -207,24 +208,23 @@ def bundles(
             yield error
 
 
-def statement(bundle: bytes, digest: str, trusted: Sequence[PublicKey]) -> tuple[bytes, bytes] | None:
-    """The signed statement and its signature, if the bundle holds by a trusted key."""
-    if cosign.check_bundle(bundle, digest, trusted).state != "valid":
-        return None
-    envelope = dsse.decode(indexes.decode(bundle, "a bundle")["dsseEnvelope"])
-    return envelope.payload, envelope.signature
-
-
-def evidence(blobs: Blobs, index: Plain, digest: str, workload: str, known: Sequence[PublicKey]) -> tuple[bytes, bytes]:
-    """A signed statement about `digest` and its signature, by any of the `known` keys.
+def evidence(blobs: Blobs, index: Plain, digest: str, workload: str, known: Sequence[PublicKey]) -> tuple[bytes, tuple[bytes, ...]]:
+    """A statement about `digest`, and its signatures by the `known` keys, one each: the statement that most of them have signed.
 
     Raises:
         SteleError: `store.no-bundle`, and those of `check`: why there is none.
     """
+    signed: dict[bytes, dict[str, bytes]] = {}  # by statement: by key
     for bundle in bundles(blobs, index, digest):
-        held = None if isinstance(bundle, SteleError) else statement(bundle, digest, known)
-        if held is not None:
-            return held
+        if isinstance(bundle, SteleError):
+            continue
+        found = cosign.check_bundle(bundle, digest, known)
+        if found.state == "valid":
+            envelope = dsse.decode(indexes.decode(bundle, "a bundle")["dsseEnvelope"])
+            signed.setdefault(envelope.payload, {}).setdefault(found.hint, envelope.signature)
+    if signed:
+        payload = max(signed, key=lambda text: len(signed[text]))
+        return payload, tuple(signed[payload].values())[:MAX_SIGNATURES]
     check(blobs, index, digest, workload, AnyOf(known))
     raise SteleError(
         f"release {digest[:19]} has a signature only in the older form, which a proof does not carry",
