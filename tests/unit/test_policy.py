@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.trust import policy
+from stele.prove import releases
+from stele.prove.shape import Signed
+from stele.trust import cosign, dsse, policy
 from stele.trust.errors import SteleError
 from stele.trust.policy import Accepted, Policy, Refused, Rule, decide, key_id, parse
-from stele.trust.release_key import PrivateKey
+from stele.trust.release_key import PrivateKey, PublicKey
+from tests.ledgers import KEY, sealed
 
 ORIGIN = "test.example/ledger"
 A1, A2, B, C, STRANGER = (PrivateKey(ec.derive_private_key(number, ec.SECP256R1())).public for number in range(2, 7))
@@ -226,3 +231,60 @@ def test_the_example_of_the_spec() -> None:
     found = parse(block[1].encode())
     assert found.revoked[found.keys[0].id] == policy.Revocation(1100, "stolen")
     assert [rule.threshold for rule in found.rules] == [2, 1]
+
+
+# ---- one signature, two keys
+
+P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
+N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+B_CURVE = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+G = (
+    0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
+    0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5,
+)
+
+
+def plus(one, two):
+    if one is None or two is None:
+        return one or two
+    if one[0] == two[0] and (one[1] + two[1]) % P == 0:
+        return None
+    slope = (3 * one[0] ** 2 - 3) * pow(2 * one[1], -1, P) if one == two else (two[1] - one[1]) * pow(two[0] - one[0], -1, P)
+    x = (slope**2 - one[0] - two[0]) % P
+    return x, (slope * (one[0] - x) - one[1]) % P
+
+
+def times(number, point):
+    total = None
+    while number:
+        total, point, number = plus(total, point) if number & 1 else total, plus(point, point), number >> 1
+    return total
+
+
+def both_keys(message: bytes, signature: bytes) -> list[PublicKey]:
+    """The two keys that an ECDSA signature holds with: the signer's, and one whose private half nobody knows."""
+    r, s = decode_dss_signature(signature)
+    e = int.from_bytes(hashlib.sha256(message).digest(), "big")
+    y = pow(r**3 - 3 * r + B_CURVE, (P + 1) // 4, P)
+    found = []
+    for point in ((r, y), (r, P - y)):
+        x, y2 = times(pow(r, -1, N), plus(times(s, point), times(N - e % N, G)))
+        found.append(PublicKey(ec.EllipticCurvePublicNumbers(x, y2, ec.SECP256R1()).public_key()))
+    return found
+
+
+def test_a_signature_counts_for_one_key_also_where_it_holds_with_two():
+    digest, shown = sealed()
+    twins = both_keys(dsse.pae(cosign.PAYLOAD_TYPE, shown.payload), shown.signature)
+    assert KEY.public in twins
+    assert len(set(twins)) == 2
+    assert all(key.verify(dsse.pae(cosign.PAYLOAD_TYPE, shown.payload), shown.signature) for key in twins)
+    r, s = decode_dss_signature(shown.signature)
+    mirrored = encode_dss_signature(r, N - s)
+    assert all(key.verify(dsse.pae(cosign.PAYLOAD_TYPE, shown.payload), mirrored) for key in twins)
+    one, two = (base64.b64encode(signature).decode() for signature in (shown.signature, mirrored))
+    for signatures in ([one], [one, one], [one, two], [two, one]):
+        found = Signed(manifest="", config="", statement=shown.payload.decode(), signatures=signatures)
+        releases.check([found], [digest], "shop", releases.Judge(twins, bool), light=True)
+        with pytest.raises(SteleError):
+            releases.check([found], [digest], "shop", releases.Judge(twins, lambda held: len(held) >= 2), light=True)

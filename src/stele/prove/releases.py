@@ -66,7 +66,9 @@ def check(found: Sequence[Signed], named: Sequence[str], workload: str, judged: 
             _check_manifest(release, digest, workload)
         if not 1 <= len(release.signatures) <= MAX_SIGNATURES:
             raise invalid(f"release {digest[:19]} brings no signature, or too many")
-        held = [key for key in judged.keys if any(_holds(release.statement, text, digest, key) for text in release.signatures)]
+        # each counts for the first key that it holds with: from any signature a second key can be computed, and a second spelling of it
+        first = [next((key for key in judged.keys if _holds(release.statement, text, digest, key)), None) for text in release.signatures]
+        held = list(dict.fromkeys(key for key in first if key is not None))
         if not judged.enough(held):
             raise invalid(f"release {digest[:19]} is not signed by a key that you trust, or by too few")
 
