@@ -98,13 +98,18 @@ def commitment(field: str, salt: bytes, value: Any) -> str:
         SteleError: `trust.not-canonical`.
     """
     assert len(salt) == SALT
-    return hashlib.sha256(LABEL + salt + canonical.encode([field, value])).hexdigest()
+    return _commit(field, salt, canonical.encode(value))
+
+
+def _commit(field: str, salt: bytes, value: bytes) -> str:
+    # `value` is canonical already, and a field's name is spelled as it is: so this is the canonical JSON of both
+    return hashlib.sha256(b'%b%b["%b",%b]' % (LABEL, salt, field.encode("ascii"), value)).hexdigest()
 
 
 def check_opening(entry: Entry, field: str, salt: bytes, value: Any) -> bool:
     """Whether an entry commits to just this value in this field, shown by the salt."""
     sealed = entry.sealed.get(field)
-    if sealed is None or len(salt) != SALT:
+    if sealed is None or len(salt) != SALT or not FIELD_NAME.fullmatch(field):
         return False
     try:
         return commitment(field, salt, value) == sealed
@@ -133,7 +138,7 @@ def seal(private: Mapping[str, Any], salts: bytes) -> tuple[dict[str, str], byte
             raise _bad(f"{field!r} is not a name of a private field")
         salt = salts[SALT * number : SALT * (number + 1)]
         value = canonical.encode(private[field])
-        sealed[field] = commitment(field, salt, private[field])
+        sealed[field] = _commit(field, salt, value)
         blocks = -(-(_INNER.size + len(value)) // BLOCK)
         if len(slots) + _SLOT.size + len(field) + BLOCK * blocks > MAX_OPENINGS:
             raise SteleError(
