@@ -22,7 +22,7 @@ from tests.ledgers import SIGNER, event, opened
 
 SECRET, KEPT = b"hunter2", b"kept-by-others"
 TRACED = {module.__file__ for module in (durable, erasing, openings, recovery, sequencer, wal)}
-POINTS = 60
+POINTS = 100
 
 
 class Trace:
@@ -133,7 +133,7 @@ def test_a_redaction_that_is_killed_at_any_line(made, tmp_path):
         outcomes.append(judge(folder, before))
         shutil.rmtree(folder)
     assert sum(outcomes) > 10
-    assert outcomes.count(False) > 10
+    assert outcomes.count(False) > 5
     assert left > 10, "some died with the secret still there"
     assert outcomes == sorted(outcomes), "once it is recorded, it stays so"
 
