@@ -22,19 +22,20 @@ from tests.ledgers import SIGNER, event, opened
 
 SECRET, KEPT = b"hunter2", b"kept-by-others"
 TRACED = {module.__file__ for module in (durable, erasing, openings, recovery, sequencer, wal)}
-POINTS = 100
+POINTS, LAST = 50, 60
+ERASING = {"erase", "_blank", "_recycle", "recycle", "_activate", "_scrub_other", "due", "done"}
 
 
 class Trace:
-    """Kills the process at a line of the ledger's own code; counts them all."""
+    """Kills the process at a line of the ledger's own code; counts them all. `names`: only in functions of these names, if any."""
 
-    def __init__(self, fatal: int) -> None:
-        self.count, self.fatal, self.lock = 0, fatal, threading.Lock()
+    def __init__(self, fatal: int, names: set[str]) -> None:
+        self.count, self.fatal, self.names, self.lock = 0, fatal, names, threading.Lock()
 
     def __call__(self, frame, happening, _arg):
         if happening == "call" and frame.f_code.co_filename not in TRACED:
             return None
-        if happening == "line":
+        if happening == "line" and (not self.names or frame.f_code.co_name in self.names):
             with self.lock:
                 self.count += 1
                 if self.count == self.fatal:
@@ -52,15 +53,18 @@ def other(number: int):
 
 @pytest.fixture
 def made(tmp_path, monkeypatch) -> Path:
-    """A ledger with the secret in both files of the write-ahead log and in openings that are synced, and that are not."""
+    """A ledger with the secret in both files of the write-ahead log, and in openings that are synced and that are not."""
     monkeypatch.setattr(sequencer, "RECYCLE_BYTES", 6000)
     monkeypatch.setattr(sequencer, "PUBLISH_EVERY_S", 3600)
     monkeypatch.setattr(wal, "STEP", 1 << 16)
     with opened(tmp_path / "made") as ledger:
-        for number in range(3):
-            ledger.append([event(number), *([secret(number)]), *(other(n) for n in range(37))])
+        for number in range(4):
+            if number == 3:
+                monkeypatch.setattr(sequencer, "RECYCLE_BYTES", 1 << 30)
+            ledger.append([event(number), secret(number), *(other(n) for n in range(37))])
             ledger.publish()
-    assert holding(tmp_path / "made") >= {".state/openings/0", ".state/wal.0", ".state/wal.1"}
+        assert ledger._wal.base > 0
+    assert holding(tmp_path / "made") == {".state/openings/0", ".state/wal.0", ".state/wal.1"}
     return tmp_path / "made"
 
 
@@ -76,13 +80,13 @@ def redact(folder: Path) -> None:
         ledger.append([other(91)])
 
 
-def killed_at(folder: Path, fatal: int) -> tuple[int, bool]:
+def killed_at(folder: Path, fatal: int, names: set[str]) -> tuple[int, bool]:
     """Redact in a child that dies at line `fatal`; how many lines there were if it did not, and whether it was killed."""
     hear, say = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(hear)
-        trace = Trace(fatal)
+        trace = Trace(fatal, names)
         threading.settrace(trace)
         sys.settrace(trace)
         try:
@@ -118,23 +122,27 @@ def judge(folder: Path, before: list[bytes]) -> bool:
     return recorded
 
 
-def test_a_redaction_that_is_killed_at_any_line(made, tmp_path):
+@pytest.mark.parametrize("names", [set(), ERASING], ids=["anywhere", "erasing"])
+def test_a_redaction_that_is_killed_at_any_line(made, tmp_path, names):
     reader = LedgerReader(made)
     before = list(reader.raw_entries(0, reader.size))
     shutil.copytree(made, tmp_path / "count")
-    total, _ = killed_at(tmp_path / "count", 0)
+    total, _ = killed_at(tmp_path / "count", 0, names)
     assert judge(tmp_path / "count", before)
     outcomes, left = [], 0
-    for fatal in range(1, total, max(1, total // POINTS)):
+    # of erasing, every line of the end: there the files of the write-ahead log change places
+    end = range(total - LAST, total) if names else range(0)
+    for fatal in [*range(1, total - len(end), max(1, total // POINTS)), *end]:
         folder = tmp_path / "ledger"
         shutil.copytree(made, folder)
-        _, killed = killed_at(folder, fatal)
-        left += killed and bool(holding(folder))
+        _, killed = killed_at(folder, fatal, names)
+        assert killed or not names
+        left += bool(holding(folder))
         outcomes.append(judge(folder, before))
         shutil.rmtree(folder)
-    assert sum(outcomes) > 10
-    assert outcomes.count(False) > 5
     assert left > 10, "some died with the secret still there"
+    assert names or outcomes.count(False) > 2, "and some before it was recorded"
+    assert outcomes.count(True) > 10
     assert outcomes == sorted(outcomes), "once it is recorded, it stays so"
 
 
