@@ -128,6 +128,25 @@ def test_the_log_and_every_proof_are_the_same_before_and_after(places):
     assert after.check(trust_keys.parse(places.trust.read_bytes()).ledgers) == []
 
 
+def test_proof_files_of_before_and_after_say_the_same(places, tmp_path):
+    """Of a redacted entry, too; only one that is asked for private values, and was made before, has them."""
+    for name in ("before", "after"):
+        for form in ((), ("--full",), ("--full", "--open"), ("--whole-log",)):
+            file = str(tmp_path / "-".join((name, *form)))
+            run(places, "prove", "other", "--at", "2027-01-15T08:00:00.000000004Z", *form, "-o", file)
+        if name == "before":
+            redact(places, indexes={4})
+    found = {}
+    for path in tmp_path.iterdir():
+        if path.is_file():
+            found[path.name] = json.loads(run(places, "verify", str(path), "--trust", str(places.trust), "--json"))["says"]
+    assert len(found) == 8
+    for name, says in found.items():
+        if name.startswith("after") and "open" not in name:
+            assert says == found[name.replace("after", "before")]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file() and SECRET in path.read_bytes()] == ["before---full---open"]
+
+
 def test_an_opening_that_somebody_kept_still_fits_after_the_redaction(places):
     """It cannot be taken back: what was handed out stays true. It also cannot be forged afterwards."""
     entry = shown(places)[1]

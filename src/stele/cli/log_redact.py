@@ -69,9 +69,7 @@ def redact(
             render.show_json({**found, "erased": False, "not_guaranteed": custody.not_guaranteed(call.places)})
         else:
             _show(found)
-            render.say_line(
-                f"{found['fields']} fields of {len(found['entries'])} entries would be erased; nothing was changed (--yes erases)"
-            )
+            render.say_line(f"{_what(found)} would be erased; nothing was changed (--yes erases)")
         return
     if not reason.strip():
         raise click.UsageError("--reason is needed: it is recorded with the redaction")
@@ -86,12 +84,18 @@ def redact(
         render.show_json({**found, "erased": True})
         return
     _show(found)
-    render.say_line(
-        f"erased {found['fields']} fields of {len(found['entries'])} entries; recorded in {found['recorded']} entries of the log"
-    )
+    render.say_line(f"erased {_what(found)}; recorded in {_count(found['recorded'], 'entry', 'entries')} of the log")
     render.say_line("not promised:")
     for line in found["not_guaranteed"]:
         render.say_line(f"  - {line}")
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _what(found: dict[str, Any]) -> str:
+    return f"{_count(found['fields'], 'field', 'fields')} of {_count(len(found['entries']), 'entry', 'entries')}"
 
 
 def _show(found: dict[str, Any]) -> None:
