@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stele.trust.root import Root
 
 log = logging.getLogger(__name__)
-RECYCLE_BYTES = 4 << 20
+RECYCLE_BYTES = 1 << 20  # opening reads so much: a second is too long
 PUBLISH_EVERY_S = 0.1
 LONGEST_PAUSE_S = 1.0  # between two publishings under load
 SECOND_NS = 1_000_000_000

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stele.model.facts import Facts
 
 
-class Chain(msgspec.Struct, frozen=True):
+class Chain(msgspec.Struct, frozen=True, gc=False):
     """Entries so far, digest of the last ("" before the first), and the facts that they make."""
 
     count: int

@@ -66,7 +66,7 @@ HOST_WORKLOAD = ""  # events of the host itself, not of a workload
 ROLES = ("agent", "ledger", "operator")  # who acts, in clear; which person is private
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # plain data has no cycles
     """One thing that happened. `time_ns`: UTC nanoseconds since 1970 by the host's clock. `actor`: one of ROLES.
 
     `data`: plain data, in the log in clear. `private`: plain data to which the log only commits (`stele.model.private`); of an event
@@ -85,7 +85,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         return {**self.data, **self.private} if self.private else self.data
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event in its place: `seq` within its workload from 0, `prev` the digest of that workload's previous entry.
 
     `sealed`: private field to commitment, lower-case hex.
