@@ -4,8 +4,8 @@
 
 The file is one of the application's own (srv/app/settings.py). Stele's is the whole command, process start included: states, tree,
 changed strata in both forms, SBOM, provenance, signatures, ledger entry. restic and borg keep a cache of their own; ostree, umoci and
-podman read everything, and are left out where files are added to the root (`--more`): they are far behind. The last table says what
-one more file that did not change costs.
+podman read everything, and are left out where files are added to the root (`--more`): they are far behind. Each has a folder of its
+own, because umoci changes the ctime of all that it reads. The last table says what one more file that did not change costs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bench_seal import root
 from measure import CACHE, command, installed, keep, paired, report
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 SPEC = b"stele: 0\nname: minbase\ncommand: [/bin/true]\n"
 STELE = str(Path(sys.executable).parent / "stele")
@@ -84,7 +84,11 @@ def _seal(work: Path, source: Path) -> list[str]:
     return [STELE, "--data", str(data), "seal", str(source), "-f", str(work / "stele.yaml")]
 
 
-def _peers(work: Path, source: Path, files: int, rounds: int, readers: Sequence[str]) -> dict[str, Any]:
+def _peers(work: Path, original: Path, files: int, rounds: int, readers: Sequence[str]) -> dict[str, Any]:
+    names = ("stele seal", "restic backup", "borg create", *readers)
+    sources = {name: original if name == names[0] else work / f"root of {name.split()[0]}" for name in names}
+    for source in list(sources.values())[1:]:
+        subprocess.run(["cp", "-a", str(original), str(source)], check=True)
     subprocess.run(["restic", "-r", str(work / "restic"), "init", "-q"], check=True)
     subprocess.run(["borg", "init", "-e", "none", str(work / "borg")], check=True)
     subprocess.run(["ostree", "init", f"--repo={work / 'ostree'}", "--mode=bare"], check=True)
@@ -93,7 +97,7 @@ def _peers(work: Path, source: Path, files: int, rounds: int, readers: Sequence[
     def before(name: str) -> None:
         nonlocal changes
         changes += 1
-        (source / "srv" / "app" / "settings.py").write_text(f"VERSION = {changes}\n")
+        (sources[name] / "srv" / "app" / "settings.py").write_text(f"VERSION = {changes}\n")
         if name == "umoci insert":
             shutil.rmtree(work / "umoci", ignore_errors=True)
             subprocess.run(["umoci", "init", "--layout", str(work / "umoci")], check=True)
@@ -103,16 +107,16 @@ def _peers(work: Path, source: Path, files: int, rounds: int, readers: Sequence[
         time.sleep(0.05)  # a file as young as the clock is coarse is read again next time, by whoever is careful
 
     storage = f"--root {work / 'podman'} --runroot {work / 'podman-run'} --storage-driver vfs"
-    candidates = {
-        "stele seal": command(_seal(work, source)),
-        "restic backup": command(["restic", "-r", str(work / "restic"), "backup", "-q", str(source)]),
-        "borg create": command(["borg", "create", f"{work / 'borg'}::{{now:%s.%f}}", str(source)]),
-        "ostree commit": command(["ostree", "commit", f"--repo={work / 'ostree'}", "-b", "x", str(source)]),
-        "umoci insert": command(["umoci", "insert", "--image", f"{work / 'umoci'}:base", str(source), "/"]),
-        "podman import": command(["sh", "-c", f"tar -C {source} -c . | podman {storage} import -q - minbase"]),
+    argv: dict[str, Callable[[str], list[str]]] = {
+        "stele seal": lambda source: _seal(work, Path(source)),
+        "restic backup": lambda source: ["restic", "-r", str(work / "restic"), "backup", "-q", source],
+        "borg create": lambda source: ["borg", "create", f"{work / 'borg'}::{{now:%s.%f}}", source],
+        "ostree commit": lambda source: ["ostree", "commit", f"--repo={work / 'ostree'}", "-b", "x", source],
+        "umoci insert": lambda source: ["umoci", "insert", "--image", f"{work / 'umoci'}:base", source, "/"],
+        "podman import": lambda source: ["sh", "-c", f"tar -C '{source}' -c . | podman {storage} import -q - minbase"],
     }
-    chosen = {name: candidate for name, candidate in candidates.items() if name in readers or name not in READERS}
-    return report(f"one file of {files:,} changed", paired(chosen, rounds=rounds, before=before), "stele seal")
+    candidates = {name: command(argv[name](str(source))) for name, source in sources.items()}
+    return report(f"one file of {files:,} changed", paired(candidates, rounds=rounds, before=before), "stele seal")
 
 
 if __name__ == "__main__":
