@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -302,3 +303,12 @@ def test_the_example_of_the_spec():
     block = re.search(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert block
     assert block[1].encode() == signed(text(logs=[LogKey(0, None, OLD[0])]), ALICE, BOB)
+
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "root.json").read_text())
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=[case["name"] for case in VECTORS])
+def test_vectors(case):
+    documents = [document.encode() for document in case["documents"]]
+    assert code(roots.from_pin, documents, Pin(*case["trusted"])) == case["expect"]
