@@ -42,8 +42,11 @@ def check(proof: Proof, workload: str | None, epochs: Sequence[Epoch]) -> Whole:
     """
     if len(proof.log) != epochs[-1].size:
         raise invalid("a proof that brings the log brings all of it")
-    by_size = {epoch.size: epoch for epoch in epochs}
-    by_index = {head.index: head.entry for head in proof.heads}
+    for head, epoch in zip(proof.heads, epochs, strict=True):
+        if not head.index < epoch.size <= len(proof.log) or proof.log[head.index] != head.entry:
+            raise invalid("a head's epoch is not the one of the log")
+    sizes = {epoch.size for epoch in epochs}
+    made: dict[int, bytes] = {}
     chains, trail, tree = Chains(), epoch_leaves.Trail(), merkle.Growing()
     whole = Whole([], {})
     for index, text in enumerate(proof.log):
@@ -60,8 +63,8 @@ def check(proof: Proof, workload: str | None, epochs: Sequence[Epoch]) -> Whole:
         whole.first.setdefault(entry.event.workload, (index, entry))
         if entry.event.workload == workload:
             whole.mine.append((index, entry))
-        if index + 1 in by_size and tree.root() != by_size[index + 1].opened.checkpoint.root:
-            raise invalid("the entries do not lead to the signed root")
-        if by_index.get(index, text) != text:
-            raise invalid("a head's epoch is not the one of the log")
+        if index + 1 in sizes:
+            made[index + 1] = tree.root()
+    if any(made[epoch.size] != epoch.opened.checkpoint.root for epoch in epochs):
+        raise invalid("the entries do not lead to the signed root")
     return whole
