@@ -67,6 +67,7 @@ def apply(world: World, running: Running, release: Release, *, reason: str, say:
 
 
 def _candidate(world: World, running: Running, release: Release, say: Callable[[str], None]) -> Instance:
+    world.standing.require(release.digest)  # a spare may be older than a revocation, also of who signed its data sets
     with running.lock:
         candidate = running.spares.pop(release.digest, None)
     if candidate is None:

@@ -301,6 +301,8 @@ class Fleet:
                     self._tick(running, last)
                 except SteleError as error:
                     log.warning("%s: %s", running.name, error.reason)
+                except Exception:  # one workload must not end the supervision of all
+                    log.exception("%s could not be looked after", running.name)
 
     def _tick(self, running: Running, last: dict[str, float]) -> None:
         if reviewing.review(self._world, running):

@@ -31,7 +31,7 @@ def review(world: World, running: Running) -> bool:
         spares = [running.spares.pop(digest) for digest in list(running.spares) if world.standing.why_not(digest)]
     for spare in spares:
         launch.discard(world, spare)
-    return bool(why) and active is not None and world.standing.stops()
+    return bool(why) and active is not None and world.standing.stops(release.digest)
 
 
 def status(world: World, running: Running) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from stele.flow import authority
+from stele.store.index import damaged
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from stele.store.layout import Layout
 
 Stamp = tuple[tuple[int, int, int], ...]
+_PASSING = ("ledger.", "store.damaged", "store.unknown-release")  # nothing was decided: it is looked at again
 
 
 class Standing:
@@ -34,15 +36,23 @@ class Standing:
                 self._stamp, self._known = stamp, {}
             if digest in self._known:
                 return self._known[digest]
+        reason, passing = "", False
         try:
-            self._store.check_signature(digest)
-            reason = ""
+            self._check(digest)
         except SteleError as error:
-            reason = error.reason
+            reason, passing = error.reason, error.code.startswith(_PASSING)
+        except OSError as error:
+            reason, passing = f"it cannot be looked at: {error.strerror}", True
         with self._lock:
-            if stamp == self._stamp:
+            if stamp == self._stamp and not passing:
                 self._known[digest] = reason
         return reason
+
+    def _check(self, digest: str) -> None:
+        """A release, and the data sets that its instances have before them."""
+        found, _ = self._store.accepted(digest)
+        for item in found.spec.data:
+            self._store.check_signature(item.release)
 
     def require(self, digest: str) -> None:
         """Refuse what may not be started.
@@ -50,14 +60,24 @@ class Standing:
         Raises:
             SteleError: what `Layout.check_signature` raises.
         """
-        if self.why_not(digest):
-            self._store.check_signature(digest)
+        if not self.why_not(digest):
+            return
+        try:
+            self._check(digest)
+        except OSError as error:
+            raise damaged(f"the release {digest[:19]} cannot be looked at: {error.strerror}") from error
 
-    def stops(self) -> bool:
-        """Whether the policy says that what is no longer accepted is stopped; one that cannot be read says nothing of it."""
+    def stops(self, digest: str) -> bool:
+        """Whether the policy says that a release that is no longer accepted is stopped.
+
+        What could not be looked at is not stopped for that, and a policy that cannot be read says nothing of it.
+        """
+        with self._lock:
+            if not self._known.get(digest):
+                return False
         try:
             return authority.read(self._places).stop
-        except SteleError:
+        except (SteleError, OSError):
             return False
 
 
