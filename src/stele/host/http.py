@@ -75,16 +75,22 @@ def unix_request(sock: Path, method: str, target: str, body: dict[str, Any] | No
                 code="agent.not-running",
                 retryable=True,
             ) from error
+        except OSError as error:
+            raise _broke_off(error) from error
         try:
             answer = connection.getresponse()
             while line := answer.readline(MAX_LINE):
                 yield json.loads(line)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise SteleError(
-                f"the agent broke off in the middle of its answer: {error}",
-                remedy="see `stele status` for what was done, and the agent's log in the data folder (agent/agent.log)",
-                code="agent.broke-off",
-                retryable=True,
-            ) from error
+            raise _broke_off(error) from error
     finally:
         connection.close()
+
+
+def _broke_off(error: Exception) -> SteleError:
+    return SteleError(
+        f"the agent broke off in the middle of its answer: {error}",
+        remedy="see `stele status` for what was done, and the agent's log in the data folder (agent/agent.log)",
+        code="agent.broke-off",
+        retryable=True,
+    )
