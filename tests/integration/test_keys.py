@@ -109,7 +109,7 @@ def test_two_of_two_signers_then_it_may_run(data):
     data("verify", release)
     assert data("sign", release, "--key", "alice.key")["accepted"]  # again changes nothing
     assert len(data("sign", release)["keys"]) == 2
-    assert [kind for kind in data.kinds() if kind.startswith(("key.", "release."))][:3] == ["release.sealed", "key.added", "release.signed"]
+    assert [kind for kind in data.kinds() if kind.startswith(("key.", "release."))][:3] == ["release.sealed", "key.added", "key.required"]
 
 
 def test_a_second_signer_elsewhere_signs_what_is_pushed_and_only_then_it_is_pulled(data, registry):
@@ -186,6 +186,9 @@ def test_keys_are_never_overwritten_and_only_for_their_owner(data):
     (data.folder / "alice.key").rename(data.folder / "bob.key")
     assert data.refused("key", "generate", "alice.key", "--plain") == "trust.key-exists"  # alice.pub is another's
     assert (data.folder / "bob.key").read_bytes() == first
+    assert data.refused("key", "generate", "carol.pub", "--plain") == "trust.key-exists"  # its public half would take its place
+    assert data.refused("trust", "holder", "carol", "carol.vkey", "--plain") == "trust.key-exists"
+    assert not list(data.folder.glob("carol*"))
 
 
 def test_a_passphrase_protects_and_is_seen_nowhere(data, tmp_path):

@@ -137,7 +137,7 @@ class Fleet:
         return {"release": release}
 
     def record_keys(self, kind: str, data: dict[str, Any], person: str) -> dict[str, Any]:
-        """Record a change of the trust policy that another process made (`key.added`, `key.rotated`, `key.revoked`)."""
+        """Record a change of the trust policy that another process made (`key.*`)."""
         record = self._world.record.by(person)
         record.commit(signing.key_event(record, kind, data))
         return {"kind": kind}

@@ -75,6 +75,10 @@ def generate(path: Path, passphrase: str | None) -> dict[str, Any]:
     public = path.with_suffix(".pub")
     if public.exists():
         raise _exists(public)
+    if public == path:
+        raise SteleError(
+            f"{path} is the name of a public key", remedy="name another file: it gets the private key", code="trust.key-exists"
+        )
     _write_new(path, _private(key, passphrase))
     durable.write(public, key.public.pem())
     return {"private": str(path), "public": str(public), "key": key_id(key.public)}
@@ -127,11 +131,11 @@ def public(places: Places, name: str, ask: Ask, output: Path | None) -> dict[str
 
 def add(ring: Ring, signer: str, public: PublicKey) -> dict[str, Any]:
     """A further key of a signer, who may be new. Raises `trust.bad-policy`, `trust.rooted`, `ledger.*`."""
-    policy = _own(ring.places)
-    changed = policies.with_key(policy, signer, public, 0, "")
-    _write(ring.places, changed)
-    facts = {"key": key_id(public), "signer": signer, "from": 0, "policy": sha256(changed.encode())}
-    ring.record("", "key.added", **facts)
+    with durable.alone(ring.places.keys):
+        changed = policies.with_key(_own(ring.places), signer, public, 0, "")
+        _write(ring.places, changed)
+        facts = {"key": key_id(public), "signer": signer, "from": 0, "policy": sha256(changed.encode())}
+        ring.record("", "key.added", **facts)
     return facts
 
 
@@ -139,11 +143,14 @@ def require(ring: Ring, pattern: str, threshold: int, names: tuple[str, ...]) ->
     """The rule for workloads that match `pattern`; it takes the place of one with the same pattern, else comes first.
 
     Raises:
-        SteleError: `trust.bad-policy`, `trust.rooted`.
+        SteleError: `trust.bad-policy`, `trust.rooted`, `ledger.*`.
     """
-    changed = policies.with_rule(_own(ring.places), pattern, threshold, names)
-    _write(ring.places, changed)
-    return {"workloads": pattern, "threshold": threshold, "signers": list(names), "policy": sha256(changed.encode())}
+    with durable.alone(ring.places.keys):
+        changed = policies.with_rule(_own(ring.places), pattern, threshold, names)
+        _write(ring.places, changed)
+        facts = {"workloads": pattern, "threshold": threshold, "signers": list(names), "policy": sha256(changed.encode())}
+        ring.record("", "key.required", **facts)
+    return facts
 
 
 def rotate(ring: Ring, signer: str, public: PublicKey | None, passphrase: str | None) -> dict[str, Any]:
@@ -154,6 +161,11 @@ def rotate(ring: Ring, signer: str, public: PublicKey | None, passphrase: str | 
     Raises:
         SteleError: `trust.no-such-key`, `trust.bad-policy`, `trust.rooted`, `ledger.*`.
     """
+    with durable.alone(ring.places.keys):
+        return _rotate(ring, signer, public, passphrase)
+
+
+def _rotate(ring: Ring, signer: str, public: PublicKey | None, passphrase: str | None) -> dict[str, Any]:
     places = ring.places
     policy = _own(places)
     old = _present(policy, signer)
@@ -189,6 +201,11 @@ def revoke(ring: Ring, name: str, start: int | None, reason: str) -> dict[str, A
     Raises:
         SteleError: `trust.no-such-key`, `trust.bad-policy`, `trust.rooted`, `ledger.*`.
     """
+    with durable.alone(ring.places.keys):
+        return _revoke(ring, name, start, reason)
+
+
+def _revoke(ring: Ring, name: str, start: int | None, reason: str) -> dict[str, Any]:
     policy = _own(ring.places)
     found = [key for key in policy.keys if len(name) >= 8 and key.id.startswith(name)]
     if len(found) != 1:

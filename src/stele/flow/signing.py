@@ -82,10 +82,12 @@ def key_event(record: Recorder, kind: str, data: Any) -> Event:
         SteleError: `api.bad-request`.
     """
     known = {"key": str, "old": str, "signer": str, "from": int, "reason": str, "policy": str}
+    known |= {"workloads": str, "threshold": int, "signers": list}
     if (
         kind not in KEY_KINDS
         or not isinstance(data, dict)
         or not all(name in known and type(value) is known[name] for name, value in data.items())
+        or not all(type(name) is str for name in data.get("signers", ()))
         or len(str(data)) > 4096
     ):
         raise SteleError("this is not a change of keys", remedy="use the stele command line of the same version", code="api.bad-request")

@@ -44,9 +44,11 @@ def make_holder(name: str, path: Path, passphrase: str | None) -> dict[str, Any]
     word = None if passphrase is None else passphrase.encode("utf-8", "surrogateescape")
     data = holder_key.encode(key, word, secrets.token_bytes(key_files.RANDOM_BYTES))
     public = path.with_suffix(".vkey")
-    if path.exists() or public.exists():
+    if path.exists() or public.exists() or public == path:
         raise SteleError(
-            f"{path} or {public} is there already", remedy="name another file: a key is never overwritten", code="trust.key-exists"
+            f"{path} is the name of a public key" if public == path else f"{path} or {public} is there already",
+            remedy="name another file: a key is never overwritten",
+            code="trust.key-exists",
         )
     durable.write(path, data, mode=0o600)
     durable.write(public, key.verifier.encode().encode() + b"\n")

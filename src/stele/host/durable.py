@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -95,6 +96,17 @@ def write_with(path: Path, fill: Callable[[int], None], *, mode: int = 0o644, sy
         raise
     if sync:
         sync_dir(path.parent)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While it lasts nobody else is alone in `folder`: for files that are read, changed, and written again. Waits for who is."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def remove(path: Path) -> None:

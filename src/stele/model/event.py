@@ -45,6 +45,7 @@ KINDS = {
     "evidence.accessed": "somebody read or exported evidence (custody)",
     "quarantine.released": "a frozen instance was released by an operator: its memory is gone",
     "key.added": "a key was added to the trust policy",
+    "key.required": "it was said how many of which signers releases of some workloads need",
     "key.rotated": "a signer's key was replaced by a new one",
     "key.revoked": "a key was revoked",
     "release.lapsed": "what runs is no longer accepted by the trust policy",

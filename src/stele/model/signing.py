@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 RECORDING_KINDS = ("release.sealed", "release.signed", "release.pulled", "release.admitted")
 ROOT_KIND = "trust.root"
-KEY_KINDS = ("key.added", "key.rotated", "key.revoked")
+KEY_KINDS = ("key.added", "key.rotated", "key.revoked", "key.required")
 
 
 def signed_keys(event: Event, workload: str, release: str, first_key: str) -> tuple[str, ...]:
