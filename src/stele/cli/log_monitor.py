@@ -52,7 +52,8 @@ def monitor(
 
     keys = trust_keys.parse(trust.read_bytes())
     expected = expectations.parse(expect.read_bytes()) if expect else None
-    place = state or call.places.data / "monitor" / keys.ledgers[0].name.replace("/", "_")
+    origin = keys.ledgers[0].name if keys.ledgers else keys.roots[0].origin
+    place = state or call.places.data / "monitor" / origin.replace("/", "_")
     ended = threading.Event()
     pause = parse_duration_ms(every) / 1000
     if not once:

@@ -60,7 +60,7 @@ class LogView:
     def _read(self) -> Published:
         signed = sources.checkpoint_of(self._source, self._source.name)
         keys = rooted.believed(self._trusted, self.folder) if self.folder else self._believed_elsewhere(signed)
-        return Published(self._source, roots.open_checkpoint(signed, keys, self._trusted.witnesses))
+        return Published(self._source, roots.open_newest(signed, keys, self._trusted.witnesses).checkpoint)
 
     def _believed_elsewhere(self, signed: bytes) -> tuple[note.Verifier, ...] | Root:
         """Like `rooted.believed`, of a ledger without a projection: all entries are looked at for the documents that lead to its root.

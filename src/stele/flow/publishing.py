@@ -126,7 +126,7 @@ def publish(
     keys = rooted.believed(trust_keys.parse((trust or places.trust).read_bytes()), folder)
     with sources.source_of(folder) as source:
         signed = sources.checkpoint_of(source, str(folder))
-        local = Published(source, roots.open_checkpoint(signed, keys))
+        local = Published(source, roots.open_newest(signed, keys).checkpoint)
         bucket = s3.Bucket(
             address.bucket, endpoint=options.endpoint, region=options.region, profile=options.profile, connections=options.workers + 2
         )

@@ -127,15 +127,15 @@ class Monitor:
             return b"", _Seen(0, 0, 0, 0)
         except msgspec.DecodeError:
             return raw, _Seen(0, 0, 0, 0)
-        self._open(raw, self._documents)
+        self._open(raw, self._documents, newest=False)  # the theft may be known since
         return raw, seen
 
-    def _open(self, raw: bytes, documents: Sequence[bytes]) -> note.Opened:
+    def _open(self, raw: bytes, documents: Sequence[bytes], *, newest: bool = True) -> note.Opened:
         """A note that trusted keys, or those of a trusted root that the documents lead to, signed. Raises `trust.*`."""
         root = self._trust.root(note.parse_body(note.split_note(raw)[0]).origin, documents)
-        if root is None:
-            return note.open_note(raw, self._trust.ledgers, self._trust.witnesses)
-        return roots.open_head(raw, root, self._trust.witnesses, shown=lambda *_: True)
+        if root is not None and not newest:
+            return roots.open_head(raw, root, self._trust.witnesses, shown=lambda *_: True)
+        return roots.open_newest(raw, root or self._trust.ledgers, self._trust.witnesses)
 
     def _new_documents(self, raw: bytes) -> list[bytes]:
         """Root documents in the new entries, where a root is trusted: they say whose signature counts, and vouch for themselves."""
@@ -149,7 +149,7 @@ class Monitor:
                 document = event.data.get("document")
                 if (event.workload, event.kind) == (HOST_WORKLOAD, ROOT_KIND) and isinstance(document, str):
                     found.append(document.encode("utf-8", "surrogatepass"))
-        return found
+        return [document for document in found if document not in self._documents]  # a look that was cut off may have kept it
 
     # ---- one look ----------------------------------------------------------------------------
 

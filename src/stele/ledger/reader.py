@@ -96,7 +96,7 @@ class LedgerReader:
         """Check everything; returns what does not fit, nothing if all does."""
         problems: list[str] = []
         try:
-            head = roots.open_checkpoint(self.note, trusted)
+            head = roots.open_newest(self.note, trusted).checkpoint
         except SteleError as error:
             return [f"checkpoint: {error.reason}"]
         hashes: list[bytes] = []

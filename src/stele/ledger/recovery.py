@@ -147,7 +147,7 @@ def _signed(folder: Path, trusted: Sequence[note.Verifier] | Root, base: int) ->
     """
     published, roots = 0, dict[int, bytes]()
     with contextlib.suppress(FileNotFoundError):
-        head = roots_.open_checkpoint((folder / "checkpoint").read_bytes(), trusted)
+        head = roots_.open_newest((folder / "checkpoint").read_bytes(), trusted).checkpoint
         published, roots[head.size] = head.size, head.root
     for size, path in archived(folder):
         if size < published and size != base:

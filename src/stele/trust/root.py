@@ -383,12 +383,21 @@ def open_head(
 
 
 def open_checkpoint(signed: bytes, trusted: Sequence[Verifier] | Root, witnesses: Iterable[Verifier] = ()) -> Checkpoint:
-    """The checkpoint of a note by trusted keys, or by those of a root. For whoever has the whole log, and compares the good heads with it:
-    what a stolen key signed before them is believed for now. Raises like `note.open_note` and `open_head`.
+    """The checkpoint of a note by trusted keys, or by those of a root. For whoever has a log that `open_newest` believes, and compares
+    this checkpoint with it: what a stolen key signed before the good head is believed for now. Raises like `open_newest`.
     """
     if isinstance(trusted, Root):
         return open_head(signed, trusted, witnesses, shown=lambda *_: True).checkpoint
     return note.open_note(signed, trusted, witnesses).checkpoint
+
+
+def open_newest(signed: bytes, trusted: Sequence[Verifier] | Root, witnesses: Iterable[Verifier] = ()) -> Opened:
+    """The head of a log by trusted keys, or by those of a root. A log that ends before the good head cannot show that it is its
+    beginning: there, what a stolen key signed is not believed. Raises like `note.open_note` and `open_head`.
+    """
+    if isinstance(trusted, Root):
+        return open_head(signed, trusted, witnesses)
+    return note.open_note(signed, trusted, witnesses)
 
 
 def good_heads(trusted: Sequence[Verifier] | Root) -> dict[int, bytes]:
