@@ -354,6 +354,21 @@ def test_what_cannot_be_published_is_erased_later(places, monkeypatch):
     assert problems(places) == []
 
 
+def test_a_redaction_is_not_called_finished_while_the_write_ahead_log_has_its_bytes(places):
+    """No room for the other file of the write-ahead log: what is erased elsewhere is still there."""
+    with custody.alone(places) as mine:
+        blocked = places.ledger / ".state/wal.1"
+        blocked.mkdir()
+        assert code(mine.redact, Selection(indexes=frozenset({1, 3, 4})), "a password", "") == "redact.unfinished"
+        assert SECRET in (places.ledger / ".state/wal.0").read_bytes()
+        blocked.rmdir()
+        # again, with nothing left that can be opened: it is the ledger that goes on
+    with custody.alone(places):
+        pass
+    assert holding(places, SECRET) == set()
+    assert problems(places) == []
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -143,7 +143,8 @@ def _plain(item: Hold) -> dict[str, Any]:
 class Custody:
     """Holds and redactions of a ledger that is open for writing. Thread-safe.
 
-    `redacted` hears of every redaction that is finished: index, entry as it was, fields.
+    `erasing`: whether the ledger has yet to erase what its entries say. `redacted` hears of every redaction that is recorded: index,
+    entry as it was, fields.
     """
 
     def __init__(
@@ -151,9 +152,10 @@ class Custody:
         places: Places,
         record: Recorder,
         publish: Callable[[], int],
+        erasing: Callable[[], bool],
         redacted: Callable[[int, Entry, tuple[str, ...]], None] = lambda index, entry, fields: None,
     ) -> None:
-        self._places, self._record, self._publish, self._redacted = places, record, publish, redacted
+        self._places, self._record, self._publish, self._erasing, self._redacted = places, record, publish, erasing, redacted
         self._lock = threading.Lock()  # so that no hold comes between looking for holds and recording what they would forbid
 
     def place(self, on: On, reason: str, person: str) -> dict[str, Any]:
@@ -240,6 +242,8 @@ class Custody:
         left = kept_still(self._places, found)
         if left:
             raise unfinished(f"{len(left)} fields can still be opened", "mend the disk, then start the agent again or run this again")
+        if self._erasing():
+            raise unfinished("the write-ahead log still has the bytes", "free space or mend the disk")
         return {**found.plain(), "recorded": len(events), "size": size, "not_guaranteed": not_guaranteed(self._places)}
 
 
@@ -329,4 +333,4 @@ def alone(places: Places) -> Iterator[Custody]:
     """
     with contextlib.closing(opening.open_ledger(places)) as ledger:
         record = Recorder(ledger.append, actor="operator", person=this_person(), clock=time.time_ns)
-        yield Custody(places, record, ledger.publish)
+        yield Custody(places, record, ledger.publish, lambda: ledger.erasing)

@@ -37,6 +37,10 @@ class LedgerPort(Protocol):
     def published(self) -> int:
         """Of those, the ones that the newest checkpoint covers."""
 
+    @property
+    def erasing(self) -> bool:
+        """Whether what a redaction in it says is not erased everywhere yet."""
+
     def append(self, events: Sequence[Event], /) -> object:
         """Commit events; returns when they are on disk. Raises `SteleError`."""
 

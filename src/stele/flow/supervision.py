@@ -167,7 +167,7 @@ def open_fleet(places: Places) -> Opened:
             workloads=histories.names,
             now_ns=time.time_ns,
             fresh_id=lambda: secrets.token_hex(3),
-            custody=Custody(places, recorder, ledger.publish, histories.forget),
+            custody=Custody(places, recorder, ledger.publish, lambda: ledger.erasing, histories.forget),
             standing=Standing(store, places),
         )
         if whole:

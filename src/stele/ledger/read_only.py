@@ -74,6 +74,11 @@ class ReadOnlyLedger:
         """As many entries as the checkpoint says; what was committed after it is unknown."""
         return self.published
 
+    @property
+    def erasing(self) -> bool:
+        """Nothing is recorded, so nothing is erased."""
+        return False
+
     def uncovered(self) -> list[Entry]:
         """None that are known."""
         return []

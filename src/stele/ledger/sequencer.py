@@ -168,6 +168,11 @@ class Ledger:
         """Committed entries."""
         return self._edge.size
 
+    @property
+    def erasing(self) -> bool:
+        """Whether what a redaction in it says is not erased everywhere yet."""
+        return bool(self._erasing.open)
+
     def heads(self) -> dict[str, tuple[int, str]]:
         """Count and last digest of every workload's chain."""
         with self._group.leading():
