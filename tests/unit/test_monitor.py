@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stele.flow import monitoring
 from stele.ledger.monitor import Monitor
 from stele.ledger.source import FolderSource
 from stele.model import expectations
@@ -38,12 +39,15 @@ def monitor(state, folder, now=None, **options):
     return Monitor(state, FolderSource(folder), TRUST, clock=now or Now(), **options)
 
 
-def look(state, folder, **options):
-    found = monitor(state, folder, **options)
+def look(state, folder, *, told=True, **options):
+    following = monitor(state, folder, **options)
     try:
-        return found.look()
+        found = following.look()
+        if told:
+            following.told()
+        return found
     finally:
-        found.close()
+        following.close()
 
 
 def kinds(found):
@@ -159,6 +163,23 @@ def test_entries_that_are_not_expected_are_told_once(tmp_path):
     assert "entry 6 is not expected: release.pardoned of shop by 'test'" in found.alarms[0].reason
     assert b"release.pardoned" in Path(found.alarms[0].evidence[0]).read_bytes()
     assert not found.is_fatal
+    assert look(tmp_path / "m", tmp_path / "l", expected=expected).alarms == ()
+
+
+def test_an_alarm_about_an_entry_outlives_a_monitor_that_was_killed_before_it_told(tmp_path):
+    expected = expectations.parse(b"stele_expectations: 0\nexpected:\n- kinds: [epoch]\n")
+    grow(tmp_path / "l", 2, kind="instance.healthy")
+    first = look(tmp_path / "m", tmp_path / "l", told=False, expected=expected)
+    assert kinds(first) == ["unexpected-entry"] * 2
+    grow(tmp_path / "l", 1, kind="instance.healthy")
+    again = look(tmp_path / "m", tmp_path / "l", told=False, expected=expected)
+    assert again.alarms[:2] == first.alarms
+    assert len(again.alarms) == 3
+    following = monitor(tmp_path / "m", tmp_path / "l", expected=expected)
+    said: list[dict] = []
+    assert not monitoring.follow(following, once=True, wait=lambda: True, tell=said.append, command=())
+    assert [alarm["reason"] for alarm in said[0]["alarms"]] == [alarm.reason for alarm in again.alarms]
+    following.close()
     assert look(tmp_path / "m", tmp_path / "l", expected=expected).alarms == ()
 
 

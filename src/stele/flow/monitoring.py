@@ -71,6 +71,8 @@ def follow(
             tell(plain(look))
         for alarm in fresh:
             _run(command, look, alarm)
+        if not said:
+            monitor.told()
         known = alarms
         if once or look.is_fatal:
             return not look.alarms

@@ -67,12 +67,16 @@ class Look(NamedTuple):
 
 
 class _Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Times by the monitor's clock, UTC ns: of the last growth, and of the last growth that a quorum had witnessed, with its size."""
+    """Times by the monitor's clock, UTC ns: of the last growth, and of the last growth that a quorum had witnessed, with its size.
+
+    `untold`: alarms about entries that are verified, as kind, reason and evidence, until `Monitor.told`.
+    """
 
     grew_ns: int
     witnessed_ns: int
     witnessed: int
     entry_time_ns: int
+    untold: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
 
 
 class Monitor:
@@ -168,13 +172,19 @@ class Monitor:
             if error.code.startswith("http."):
                 raise
             return self._found(now, 0, [self._alarm("bad-checkpoint", f"its checkpoint is not believed: {error.reason}", [raw])])
-        alarms: list[Alarm] = []
+        alarms = [Alarm(*untold) for untold in self._seen.untold]
         fresh = 0
         try:
             fresh = self._follow(raw, opened, now, alarms, documents)
         except _Wrong as wrong:
             alarms.append(wrong.alarm)
         return self._found(now, fresh, alarms)
+
+    def told(self) -> None:
+        """What was found was told: a restart does not tell it again."""
+        if self._seen.untold:
+            self._seen = msgspec.structs.replace(self._seen, untold=())
+            durable.write(self._folder / "seen.json", msgspec.json.encode(self._seen))
 
     def unreachable(self, reason: str) -> Look:
         """What is to be said where a look was not possible: whether the ledger is stale by now."""
@@ -207,7 +217,7 @@ class Monitor:
             durable.make_dirs(self._folder / "documents")
             durable.write(self._folder / "documents" / f"{len(self._documents):06}", document)
             self._documents.append(document)
-        self._keep_head(raw, opened, now, grew=True)
+        self._keep_head(raw, opened, now, grew=True, alarms=alarms)
         return head.size - size
 
     def _published(self, head: note.Checkpoint, raw: bytes) -> Published:
@@ -276,7 +286,7 @@ class Monitor:
             self._edge = recovery.empty_edge(self._maps)
         return self._edge
 
-    def _keep_head(self, raw: bytes, opened: note.Opened, now: int, *, grew: bool) -> None:
+    def _keep_head(self, raw: bytes, opened: note.Opened, now: int, *, grew: bool, alarms: Sequence[Alarm] = ()) -> None:
         """Make what was verified durable. The checkpoint comes last: until then the one before counts."""
         policy = self._trust.policy
         witnessed = bool(policy.witnesses) and policy.met([each.verifier for each in opened.signatures])
@@ -290,7 +300,8 @@ class Monitor:
                 durable.write(self._folder / name, data)
                 names.add(name)
             durable.sync_filesystem(self._folder)  # the maps
-            seen = msgspec.structs.replace(seen, grew_ns=now, entry_time_ns=self._entry_time())
+            untold = tuple((alarm.kind, alarm.reason, alarm.evidence) for alarm in alarms)
+            seen = msgspec.structs.replace(seen, grew_ns=now, entry_time_ns=self._entry_time(), untold=untold)
         if witnessed and size > seen.witnessed:
             seen = msgspec.structs.replace(seen, witnessed=size, witnessed_ns=now)
         if seen != self._seen:
