@@ -12,7 +12,7 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.flow import export
+from stele.flow import export, proving
 from stele.flow.places import Places
 from stele.model.event import Entry, Event
 from stele.trust import trust_keys
@@ -51,6 +51,15 @@ def test_json_lines_leave_private_values_out_unless_asked(places):
         assert "alice" in exported(places, "--format", form, "--private")
         # who is looked for is not told either
         assert "alice" not in exported(places, "--format", form, "--person", "alice")
+
+
+def test_a_file_with_private_values_is_for_its_owner_alone(places, tmp_path):
+    for private, mode in ((("--private",), 0o600), ((), 0o644)):
+        exported(places, "-o", str(tmp_path / "out"), *private)
+        assert (tmp_path / "out").stat().st_mode & 0o777 == mode
+    for asked, mode in (({"reveal": True}, 0o600), ({}, 0o644)):
+        proving.prove(places, proving.Question("shop", **asked), "light", tmp_path / "a.proof")
+        assert (tmp_path / "a.proof").stat().st_mode & 0o777 == mode
 
 
 def test_csv_is_read_back(places):

@@ -49,18 +49,18 @@ def export(call: Call, form: str, output: Path | None, with_private: bool, every
         if output is None:
             sys.stdout.writelines(pieces)
             return
-        _save(output, pieces)
+        _save(output, pieces, mode=0o600 if with_private else 0o644)
     if call.json:
         render.show_json({"file": str(output), "bytes": output.stat().st_size})
     else:
         render.say_line(f"wrote {output} ({render.size(output.stat().st_size)})")
 
 
-def _save(output: Path, pieces: Iterable[str]) -> None:
+def _save(output: Path, pieces: Iterable[str], *, mode: int) -> None:
     from stele.host import durable
 
     def fill(fd: int) -> None:
         with open(fd, "w", encoding="utf-8", newline="", closefd=False) as file:
             file.writelines(pieces)
 
-    durable.write_with(output, fill)
+    durable.write_with(output, fill, mode=mode)

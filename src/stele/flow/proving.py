@@ -63,7 +63,7 @@ def prove(places: Places, question: Question, form: str, output: Path, verifier_
         claim = _claim(places, question, log.newest.time_ns)
         data = build.build(log, claim, form, evidence, openings.of if openings else None, documents)
     took = time.monotonic_ns() - begun
-    durable.write(output, data)
+    durable.write(output, data, mode=0o600 if question.reveal else 0o644)
     if verifier_in is not None:
         durable.make_dirs(verifier_in)
         durable.write(verifier_in / STANDALONE.name, STANDALONE.read_bytes())
