@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -277,6 +278,11 @@ def test_a_stolen_ledger_key_is_recovered_from(data):
     head = note.parse_body(note.split_note((robbed / "checkpoint").read_bytes())[0])
     (robbed / "checkpoint").write_bytes(late.sign(head))
     assert any("stolen key" in problem for problem in check(data, robbed, now))
+    # the same with a projection that hides the document, for one who knows only the first: the log has it
+    with contextlib.closing(sqlite3.connect(robbed / "projection.sqlite")) as db, db:
+        assert db.execute("DELETE FROM entries WHERE kind = 'trust.root' AND idx >= ?", (good,)).rowcount == 1
+    assert any("stolen key" in problem for problem in check(data, robbed, known))
+    assert data.refused("log", "--from", str(robbed), "--trust", str(known)) == "trust.stolen-key"
     # single notes: any size, any date
     leaf = merkle.leaf_hash(b"forged")
     for at in (1, good - 2, good, good + 1, good + 1000):

@@ -41,16 +41,18 @@ class LogView:
     Private fields are opened as far as the openings are there and may be read.
     """
 
-    def __init__(self, source: FolderSource | HttpSource, trusted: Trust, folder: Path | None, *, read_all: bool) -> None:
+    def __init__(self, source: FolderSource | HttpSource, trusted: Trust, folder: Path | None, *, read_all: bool, own: bool = True) -> None:
         """Read the checkpoint and check it.
 
         Args:
             source: where the files are; closed with this.
             trusted: whom to believe.
-            folder: of the ledger, if it is on this machine: its projection says where to look, if it has one.
+            folder: of the ledger, if it is on this machine.
             read_all: look at every entry, whatever index or times say.
+            own: the folder's projection says where to look, if it has one; that of a copy is whoever's who made it.
         """
         self._source, self._trusted, self._read_all = source, trusted, read_all
+        self._own = own and folder is not None
         self.folder = folder
         self._openings = Openings(folder) if folder is not None else None
         self._documents: list[bytes] = []  # of the ledger's root, among the first `_looked_at` entries
@@ -59,7 +61,7 @@ class LogView:
 
     def _read(self) -> Published:
         signed = sources.checkpoint_of(self._source, self._source.name)
-        keys = rooted.believed(self._trusted, self.folder) if self.folder else self._believed_elsewhere(signed)
+        keys = rooted.believed(self._trusted, self.folder) if self.folder and self._own else self._believed_elsewhere(signed)
         return Published(self._source, roots.open_newest(signed, keys, self._trusted.witnesses).checkpoint)
 
     def _believed_elsewhere(self, signed: bytes) -> tuple[note.Verifier, ...] | Root:
@@ -115,7 +117,12 @@ class LogView:
         yield from found if last is None else itertools.islice(found, last)
 
     def _candidates(self, selection: Selection, begin: int, *, newest_first: bool) -> Iterator[tuple[int, Entry]]:
-        if self.folder is not None and not self._read_all and (index := Index.open(self.folder / "projection.sqlite")) is not None:
+        if (
+            self.folder is not None
+            and self._own
+            and not self._read_all
+            and (index := Index.open(self.folder / "projection.sqlite")) is not None
+        ):
             with index:
                 known = min(max(index.applied, begin), self.size)
                 tail = self._scan(known, self.size, newest_first=newest_first)
@@ -217,7 +224,8 @@ def open_view(places: Places, where: str | None = None, trust: Path | None = Non
     source = sources.source_of(where if where is not None else places.ledger)
     try:
         folder = Path(source.name) if isinstance(source, FolderSource) else None
-        return LogView(source, trusted, folder, read_all=read_all)
+        own = folder is not None and folder.resolve() == places.ledger.resolve()
+        return LogView(source, trusted, folder, read_all=read_all, own=own)
     except BaseException:
         source.close()
         raise

@@ -55,7 +55,7 @@ def check(places: Places, ledger: str | None, trust: str | None) -> dict[str, An
     keys = trust_keys.parse(Path(trust).read_bytes() if trust else places.trust.read_bytes())
     folder = Path(ledger) if ledger else places.ledger
     reader = LedgerReader(folder)
-    believed = rooted.believed(keys, folder)
+    believed = rooted.believed(keys, folder, whole=True)
     problems = reader.check(believed) + (rooted.problems(folder, believed) if isinstance(believed, Root) else [])
     if not problems:  # what is not whole has no redactions to speak of
         problems = custody.audit(folder, reader)

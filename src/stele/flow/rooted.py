@@ -112,9 +112,9 @@ def next_signer(places: Places, origin: str, version: int) -> tuple[Path, note.S
     return path, note.Signer.from_pem(path.read_bytes())
 
 
-def documents_of(ledger: Path) -> list[bytes]:
-    """All root documents that a published ledger holds, oldest first."""
-    return [document for _, document in recorded.documents(ledger)]
+def documents_of(ledger: Path, *, whole: bool = False) -> list[bytes]:
+    """All root documents that a published ledger holds, oldest first. `whole`: as `recorded.documents`."""
+    return [document for _, document in recorded.documents(ledger, whole=whole)]
 
 
 def documents(places: Places) -> list[bytes]:
@@ -127,8 +127,8 @@ def documents(places: Places) -> list[bytes]:
     return found
 
 
-def believed(trust: Trust, ledger: Path) -> tuple[note.Verifier, ...] | Root:
-    """Whom a verifier believes of a ledger in a folder: its root, if he trusts one of it, else keys.
+def believed(trust: Trust, ledger: Path, *, whole: bool = False) -> tuple[note.Verifier, ...] | Root:
+    """Whom a verifier believes of a ledger in a folder: its root, if he trusts one of it, else keys. `whole`: as `recorded.documents`.
 
     Raises:
         SteleError: `trust.bad-root`, `trust.root-order`, `trust.root-unsigned`, `ledger.none`.
@@ -136,7 +136,7 @@ def believed(trust: Trust, ledger: Path) -> tuple[note.Verifier, ...] | Root:
     if not trust.roots:
         return trust.ledgers
     reader = recorded.open_reader(ledger)
-    root = trust.root(reader.checkpoint.origin, documents_of(ledger)) if reader else None
+    root = trust.root(reader.checkpoint.origin, documents_of(ledger, whole=whole)) if reader else None
     return root or trust.ledgers
 
 
@@ -144,7 +144,7 @@ def problems(ledger: Path, root: Root) -> list[str]:
     """What is wrong with the root documents in a ledger, for whoever trusts `root`: each must follow the one before, logged in time."""
     found: list[str] = []
     before: Root | None = None
-    for index, document in recorded.documents(ledger):
+    for index, document in recorded.documents(ledger, whole=True):
         try:
             if before is None:
                 now = roots.parse(document)

@@ -65,22 +65,27 @@ def key_changes(folder: Path) -> list[tuple[int, dict[str, Any], str]]:
     return [(index, entry.event.data, entry.event.kind) for index, entry in found if entry.event.workload == HOST_WORKLOAD]
 
 
-def documents(folder: Path) -> list[tuple[int, bytes]]:
-    """Index and text of every root document that the published ledger holds, oldest first (docs/spec/root.md)."""
+def documents(folder: Path, *, whole: bool = False) -> list[tuple[int, bytes]]:
+    """Index and text of every root document that the published ledger holds, oldest first (docs/spec/root.md).
+
+    `whole`: look at every entry, as a verifier of a folder that others made must.
+    """
     reader = open_reader(folder)
     if reader is None:
         return []
     found = []
-    for index, entry in _entries(folder, reader, HOST_WORKLOAD, (ROOT_KIND,)):
+    for index, entry in _entries(folder, reader, HOST_WORKLOAD, (ROOT_KIND,), whole=whole):
         document = entry.event.data.get("document")
         if isinstance(document, str):
             found.append((index, document.encode("utf-8", "surrogatepass")))
     return found
 
 
-def _entries(folder: Path, reader: LedgerReader, workload: str, kinds: Sequence[str]) -> Iterator[tuple[int, Entry]]:
-    """Entries of these kinds, in order; from the projection as far as it goes, then from the log itself."""
-    known, applied = _projected(folder / "projection.sqlite", workload, kinds)
+def _entries(
+    folder: Path, reader: LedgerReader, workload: str, kinds: Sequence[str], *, whole: bool = False
+) -> Iterator[tuple[int, Entry]]:
+    """Entries of these kinds, in order; from the projection as far as it goes, then from the log itself, or `whole` from that."""
+    known, applied = ([], 0) if whole else _projected(folder / "projection.sqlite", workload, kinds)
     applied = min(applied, reader.size)
     for index in known:
         if index < applied:
