@@ -354,6 +354,21 @@ def test_what_cannot_be_published_is_erased_later(places, monkeypatch):
     assert problems(places) == []
 
 
+def test_no_hold_comes_between_looking_for_holds_and_recording_what_they_forbid(places):
+    with custody.alone(places) as mine:
+        placing = threading.Thread(target=mine.place, args=(On(incident="shop-i1"), "a case", ""))
+        with mine.undisturbed():
+            mine.keep("the frozen instance", "shop-i1")
+            placing.start()
+            for _ in range(5):
+                mine._publish()
+            mine._record.commit(event(9, kind="quarantine.released", incident="shop-i1", instance="shop-1", release=RELEASE))
+        placing.join()
+        assert code(mine.keep, "it", "shop-i1") == "hold.forbids"
+    kinds = [entry.event.kind for entry in shown(places).values()]
+    assert kinds.index("quarantine.released") < kinds.index("hold.placed")
+
+
 def test_a_redaction_is_not_called_finished_while_the_write_ahead_log_has_its_bytes(places):
     """No room for the other file of the write-ahead log: what is erased elsewhere is still there."""
     with custody.alone(places) as mine:

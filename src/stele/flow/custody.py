@@ -204,8 +204,14 @@ class Custody:
             coverage.take(index, entry)
         return {name: found for name in names if (found := coverage.keeping(name))}
 
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """No hold is placed or ended meanwhile: for looking for holds and recording what they would forbid."""
+        with self._lock:
+            yield
+
     def keep(self, what: str, *names: str) -> None:
-        """Refuse to destroy what incidents or releases of these names are about, if a hold is on one.
+        """Refuse to destroy what incidents or releases of these names are about, if a hold is on one. Call it `undisturbed`.
 
         Raises:
             SteleError: `hold.forbids`.

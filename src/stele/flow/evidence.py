@@ -98,9 +98,12 @@ def _keep_budget(world: World, workload: str, budget: int) -> None:
             log.warning("the bundle %s is damaged and left alone: %s", folder.name, error.reason)
             continue
         kept.append(decide.Kept(incident=folder.name, kind=facts["kind"], time_ns=facts["time_ns"], size=bundle.total_size(folder)))
-    held = frozenset(world.custody.held(item.incident for item in kept))
-    for incident in decide.evict(kept, budget, held):
-        world.record(workload, "evidence.evicted", incident=incident, reason=f"over the budget of {budget} bytes")
+    with world.custody.undisturbed():
+        held = frozenset(world.custody.held(item.incident for item in kept))
+        evicted = decide.evict(kept, budget, held)
+        for incident in evicted:
+            world.record(workload, "evidence.evicted", incident=incident, reason=f"over the budget of {budget} bytes")
+    for incident in evicted:
         bundle.remove_tree(world.places.evidence / incident)
 
 

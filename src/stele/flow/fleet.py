@@ -117,11 +117,12 @@ class Fleet:
                 code="incident.evidence-not-sealed",
                 retryable=True,
             )
-        self.custody.keep(f"the frozen instance of {incident_id}", incident_id)
         instance, digest = running.frozen[incident_id]
         # logged before its effect: if this is the last thing that happens, the record says what was asked
         record = self._world.record.by(person)
-        record(running.name, "quarantine.released", incident=incident_id, instance=instance.id, release=digest)
+        with self.custody.undisturbed():
+            self.custody.keep(f"the frozen instance of {incident_id}", incident_id)
+            record(running.name, "quarantine.released", incident=incident_id, instance=instance.id, release=digest)
         self._world.runtime.release_quarantined(instance)
         self._world.gate.unregister(instance.id)
         self._world.sensor.forget(instance.id)
