@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from stele.api.static import listen
 from stele.host.http_server import HttpServer, Limits, Reply
@@ -230,3 +231,25 @@ def test_a_quorum_that_nobody_can_be_asked_for_is_no_policy(peers):
     with pytest.raises(SteleError) as raised:
         Collector(quorum.parse(text.encode()), SIGNER.verifiers, block=True, timeout=1.0)
     assert raised.value.code == "witness.bad-policy"
+
+
+def test_more_witnesses_than_a_checkpoint_has_room_for_are_no_policy():
+    """Whoever published that would have a ledger that no reader believes, themselves included."""
+    keys = [note.Key(f"w{number}.example", MLDSA44PrivateKey.generate()) for number in range(41)]
+
+    def policy(count: int) -> quorum.Policy:
+        lines = [f"witness w{number} {key.verifier.encode()} http://127.0.0.1:9/{number}" for number, key in enumerate(keys[:count])]
+        return quorum.parse("\n".join([*lines, "quorum w0", ""]).encode())
+
+    def largest(count: int) -> bytes:
+        head = note.Checkpoint(SIGNER.name, 10**18 - 1, bytes(32))
+        return SIGNER.sign(head.body()) + b"".join(key.line(head.body(), 1) for key in keys[:count])
+
+    fits = max(count for count in range(42) if len(largest(count)) <= note.MAX_NOTE)
+    assert 16 < fits < 41
+    assert note.open_note(largest(fits), SIGNER.verifiers, [key.verifier for key in keys]).signatures[-1].seconds == 1
+    Collector(policy(fits), SIGNER.verifiers, block=False, timeout=1.0).close()
+    for count in (fits + 1, 41):
+        with pytest.raises(SteleError) as raised:
+            Collector(policy(count), SIGNER.verifiers, block=False, timeout=1.0)
+        assert raised.value.code == "witness.bad-policy"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -97,6 +98,16 @@ def test_evidence_is_bounded(witness, tmp_path, monkeypatch):
     assert add(witness, Log(tag="other").submission(5, 5)).status == 422
     kept = [path.suffix for path in state.evidence(tmp_path / "w")]
     assert sorted(kept) == [".split-view", ".unproven", ".unproven", ".unproven"]
+
+
+def test_strangers_cannot_use_up_the_room_for_evidence(witness, tmp_path):
+    """Whoever has one checkpoint can send it with a wrong proof, and with as many lines by unknown keys as he likes."""
+    add(witness, LOG.submission(0, 5))
+    signed = LOG.note(6)
+    for number in range(5):
+        line = f"\u2014 stranger{number} {base64.b64encode(bytes(68)).decode()}\n".encode()
+        assert add(witness, witnessing.encode(witnessing.Submission(5, (), signed + line))).status == 422
+    assert [path.suffix for path in state.evidence(tmp_path / "w")] == [".unproven"]
 
 
 def test_a_proof_from_nothing_must_be_empty(witness):

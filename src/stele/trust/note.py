@@ -172,6 +172,12 @@ def parse_vkey(text: str) -> Verifier:
     return Verifier(parts[0], bytes.fromhex(parts[1]), raw[1:], raw[0])
 
 
+def line_size(verifier: Verifier) -> int:
+    """Bytes of a signature line by a key."""
+    blob = 4 + _SIGNATURE_SIZE[verifier.algorithm]
+    return len(f"{_DASH} {verifier.name} \n".encode()) + -(-blob // 3) * 4
+
+
 class Key:
     """A private key that signs checkpoints under a name. The private part is never shown."""
 

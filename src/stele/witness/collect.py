@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 30.0
+MAX_TEXT = 512  # bytes of a checkpoint's text: a name, a size, a root
 Late = Callable[[int, bytes], None]
 
 
@@ -79,6 +80,11 @@ class Collector:
         asked = [witness for witness in policy.witnesses if witness.url]
         if not policy.met([witness.verifier for witness in asked]):
             raise quorum.bad("its quorum cannot be met: a witness that is needed has no URL")
+        own = {key.algorithm: key for key in ledgers}.values()  # one of each kind signs, however many there were
+        if sum(map(note.line_size, (*own, *(witness.verifier for witness in asked)))) > note.MAX_NOTE - MAX_TEXT:
+            raise quorum.bad(
+                f"a checkpoint with all of its cosignatures would be larger than {note.MAX_NOTE} bytes, and nobody could read it"
+            )
         self.policy, self._ledgers, self.block, self.timeout, self.late = policy, tuple(ledgers), block, timeout, late
         self._turn = threading.Condition()
         self._job: _Job | None = None

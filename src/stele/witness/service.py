@@ -122,12 +122,15 @@ class Witness:
             return _refuse(400, "the old size is larger than the checkpoint's")
         if asked.old != known.size:
             return Answer(409, witnessing.SIZE_TYPE, f"{known.size}\n".encode())
+        text, _, _ = asked.note.rpartition(b"\n\n")
+        # without lines by strangers: with them anybody could make as many notes of one as evidence has room for
+        signed = text + b"\n\n" + _lines_of(asked.note, opened)
         if not witnessing.follows(known.size, known.root, head, asked.proof):
             # two signed roots of one size prove it; else it may be the proof alone that is wrong
             why = "split-view" if known.size == head.size and known.root != head.root and last else "unproven"
             log.error("%s: a signed checkpoint of size %d does not continue that of size %d", head.origin, head.size, known.size)
             try:
-                self._state.keep_evidence(asked.note, head.origin, why)
+                self._state.keep_evidence(signed, head.origin, why)
             except OSError:
                 log.exception("the evidence could not be kept")
             return _refuse(422, "the checkpoint is not proven to continue the one that was cosigned last")
@@ -135,9 +138,8 @@ class Witness:
         if last and now < max(each.seconds or 0 for each in last.signatures):
             log.error("the clock was set back: nothing is cosigned before it has caught up")
             return _refuse(503, "this witness's clock was set back")
-        text, _, _ = asked.note.rpartition(b"\n\n")
         lines = self.keys.lines(text + b"\n", now)
-        kept = text + b"\n\n" + _lines_of(asked.note, opened) + lines
+        kept = signed + lines
         own = state.open_own(kept, self.keys.verifiers)
         assert own is not None
         self._state.advance(kept, own)
