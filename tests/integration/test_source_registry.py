@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import urllib.request
@@ -145,6 +146,18 @@ def test_layers_larger_than_the_limit_are_not_fetched(image):
     with pytest.raises(SteleError) as raised:
         registry_source.load(reference, plain_http=False, time=0, limits=Limits(max_bytes=1000))
     assert raised.value.code == "registry.bad-answer"
+
+
+def test_a_layer_for_which_there_is_no_room_is_said(image):
+    reference = references.parse(f"{image}:{this_platform().partition('/')[2]}")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(SteleError) as raised:
+            registry_source.load(reference, plain_http=False, time=0, limits=Limits())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert raised.value.code == "seal.no-room"
 
 
 def test_a_path_wins_over_a_registry_of_the_same_name(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from stele.seal.inode import Notes
 from stele.seal.sources.blobs import Stretch, missing
 from stele.seal.sources.image import choose, flatten
 from stele.seal.sources.source import Input
-from stele.seal.sources.spool import anonymous_file
+from stele.seal.sources.spool import anonymous_file, no_room
 from stele.trust.digest import digest_hex, parse_digest
 from stele.trust.errors import SteleError
 
@@ -90,7 +90,10 @@ class RegistryBlobs:
     def _fetch(self, digest: str) -> int:
         fd = anonymous_file()
         self._stack.callback(os.close, fd)
-        registry_transfer.download(self._repository, digest, self._sizes[digest], fd)
+        try:
+            registry_transfer.download(self._repository, digest, self._sizes[digest], fd)
+        except OSError as error:
+            raise no_room(error) from error
         return fd
 
     def close(self) -> None:
