@@ -198,6 +198,18 @@ def test_both_forms_of_a_stratum_come_back_out_of_a_delta(root: Path) -> None:
         assert content(root)[name] == whole[name]
 
 
+def test_a_tree_that_only_images_are_left_of_is_lost_with_what_is_unpacked_by_it(root: Path) -> None:
+    store = opened(root)
+    middle = store.releases()[-2]
+    for digest in (middle.tree_digest, middle.strata[0].layer.digest):
+        (root / "blobs" / "sha256" / digest[7:]).unlink()
+    report = check(root)
+    assert middle.digest not in report.whole
+    assert any(item.role == "tree" and middle.digest in item.releases for item in report.problems)
+    assert report.packed == ()  # the oldest comes out of a delta from the middle one
+    assert any(item.role == "tree" and middle.digest in item.releases for item in repair(root).left)
+
+
 def test_what_cannot_be_made_again_is_refused_and_stays(root: Path) -> None:
     store = opened(root)
     middle = store.releases()[-2]

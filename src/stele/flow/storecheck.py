@@ -108,9 +108,14 @@ class _Had:
         found = next(item for item in release.strata if item.name == name)
         return self.is_good(census.image_path(found.image)) or self.is_good(census.blob_path(found.layer.digest))
 
+    def tree(self, release: Release) -> bool:
+        """Whether a release's tree is here, or all layers, of which it can be made: images alone do not make it."""
+        layers = [census.blob_path(item.layer.digest) for item in release.strata]
+        return self.is_good(census.blob_path(release.tree_digest)) or all(map(self.is_good, layers))
+
     def whole(self, digest: str) -> bool:
         release = self._releases.get(digest)
-        return release is not None and all(self.stratum(release, item.name) for item in release.strata)
+        return release is not None and self.tree(release) and all(self.stratum(release, item.name) for item in release.strata)
 
     def packed(self, digest: str) -> bool:
         """Whether deltas that are whole lead to a release."""
@@ -138,7 +143,7 @@ class _Had:
             return finding
         for release in users:
             by_stratum = bool(part.stratum) and self.stratum(release, part.stratum)
-            if not (by_stratum or self.packed(release.digest) or (part.role == "tree" and self.whole(release.digest))):
+            if not (by_stratum or self.packed(release.digest) or (part.role == "tree" and self.tree(release))):
                 return finding
         return finding._replace(kind="absent", reason=finding.reason.replace("is missing", "is not kept; it is made again when needed"))
 
