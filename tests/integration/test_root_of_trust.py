@@ -141,6 +141,27 @@ def test_the_root_file_from_a_backup_or_removed_is_noticed_and_restored(data):
     data.seal("two")
 
 
+def test_a_root_file_that_nobody_signed_or_applied_says_nothing(data):
+    path = data.data / "keys" / "trust.root"
+    good = path.read_bytes()
+    text = good.partition(b"\n\n")[0] + b"\n"
+    path.write_bytes(text)
+    assert data.refused("seal", "root") == "trust.root-unsigned"
+    # its own holders' signatures make it no document of this ledger
+    data("trust", "holder", "mallory", "mallory.holder", "--plain")
+    mallory = (data.folder / "mallory.vkey").read_bytes().strip()
+    others = [line for line in text.splitlines() if not line.startswith((b"holder", b"threshold", b"version"))]
+    for version in (b"1", b"2"):
+        own = [others[0], others[1], b"version " + version, b"threshold 1", b"holder " + mallory, *others[2:], b""]
+        path.write_bytes(b"\n".join(own))
+        data("trust", "sign", path, "--key", "mallory.holder")
+        assert data.refused("seal", "root") == "trust.root-order"
+    path.unlink()
+    assert data("trust", "restore")["version"] == 1
+    assert path.read_bytes() == good
+    data.seal("two")
+
+
 def test_the_ledgers_key_changes_by_itself_at_the_size_that_was_agreed(data):
     trust = trust_of(data, "trust.1")
     now = size(data)

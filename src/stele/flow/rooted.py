@@ -55,6 +55,13 @@ def present(places: Places) -> Root | None:
             remedy="`stele trust restore` takes the later one from there; an old root undoes nothing",
             code="trust.root-order",
         )
+    roots.first(document, root.pin)
+    if logged and root.text != newest.text:
+        raise SteleError(
+            f"{places.root} is not the root document in entry {logged[-1][0]} of the ledger",
+            remedy="remove it and `stele trust restore` that one; a new one is signed by its holders and applied: `stele trust apply`",
+            code="trust.root-order",
+        )
     return root
 
 
