@@ -575,8 +575,10 @@ def test_whose_word_the_time_is(kinds):
     ]
     assert "witness witness.example/w1 saw the two heads around it" in verdict.time[1]
     assert not any("operator's word" in line for line in verdict.not_checked)
+    assert not any("quorum" in line or "another ledger" in line for line in verdict.not_checked)
     late = check(cosigned(value, second + 5, second + 9), WATCHED)
     assert [each["holds"] for each in late.times] == [True, False, False]
+    assert any("no younger than a witness saw them, it is the operator's word" in line for line in late.not_checked)
     assert "it is no younger" in late.time[1]
     assert other_says(cosigned(value, 1, second), WATCHED)["seen"] == [
         dict.fromkeys(("witness.example/w1", "witness.example/w2"), 1),
@@ -593,6 +595,16 @@ def test_whose_word_the_time_is(kinds):
     assert (
         code(check, resum({**value, "heads": [{**value["heads"][0], "checkpoint": twice}, value["heads"][1]]}), WATCHED) == "trust.bad-note"
     )
+
+
+def test_one_witness_of_two_is_no_quorum(kinds):
+    second = t(8.5) // SECOND
+    both = canonical.decode(cosigned(of(kinds, "state light"), second - 2, second + 2)[:-1])
+    note_, _, _ = both["heads"][1]["checkpoint"].rpartition("\u2014")
+    verdict = check(resum({**both, "heads": [both["heads"][0], {**both["heads"][1], "checkpoint": note_}]}), WATCHED)
+    assert any(each["who"] == "witness" and each["holds"] for each in verdict.times)
+    assert any("lacks the quorum" in line for line in verdict.not_checked)
+    assert any("another ledger" in line for line in verdict.not_checked)
 
 
 def test_timestamps_decide_nothing(kinds):

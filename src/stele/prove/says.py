@@ -172,16 +172,31 @@ def time_lines(found: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def not_checked(proof: Proof, epochs: Sequence[Epoch], found: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """What this proof does not show."""
+def _on_the_operators_word(last: Epoch, found: Sequence[dict[str, Any]], trust: Trust) -> list[str]:
     lines = []
+    seen = any(each["who"] == "witness" for each in found)
+    vouched = {each["at_ns"] for each in found if each["who"] == "witness" and each["holds"]}
+    if any(each["at_ns"] not in vouched for each in found):
+        stamped = any(each["who"] == "authority" and each["holds"] for each in found)
+        no_younger = "than stamped" if stamped else "than a witness saw them"
+        lines.append(
+            "the time: " + (f"beyond that the heads are no younger {no_younger}, it" if stamped or seen else "without a witness it") + WORD
+        )
+    enough = trust.policy.met([each.verifier for each in last.opened.signatures])
+    if seen and not enough:
+        lines.append("whether enough witnesses saw the last head: it lacks the quorum that your trust file asks for")
+    if not (seen and enough):
+        lines.append("whether the operator showed somebody else another ledger: compare checkpoints with others who have one")
+    return lines
+
+
+def not_checked(proof: Proof, epochs: Sequence[Epoch], found: Sequence[dict[str, Any]], trust: Trust) -> tuple[str, ...]:
+    """What this proof does not show."""
+    lines: list[str] = []
     behind = max(epoch.behind_ns for epoch in epochs)
     if behind:
         lines.append(f"the clock: it was set back by {behind / 1e9:.3f} s; instants are the log's own, which never goes back")
-    if not any(each["who"] == "witness" for each in found):
-        stamped = any(each["who"] == "authority" and each["holds"] for each in found)
-        lines.append("the time: " + ("beyond that the heads are no younger than stamped, it" if stamped else "without a witness it") + WORD)
-        lines.append("whether the operator showed somebody else another ledger: compare checkpoints with others who have one")
+    lines += _on_the_operators_word(epochs[-1], found, trust)
     if proof.form == "light":
         lines.append("that the signed map is what the entries make: the operator, who has the key, says so; `--full` brings the entries")
     elif proof.form == "chain":
