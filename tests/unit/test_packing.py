@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -275,3 +276,10 @@ def test_hostile_cuts(cut: dict[str, object]) -> None:
         with pytest.raises(SteleError) as refused:
             cutting.decode(tree, zstandard.compress(canonical.encode(cut)))
         assert refused.value.code == "delta.damaged"
+
+
+def test_no_pin_is_lost_where_several_are_set_at_once(store: Layout):
+    digests = {f"sha256:{number:064x}" for number in range(16)}
+    with ThreadPoolExecutor(len(digests)) as pool:
+        list(pool.map(lambda digest: packing.set_pin(store, digest, pinned=True), digests))
+    assert packing.pins(store) == digests

@@ -100,7 +100,7 @@ def pins(store: Layout) -> set[str]:
 
 def set_pin(store: Layout, digest: str, *, pinned: bool) -> None:
     """Pin a release, or no longer. Raises like `pins`."""
-    with store.adding():
+    with store.adding(), store.changing():
         found = pins(store) | {digest} if pinned else pins(store) - {digest}
         durable.write(store.root / "pins", "".join(f"{item}\n" for item in sorted(found)).encode("ascii"))
 
