@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socketserver
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 
 from stele.cli import app
 from stele.cli.secret import PASSPHRASE, PIN
+from stele.flow.places import Places
 from stele.trust import key_files
 from stele.trust.errors import SteleError
 from stele.trust.policy import key_id
@@ -176,6 +178,35 @@ def test_a_policy_from_a_backup_undoes_no_revocation(data):
     data("key", "revoke", data.key("release"), "--reason", "stolen", "--from", 0)
     (data.data / "keys" / "trust.policy").write_bytes(saved)
     assert data.refused("verify", release) == "trust.policy-outdated"
+
+
+@contextlib.contextmanager
+def agent_that_cannot_publish(path: Path):
+    """What answers on the agent's socket while witnesses hold publication back."""
+    error = {"reason": "too few witnesses", "remedy": "wait", "code": "witness.no-quorum", "retryable": True}
+    body = json.dumps({"error": error}).encode() + b"\n"
+
+    class Answer(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            size = 0
+            while line := self.rfile.readline().strip():
+                size = int(line[15:]) if line.lower().startswith(b"content-length:") else size
+            self.rfile.read(size)
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with socketserver.ThreadingUnixStreamServer(str(path), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
+
+
+def test_a_stolen_key_is_revoked_also_while_witnesses_hold_publication_back(data):
+    release, key = data.seal(), data.key("release")
+    with agent_that_cannot_publish(Places(data.data).agent_socket):
+        assert data.refused("key", "rotate") == "witness.no-quorum"  # its index has to be right
+        data("key", "revoke", key, "--reason", "stolen", "--from", 0)
+    assert data.refused("verify", release) == "trust.key-revoked"
 
 
 def test_keys_are_never_overwritten_and_only_for_their_owner(data):
