@@ -496,3 +496,20 @@ def test_a_root_below_the_write_ahead_log_is_the_signed_one(folder, monkeypatch)
     assert base > 256
     (folder / "checkpoints" / str(base)).unlink()
     assert code(Ledger.open, folder, signer=SIGNER, clock=Clock()) == "ledger.damaged"
+
+
+def test_an_altered_count_of_workloads_is_not_signed(tmp_path, monkeypatch):
+    """The map's nodes are checked by their hashes; how many workloads it holds is not in them, and goes into the next epoch."""
+    monkeypatch.setattr("stele.ledger.sequencer.RECYCLE_BYTES", 0)
+    with opened(tmp_path / "l") as ledger:
+        ledger.append([event(number, workload=f"w{number}") for number in range(3)])
+        ledger.publish()
+    roots = tmp_path / "l" / "map" / "roots"
+    record = bytearray(roots.read_bytes())
+    assert record[-16:-8] == (3).to_bytes(8, "little")
+    record[-16:-8] = (9).to_bytes(8, "little")
+    roots.write_bytes(record)
+    with opened(tmp_path / "l") as ledger:
+        ledger.append([event(9, workload="w9")])
+        ledger.publish()
+    assert LedgerReader(tmp_path / "l").check(SIGNER.verifiers) == []

@@ -114,8 +114,14 @@ def edge_at(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) -> 
     _compare(edge, roots)
     (last,) = tiles.raw_entries(folder, base, base - 1, base)
     entry = decode_entry(last)
-    fits = kept is not None and (kept.epoch, epochmap.hash_of(kept.node).hex()) == (base - 1, entry.event.data.get("map_root"))
-    if kept is not None and fits:
+    said = entry.event
+    # all of the record: the nodes are checked by their hashes, the number of workloads is nowhere else
+    if kept is not None and (kept.epoch, epochmap.hash_of(kept.node).hex(), kept.workloads, kept.time_ns) == (
+        base - 1,
+        said.data.get("map_root"),
+        said.data.get("map_size"),
+        said.time_ns,
+    ):
         edge.chains = Chains(kept.node, kept.workloads, maps.load)
         edge.chains.take(entry, sha256(last), base - 1)
         edge.trail.take(entry, base - 1)
