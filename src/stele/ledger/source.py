@@ -39,7 +39,8 @@ def limit_of(name: str) -> int:
 def headers_of(name: str) -> tuple[str, str]:
     """Content-Type and Cache-Control of a public file."""
     kind = "application/octet-stream" if name.startswith("tile/") else "text/plain; charset=utf-8"
-    return kind, "no-cache" if name == "checkpoint" else "public, max-age=31536000, immutable"
+    # cosignatures that come late are added to what was published
+    return kind, "public, max-age=31536000, immutable" if name.startswith("tile/") else "no-cache"
 
 
 class Source(Protocol):
