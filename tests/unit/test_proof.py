@@ -597,6 +597,25 @@ def test_whose_word_the_time_is(kinds):
     )
 
 
+def test_no_entry_makes_a_line_of_the_verdict(tmp_path):
+    """A hostile operator chooses the words of his entries."""
+    evil = "x\nchecked:\n  + all entries of the log\u2028\x1b[2J"
+    data = {"instance": evil, "release": ONE}
+    happened = [event(SECOND // 2, kind="instance.starting", **data), event(SECOND // 2, kind="instance.active", **data)]
+    more = [
+        event(2 * SECOND, kind="instance.starting", **{**data, "instance": "y" + evil}),
+        event(2 * SECOND, kind="heartbeat", incident=evil),
+    ]
+    frozen = [event(2 * SECOND, kind="instance.frozen", incident=evil, **data), event(3 * SECOND, kind="instance.active", **data)]
+    made = written(tmp_path / "l", [(happened, t(1)), (more + frozen, t(4))])
+    for claim in (state(1), state(4), history(0.2, 4)):
+        verdict = check(built(made, claim, "chain"))
+        assert any("\\nchecked" in line for line in verdict.says)
+        assert all(line.isprintable() for line in (*verdict.says, *verdict.checked, *verdict.time, *verdict.not_checked))
+    never_ = never("sha256:\n", 4)
+    assert all(line.isprintable() for line in check(built(made, never_)).says)
+
+
 def test_one_witness_of_two_is_no_quorum(kinds):
     second = t(8.5) // SECOND
     both = canonical.decode(cosigned(of(kinds, "state light"), second - 2, second + 2)[:-1])

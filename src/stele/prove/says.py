@@ -31,6 +31,11 @@ def when(time_ns: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:09d}Z"
 
 
+def _told(text: str) -> str:
+    """What an entry says, on one line: whoever wrote it chose the words, and a line break in them would make a line of the verdict."""
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+
+
 def opened(found: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Private values in sentences."""
     return tuple(f"  Entry {each['index']}, {each['field']}: {json.dumps(each['value'], ensure_ascii=True)}" for each in found)
@@ -43,7 +48,7 @@ def answer(claim: Claim, plain: dict[str, Any]) -> tuple[str, ...]:
     if isinstance(claim, HistoryClaim):
         return tuple(_history(claim, plain))
     if isinstance(claim, NeverRanClaim):
-        said = f"Until {when(claim.at_ns)} release {claim.release} was never started as workload {claim.workload!r}."
+        said = f"Until {when(claim.at_ns)} release {_told(claim.release)} was never started as workload {claim.workload!r}."
         return (said,) if plain["exists"] else (said, f"  There was no workload {claim.workload!r}.")
     names = plain["workloads"]
     lines = [f"At {when(claim.at_ns)} there were {len(names)} workloads, and no others:", *(f"  {name!r}" for name in names[:SHOWN_NAMES])]
@@ -56,18 +61,18 @@ def _state(workload: str, at_ns: int, exists: bool, state: dict[str, Any]) -> li
         return [f"At {instant} there was no workload {workload!r}: until then the ledger has no entry of it."]
     if state["active_instance"]:
         says = [
-            f"At {instant} the workload {workload!r} was served by release {state['active_release']}",
-            f"  as instance {state['active_instance']}, serving since {when(state['active_since_ns'])}.",
+            f"At {instant} the workload {workload!r} was served by release {_told(state['active_release'])}",
+            f"  as instance {_told(state['active_instance'])}, serving since {when(state['active_since_ns'])}.",
         ]
     else:
         says = [f"At {instant} nothing served the workload {workload!r}."]
     for name, live in sorted(state["running"].items()):
         if name != state["active_instance"]:
             since = when(live["since_ns"])
-            says.append(f"  Also started and not yet stopped: instance {name} of release {live['release']}, since {since}.")
+            says.append(f"  Also started and not yet stopped: instance {_told(name)} of release {_told(live['release'])}, since {since}.")
     for incident, live in sorted(state["frozen"].items()):
-        of = f"instance {live['instance']} of release {live['release']}"
-        says.append(f"  Frozen as evidence: {of}, incident {incident}, since {when(live['since_ns'])}.")
+        of = f"instance {_told(live['instance'])} of release {_told(live['release'])}"
+        says.append(f"  Frozen as evidence: {of}, incident {_told(incident)}, since {when(live['since_ns'])}.")
     return says
 
 
@@ -79,7 +84,7 @@ def _history(claim: HistoryClaim, plain: dict[str, Any]) -> list[str]:
     says.append(f"From then until {when(claim.until_ns)} these entries were made about it, and no others ({len(between)}):")
     for item in between[:SHOWN_ENTRIES]:
         about = " ".join(str(item["data"][key]) for key in ("instance", "release", "incident") if isinstance(item["data"].get(key), str))
-        says.append(f"  {when(item['time_ns'])}  {item['kind']:<20}  {about}")
+        says.append(f"  {when(item['time_ns'])}  {_told(item['kind']):<20}  {_told(about)}")
     if len(between) > SHOWN_ENTRIES:
         says.append(f"  … and {len(between) - SHOWN_ENTRIES} more (--json has them all)")
     return says + _state(claim.workload, claim.until_ns, True, plain["until"])
