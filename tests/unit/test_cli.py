@@ -31,6 +31,20 @@ def test_help_lists_every_command_without_importing_them() -> None:
     assert "rollback" in done.stdout
 
 
+def test_sealing_and_verifying_import_nothing_of_networks_or_proofs(tmp_path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "hello").write_bytes(b"hello")
+    (tmp_path / "stele.yaml").write_bytes(b"stele: 0\nname: shop\ncommand: [/hello]\n")
+    code = (
+        "import sys; from stele.cli.app import run\n"
+        "for argv in (['init', '--keys-only'], ['seal', 'app', '-f', 'stele.yaml'], ['verify', 'shop']):\n"
+        "    assert not run(['--data', 'data', *argv])\n"
+        "print(sorted({'urllib3', 'http.client', 'cryptography.x509', 'stele.prove', 'stele.witness'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_pieces_of_a_line_are_joined_per_stream() -> None:
     raw = "t1 stdout P one \nt2 stderr F err\nt3 stdout F two\nnot a line\nt4 stdout F \nt5 stdout P end"
     assert printed(raw) == [("t2", "stderr", "err"), ("t3", "stdout", "one two"), ("t4", "stdout", ""), ("", "stdout", "end")]

@@ -340,3 +340,10 @@ def test_a_small_change_is_spliced_and_a_damaged_old_form_is_not_used(tmp_path, 
     again = seal(places, root, spec)
     assert made == ["spliced", "anew"]
     assert same(again, seal(places_in(tmp_path / "two"), root, spec))
+
+
+def test_a_state_that_is_too_young_or_too_large_is_not_kept_and_its_neighbours_are():
+    old, young, large = (1, 2, 3, 4, 5, 0), (1, 2, 3, 4, 5, 1 << 60), (1, 1 << 63, 3, 4, 5, 0)
+    nothing = bytes(len(packed([old])))
+    assert last_seals._settled([old, young, old], 0) == packed([old]) + nothing + packed([old])
+    assert last_seals._settled([old, large, young, old], 0) == packed([old]) + 2 * nothing + packed([old])

@@ -99,9 +99,9 @@ def verify(call: Call, what: str, trust: Path | None, **given: Any) -> int | Non
     """Check a proof FILE, or a RELEASE in the store. Exit code 1 if it does not hold."""
     if given["source"]:
         return rebuild.rebuild(call, what, **given)
-    from stele.flow import proving
-
     if Path(what).is_file():
+        from stele.flow import proving
+
         verdict = proving.verify_file(Path(what), trust)
         if call.json:
             render.show_json(verdict)
@@ -119,8 +119,10 @@ def verify(call: Call, what: str, trust: Path | None, **given: Any) -> int | Non
         for line in verdict["not_checked"]:
             render.say_line(f"  - {line}")
         return None
+    from stele.flow import verifying
+
     with render.progress(f"verifying {what}", quiet=call.json):
-        found = proving.verify_release(call.places, what)
+        found = verifying.verify_release(call.places, what)
     if call.json:
         render.show_json(found)
     else:

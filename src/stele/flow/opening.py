@@ -5,6 +5,7 @@ What most commands do not need is imported when it is: this is on the way of all
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -30,11 +31,10 @@ def open_ledger(places: Places) -> Ledger:
         SteleError: `ledger.locked`, `ledger.damaged`, `trust.bad-key`, `trust.bad-root`, `trust.root-order`, `trust.root-missing`,
             `trust.no-ledger-key`, `witness.bad-policy`, `witness.bad-settings`.
     """
-    from stele.flow import cosigning
     from stele.ledger.sequencer import Ledger
 
     terms = _terms(places)
-    collector = cosigning.collector(places, terms.signer.verifiers)
+    collector = _collector(places, terms)
     try:
         ledger = Ledger.open(places.ledger, **terms._replace(cosign=collector)._asdict())
     except BaseException:
@@ -51,11 +51,10 @@ def hold_ledger(places: Places) -> Ledger | ReadOnlyLedger:
     Raises:
         SteleError: `ledger.locked`, and as `open_ledger` where it is the keys or the policy that do not fit.
     """
-    from stele.flow import cosigning
     from stele.ledger.sequencer import Ledger
 
     terms = _terms(places)
-    collector = cosigning.collector(places, terms.signer.verifiers)
+    collector = _collector(places, terms)
     try:
         held = Ledger.open_or_hold(places.ledger, terms._replace(cosign=collector))
     except BaseException:
@@ -67,6 +66,15 @@ def hold_ledger(places: Places) -> Ledger | ReadOnlyLedger:
     elif collector is not None:
         collector.close()  # nothing is published any more
     return held
+
+
+def _collector(places: Places, terms: Terms) -> Collector | None:
+    """Who asks witnesses, with all that HTTP needs; None where no policy was set, which is what most seals find."""
+    if not os.path.lexists(places.cosigning / "policy"):
+        return None
+    from stele.flow import cosigning
+
+    return cosigning.collector(places, terms.signer.verifiers)
 
 
 def _join(ledger: Ledger, collector: Collector | None) -> None:

@@ -122,16 +122,3 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
         "time": list(verdict.time),
         "not_checked": list(verdict.not_checked),
     }
-
-
-def verify_release(places: Places, reference: str) -> dict[str, Any]:
-    """Check a release in the store in full: signature, every blob, every image.
-
-    Raises:
-        SteleError: `store.*`: which of them does not hold.
-    """
-    begun = time.monotonic_ns()
-    store = opening.open_store(places)
-    release = store.release(reference)
-    checked = store.verify(release)
-    return {"release": release.digest, **checked, "took_ns": time.monotonic_ns() - begun}

@@ -155,5 +155,5 @@ def patched(was: bytes, changed: Sequence[Changed], kept: Sequence[Kept], begun_
     """States with those of now, but for what is too young to be believed."""
     raw = bytearray(was)
     for at, state in [*((item.at, item.state) for item in changed), *((item.at, states.of(item.info)) for item in kept)]:
-        raw[at : at + states.WIDTH] = states.packed([state]) if state[5] < begun_ns - settled_ns else UNKNOWN
+        raw[at : at + states.WIDTH] = states.packed([state if state[5] < begun_ns - settled_ns else UNKNOWN])
     return bytes(raw)

@@ -19,6 +19,7 @@ from stele.host.states import Folder
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from stele.host.states import State
     from stele.model.tree import Tree
     from stele.seal.sources.statcache import Listed
     from stele.seal.strata import Cut
@@ -26,10 +27,9 @@ if TYPE_CHECKING:
 HEADER = b"stele-last-seal v0\n"
 # as of the stat cache: what is younger when a seal begins may be written again within the same tick of the clock
 SETTLED_NS = 20_000_000
-UNKNOWN = bytes(states.WIDTH)
+UNKNOWN = (0, 0, 0, 0, 0, 0)  # a state that nothing has
 PARTICULAR = 0xFFFF_FFFF  # the role of what cannot change without the whole being looked at
 _CTIME = 5
-_NUMBERS = states.WIDTH // 8
 _ROOMS = ("seal", "seal/packages", "seal/sources", "seal/again", "model")  # whose code decides what a release is
 _SMALL_PROGRAM = 20  # bytes; what is smaller is not looked at for its platform
 
@@ -173,13 +173,20 @@ def columns(seen: Seen) -> dict[str, Any]:
     }
 
 
-def _settled(found: array[int], begun_ns: int) -> bytes:
-    """States, but for those that are too young to be believed."""
-    raw = bytearray(found.tobytes())
-    for number in range(len(found) // _NUMBERS):
-        if found[number * _NUMBERS + _CTIME] >= begun_ns - SETTLED_NS:
-            raw[number * states.WIDTH : (number + 1) * states.WIDTH] = UNKNOWN
-    return bytes(raw)
+def _settled(found: Sequence[State], begun_ns: int) -> bytes:
+    """States, packed, but for those that are too young to be believed, and those that cannot be packed."""
+    limit = begun_ns - SETTLED_NS
+    try:
+        return states.packed([UNKNOWN if state[_CTIME] >= limit else state for state in found])
+    except OverflowError:
+        return b"".join(map(_one, (UNKNOWN if state[_CTIME] >= limit else state for state in found)))
+
+
+def _one(state: State) -> bytes:
+    try:
+        return states.packed([state])
+    except OverflowError:
+        return states.packed([UNKNOWN])
 
 
 def _apart(seen: Seen) -> set[bytes]:

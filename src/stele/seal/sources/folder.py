@@ -203,16 +203,15 @@ class _Walk:
             raise unreadable(path, error) from error
         except OSError as error:
             raise changed(path) from error
-        with contextlib.ExitStack() as undo:
-            undo.callback(os.close, fd)
+        try:
             if states.of(os.fstat(fd)) != before:
                 raise changed(path)
             inode.xattrs = self._xattrs(fd, path)
             if inode.size > SMALL:
                 self._check_pyc(inode, os.pread(fd, PYC_HEADER, 0))
                 self.room.acquire()
-                undo.pop_all()
-                hashing.append((inode, path, before, self.pool.submit(self._hash, fd, path, before)))
+                large, fd = fd, -1  # whoever hashes it closes it
+                hashing.append((inode, path, before, self.pool.submit(self._hash, large, path, before)))
                 return
             try:
                 data = _read_all(fd, inode.size)
@@ -220,6 +219,9 @@ class _Walk:
                 raise unreadable(path, error) from error
             if len(data) != inode.size or states.of(os.fstat(fd)) != before:
                 raise changed(path)
+        finally:
+            if fd >= 0:
+                os.close(fd)
         self._check_pyc(inode, data)
         inode.sha256 = hashlib.sha256(data).hexdigest()
         self._record(path, inode, before)

@@ -5,7 +5,6 @@ A file is taken for unchanged only if all that a stat says of it is as it was, a
 
 from __future__ import annotations
 
-from array import array
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,6 @@ HEADER = b"stele-stat-cache v0\n"
 # file times advance with the timer tick, 1 to 10 ms: a file whose ctime is younger than this when a seal begins
 # may yet be written within the same tick, and would look the same
 SETTLED_NS = 20_000_000
-
-
-UNKNOWN = (0, 0, 0, 0, 0, 0)  # a state that nothing has
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):
@@ -46,20 +42,13 @@ class Listed:
         self.path = path
         self.names: list[bytes] = []
         self.plain: list[bool] = []
-        self.states = array("q")
-        self._extend(state)
+        self.states = [state]
 
     def add(self, name: bytes, state: State, *, plain: bool) -> None:
         """One more entry."""
         self.names.append(name)
         self.plain.append(plain)
-        self._extend(state)
-
-    def _extend(self, state: State) -> None:
-        try:
-            self.states.extend(array("q", state))
-        except OverflowError:
-            self.states.extend(UNKNOWN)
+        self.states.append(state)
 
 
 class StatCache:
