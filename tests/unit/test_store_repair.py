@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import pytest
 from stele.flow import deltas, mending, packing, repairing, storecheck, usage
 from stele.flow.unpacking import Unpacking
 from stele.host import immutable
+from stele.model import reference as references
 from stele.seal.rebuild import LayerRebuilder
 from stele.store.layout import Layout
 from stele.trust.errors import SteleError
@@ -198,6 +200,20 @@ def test_both_forms_of_a_stratum_come_back_out_of_a_delta(root: Path) -> None:
         assert content(root)[name] == whole[name]
 
 
+def test_a_damaged_tree_is_set_aside_and_mended_beside_a_delta_that_is_lost(root: Path) -> None:
+    report = check(root)
+    middle = opened(root).releases()[-2]
+    tree = root / "blobs" / "sha256" / middle.tree_digest[7:]
+    [delta, *_] = [part for digest, part in report.taken.parts() if digest == report.packed[0] and part.role == "delta"]
+    spoil(root / delta.path, "truncated")
+    spoil(tree, "flipped")
+    flipped = tree.read_bytes()
+    done = repair(root)
+    assert [item.role for item in done.mended] == ["tree"]
+    assert (root / done.mended[0].aside).read_bytes() == flipped
+    assert not any(item.path.endswith(tree.name) for item in done.left)
+
+
 def test_a_tree_that_only_images_are_left_of_is_lost_with_what_is_unpacked_by_it(root: Path) -> None:
     store = opened(root)
     middle = store.releases()[-2]
@@ -208,6 +224,34 @@ def test_a_tree_that_only_images_are_left_of_is_lost_with_what_is_unpacked_by_it
     assert any(item.role == "tree" and middle.digest in item.releases for item in report.problems)
     assert report.packed == ()  # the oldest comes out of a delta from the middle one
     assert any(item.role == "tree" and middle.digest in item.releases for item in repair(root).left)
+
+
+def test_a_registry_that_says_a_config_is_endless_is_not_asked_for_it(root: Path) -> None:
+    asked: list[str] = []
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(1 << 50))
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    newest = opened(root).releases()[0]
+    (root / "blobs" / "sha256" / newest.config_digest[7:]).unlink()
+    part = next(part for _, part in check(root).taken.parts() if part.digest == newest.config_digest)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = references.parse(f"127.0.0.1:{server.server_port}/app")
+        with mending.Registries({}, [where], plain_http=True) as registries:
+            assert not mending.from_registry(opened(root), registries, part._replace(size=-1), [])
+        server.shutdown()
+    assert not [path for path in asked if "/blobs/" in path]
 
 
 def test_what_cannot_be_made_again_is_refused_and_stays(root: Path) -> None:

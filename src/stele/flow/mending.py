@@ -11,6 +11,7 @@ from stele.host.http_registry import Connections
 from stele.host.registry import Repository
 from stele.seal.delta import codec
 from stele.store import reindex
+from stele.store.layout import MANIFEST_LIMIT, TREE_LIMIT
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
@@ -95,7 +96,7 @@ def from_registry(store: Layout, registries: Registries, part: Part, needs: Sequ
                     return True
                 continue
             size = part.size if part.size >= 0 else repository.blob_size(part.digest)
-            if size is None or not repository.has_blob(part.digest):
+            if size is None or size > _limit(part) or not repository.has_blob(part.digest):
                 continue
             with store.partial(part.digest) as draft:
                 registry_transfer.download(repository, part.digest, size, draft.fd)
@@ -109,6 +110,11 @@ def from_registry(store: Layout, registries: Registries, part: Part, needs: Sequ
     if failed is not None:
         raise failed
     return False
+
+
+def _limit(part: Part) -> int:
+    """Bytes that a part can have; where no document says how many, a registry says, which may not fill the disk."""
+    return part.size if part.size >= 0 else MANIFEST_LIMIT if part.role == "config" else TREE_LIMIT
 
 
 def from_documents(store: Layout, part: Part) -> bool:

@@ -36,9 +36,9 @@ _ORDER = (
     "referrer",
     "attached",
     "foreign",
+    "tree",  # before what is made with it: whoever asks for a tree writes it anew over a damaged one
     "layer",
     "image",
-    "tree",
 )
 _OF_INDEX = frozenset({"manifest", "referrers", "referrer", "signatures", "foreign", "attached"})
 
@@ -93,6 +93,7 @@ class _Repair:
         self._mended: dict[str, Mended] = {}
         self._why: dict[str, str] = {}
         self._indexed = False
+        self._came_back = False
 
     def run(self) -> Repaired:
         for _ in range(PASSES):
@@ -105,6 +106,8 @@ class _Repair:
             for finding in self._report.problems[:1]:
                 self._try(finding)
             self._look_again()
+        if self._came_back:
+            self._look_again()
         left = [item._replace(reason=self._why.get(item.path, item.reason)) for item in self._report.problems]
         return Repaired(tuple(self._mended.values()), tuple(left), self._report)
 
@@ -115,7 +118,7 @@ class _Repair:
             if item.kind == "absent" and item.role in {"image", "tree"} and set(item.releases) & set(self._report.whole):
                 wanted.append(item)
         rank = {role: at for at, role in enumerate(_ORDER)}
-        return sorted(wanted, key=lambda item: (rank.get(item.role, len(rank)), item.path))
+        return sorted(wanted, key=lambda item: (rank.get(item.role, len(rank)), item.kind != "damaged", item.path))
 
     def _try(self, finding: Finding) -> bool:
         try:
@@ -155,7 +158,8 @@ class _Repair:
         if finding.path.endswith(".erofs") or finding.path.startswith("blobs/"):
             state = checking.look_at(self._store, finding.path) if (self._store.root / finding.path).exists() else None
             if state is not None and not state.wrong:
-                return "", None  # came back with another one
+                self._came_back = True  # with another one
+                return "", None
         if finding.role == "unnamed":
             return "set aside: nothing needs it", aside.put(self._store.root, finding.path)
         moved = self._aside(finding)
