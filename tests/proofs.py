@@ -98,7 +98,7 @@ def built(folder: Path, claim: shape.Claim, form: str = "light", evidence: Any =
 def other_says(data: bytes, trust: Trust) -> dict[str, Any] | str:
     """What the standalone verifier says: its verdict, or the code."""
     try:
-        return stele_verify.verify(data, trust_keys.encode(trust))
+        return stele_verify.Proof(data, trust_keys.encode(trust)).verdict()
     except stele_verify.Refused as error:
         return error.code
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 from pathlib import Path
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stele.flow.proving import Question, file_name
 from stele.ledger.mapfile import remove
 from stele.ledger.openings import Openings
 from stele.model import facts
@@ -660,16 +660,21 @@ def test_private_values_on_request(tmp_path):
 
 
 def test_the_standalone_verifier_is_one_short_file_of_its_own():
-    text = Path(stele_verify.__file__).read_text("utf-8")
-    tree, documented = ast.parse(text), set[int]()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            documented |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    lines = enumerate(text.splitlines(), 1)
-    assert sum(bool(line.strip()) and not line.strip().startswith("#") and number not in documented for number, line in lines) <= 400
-    found = [line for line in text.splitlines() if line.startswith(("import ", "from "))]
+    """All lines count: blank ones, comments, documentation. The formatter lays it out as all else (`make lint`)."""
+    lines = Path(stele_verify.__file__).read_text("utf-8").splitlines()
+    assert len(lines) <= 400
+    assert max(map(len, lines)) <= 140
+    assert not [line for line in lines if "fmt:" in line or "noqa" in line]
+    found = [line for line in lines if line.startswith(("import ", "from "))]
     imported = {name.strip(" ,").partition(".")[0] for line in found for name in line.partition(" import ")[0].split()[1:]}
-    assert imported <= {"base64", "hashlib", "json", "re", "sys", "cryptography"}
+    assert imported <= {"base64", "hashlib", "itertools", "json", "re", "sys", "cryptography"}
+
+
+def test_an_epoch_under_a_checkpoint_that_does_not_cover_it(folder):
+    """In form `log`, which brings no paths: an older checkpoint in place of the head's own."""
+    value, old = (canonical.decode(built(folder, claim, "log")[:-1]) for claim in (state(8.5), state(5)))
+    heads = [{**value["heads"][0], "checkpoint": old["heads"][-1]["checkpoint"]}, value["heads"][1]]
+    assert code(check, resum({**value, "heads": heads})) == "prove.invalid"
 
 
 def test_the_standalone_verifier_runs_alone(kinds, tmp_path):
@@ -692,7 +697,26 @@ def test_the_standalone_verifier_runs_alone(kinds, tmp_path):
 def test_other_trust_files(kinds):
     for text in (b"", b"stele-trust v0\n", trust_keys.encode(TRUST) + b"x", trust_keys.encode(TRUST) * 2):
         with pytest.raises(stele_verify.Refused):
-            stele_verify.verify(kinds["absent light"], text)
+            stele_verify.Proof(kinds["absent light"], text).verdict()
         with pytest.raises(SteleError):
             trust_keys.parse(text)
     assert other_says(kinds["absent light"], TRUST) != "prove.invalid"
+
+
+# ---- files -------------------------------------------------------------------------------------------
+
+
+def test_files_of_two_questions_have_two_names():
+    at, later = "2026-03-01T12:00:00Z", "2026-03-01T12:00:00.5Z"
+    questions = {
+        "shop.proof": Question("shop"),
+        "shop.at-20260301T120000Z.proof": Question("shop", at=at),
+        "shop.at-20260301T120000.5Z.proof": Question("shop", at=later),
+        "shop.between-20260301T120000Z-20260301T120000.5Z.proof": Question("shop", between=(at, later)),
+        f"shop.never-ran-{'7' * 64}.proof": Question("shop", never_ran=NOWHERE),
+        f"shop.never-ran-{'7' * 64}.at-20260301T120000Z.proof": Question("shop", at=at, never_ran=NOWHERE),
+        "all.workloads.proof": Question(workloads=True),
+        "workloads.proof": Question("workloads"),
+        "..%2Fshop.proof": Question("../shop"),
+    }
+    assert {name: file_name(question) for name, question in questions.items()} == {name: name for name in questions}

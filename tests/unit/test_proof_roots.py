@@ -112,9 +112,10 @@ def test_releases_are_signed_by_whom_the_root_says(folder):
 def test_the_standalone_verifier_takes_keys_not_roots(folder):
     first = document()
     with pytest.raises(stele_verify.Refused, match="root"):
-        stele_verify.verify(proof(folder, first), trust_keys.encode(pinned(first)))
+        stele_verify.Proof(proof(folder, first), trust_keys.encode(pinned(first))).verdict()
     keys = Trust(SIGNER.verifiers, (KEY.public,))
-    assert stele_verify.verify(proof(folder, first), trust_keys.encode(keys))["answer"] == verify(proof(folder, first), keys).answer
+    answer = stele_verify.Proof(proof(folder, first), trust_keys.encode(keys)).verdict()["answer"]
+    assert answer == verify(proof(folder, first), keys).answer
 
 
 def test_a_later_checkpoint_in_place_of_one_that_is_doubted(folder):

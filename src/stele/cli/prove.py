@@ -28,7 +28,7 @@ from stele.trust.errors import SteleError
 @click.option("--full", is_flag=True, help="Bring every entry of the workload, so that less is taken on the operator's word.")
 @click.option("--whole-log", is_flag=True, help="Bring every entry of the ledger, so that every map is made anew.")
 @click.option("--open", "reveal", is_flag=True, help="Bring the private values of its entries (who, why, paths), unless erased.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write [default: WORKLOAD.proof].")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write [default: named by the question].")
 @click.option("--with-verifier", "verifier", type=click.Path(path_type=Path, file_okay=False), help="Put stele_verify.py into this folder.")
 @with_call
 def prove(
@@ -47,17 +47,18 @@ def prove(
     """Write one file that proves, offline and without trusting this machine, what WORKLOAD ran, or did not.
 
     It works for a workload that never existed, too: then it proves that. `--full` and `--whole-log` make larger files, which take less
-    on the operator's word; every verdict says what was checked and what was not.
+    on the operator's word; every verdict says what was checked and what was not. Without `-o` the file is named by the question
+    (shop.proof, shop.at-20260301T120000Z.proof, …): only an answer to the same question takes its place.
     """
     from stele.flow import proving
 
     if sum(map(bool, (between, never_ran, workloads))) > 1 or (between and at) or bool(workload) == workloads:
         raise click.UsageError("name a WORKLOAD, with at most one of --between and --never-ran; or --workloads alone")
+    question = proving.Question(workload, at, between, never_ran, workloads, reveal)
     form = "log" if whole_log or (full and workloads) else "chain" if full else "light"
     if output is None:
-        output = Path(f"{workload or 'workloads'}.proof")
+        output = Path(proving.file_name(question))
     publish_committed(call)
-    question = proving.Question(workload, at, between, never_ran, workloads, reveal)
     with render.progress("proving", quiet=call.json or form == "light"):
         made = proving.prove(call.places, question, form, output, verifier)
     if call.json:

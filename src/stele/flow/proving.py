@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
@@ -44,6 +46,22 @@ class Question(NamedTuple):
     never_ran: str = ""
     workloads: bool = False
     reveal: bool = False
+
+
+def file_name(question: Question) -> str:
+    """What the answer's file is called: two questions never have one name. The names of workloads have no dots."""
+    parts = ["all.workloads" if question.workloads else quote(question.workload, safe="")]
+    if question.between:
+        parts.append("-".join(["between", *map(_in_name, question.between)]))
+    if question.never_ran:
+        parts.append(f"never-ran-{_in_name(question.never_ran.removeprefix('sha256:'))}")
+    if question.at:
+        parts.append(f"at-{_in_name(question.at)}")
+    return ".".join([*parts, "proof"])
+
+
+def _in_name(text: str) -> str:
+    return quote(re.sub(r"(\d{4})-(\d\d)-(\d\dT\d\d):(\d\d):(\d\d)", r"\1\2\3\4\5", text), safe="")
 
 
 def prove(places: Places, question: Question, form: str, output: Path, verifier_in: Path | None = None) -> dict[str, Any]:

@@ -120,6 +120,8 @@ def check(proof: Proof, trust: Trust, root: Root | None) -> list[Epoch]:
         checkpoint = opened.checkpoint
         entry = read_entry(head.entry)
         said = committed(entry, head.index)
+        if head.index >= checkpoint.size:
+            raise invalid("an epoch entry is not in the signed log")
         if proof.form == "log":
             if head.path or head.consistency:
                 raise invalid("a proof that brings the log brings no paths")
