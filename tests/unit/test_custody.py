@@ -369,6 +369,30 @@ def test_no_hold_comes_between_looking_for_holds_and_recording_what_they_forbid(
     assert kinds.index("quarantine.released") < kinds.index("hold.placed")
 
 
+@pytest.mark.parametrize("harmed", ["magic", "first", "own"])
+def test_damage_hides_nothing_from_erasing_and_costs_no_other_opening(places, harmed, monkeypatch):
+    path = places.ledger / ".state/openings/0"
+    monkeypatch.setattr(sequencer, "RECYCLE_BYTES", 0)
+    with custody.alone(places) as mine:
+        mine._record.commit(event(8, kind="heartbeat", workload=""))  # from here on the openings are in this file alone
+    data = bytearray(path.read_bytes())
+    records = list(openings._records(bytes(data)))
+    which = {"first": 0, "own": [index for index, _, _ in records].index(3)}
+    at = 0 if harmed == "magic" else records[which[harmed]][1] - 2  # of its checksum
+    data[at] ^= 1
+    path.write_bytes(data)
+    with custody.alone(places) as mine:
+        mine._record.commit(event(9, workload="other", kind="instance.failed", instance="o", release=OTHER, reason="kept"))
+    assert b"hunter2 is wrong" in path.read_bytes()  # of another entry: what is written later takes nothing away
+    redact(places, indexes={3})
+    assert path.read_bytes().count(b'"hunter2"') == bytes(data).count(b'"hunter2"') - 1
+    kept = Openings(places.ledger)
+    found = {index: kept.open(index, entry).event.private for index, entry in LedgerReader(places.ledger).entries()}
+    assert found[3] == {}
+    assert found[4]["reason"] == "hunter2 is wrong"
+    assert ("argv" in found[1]) == (harmed != "first")
+
+
 def test_a_redaction_is_not_called_finished_while_the_write_ahead_log_has_its_bytes(places):
     """No room for the other file of the write-ahead log: what is erased elsewhere is still there."""
     with custody.alone(places) as mine:

@@ -1,7 +1,8 @@
 """Openings of private fields, in files of their own that nobody publishes or serves (docs/spec/sealed.md).
 
 `.state/openings/<n>` has those of the entries from 1024 n on: a magic, then records (index u64, length u32, CRC-32 of both, openings)
-in the order of their index. The end of what fits is the end: the write-ahead log has what a power cut took of it.
+in the order of their index. What does not read is passed over: the write-ahead log has what a power cut took of it, and what is
+damaged otherwise hides nothing behind it, neither from readers nor from erasing.
 """
 
 from __future__ import annotations
@@ -35,18 +36,28 @@ def _path(folder: Path, number: int) -> Path:
 
 
 def _records(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Index, place and length of the openings of every record that fits."""
-    if data[: len(MAGIC)] != MAGIC:
-        return
+    """Index, place and length of the openings of every record that reads."""
     at, before = len(MAGIC), -1
     while at + _RECORD <= len(data):
         index, length = _HEAD.unpack_from(data, at)
         (crc,) = _CRC.unpack_from(data, at + _HEAD.size)
-        at += _RECORD
-        if crc != zlib.crc32(data[at - _RECORD : at - _CRC.size]) or index <= before or not length or at + length > len(data):
-            return
-        yield index, at, length
-        at, before = at + length, index
+        begin = at + _RECORD
+        if index <= before or not length or begin + length > len(data) or crc != zlib.crc32(data[at : at + _HEAD.size]):
+            at += 1  # damaged: the next record is looked for
+            continue
+        yield index, begin, length
+        at, before = begin + length, index
+
+
+def _unread(data: bytes) -> Iterator[tuple[int, int]]:
+    """Begin and end of what is no record."""
+    end = len(MAGIC)
+    for _, at, length in _records(data):
+        if end < at - _RECORD:
+            yield end, at - _RECORD
+        end = at + length
+    if end < len(data):
+        yield end, len(data)
 
 
 class Writer:
@@ -114,7 +125,8 @@ def _pwrite(fd: int, data: bytes, at: int) -> None:
 
 
 def erase(folder: Path, targets: Mapping[int, Iterable[str]]) -> None:
-    """Overwrite salt and value of these fields of these entries in place, and sync. What is gone already is no harm.
+    """Overwrite salt and value of these fields of these entries in place, and sync. What is gone already is no harm; where an entry's
+    record does not read, all that does not read goes, for it may be there.
 
     Raises:
         OSError: not everything is erased; the same call may succeed later.
@@ -128,6 +140,9 @@ def erase(folder: Path, targets: Mapping[int, Iterable[str]]) -> None:
                 for index, at, length in _records(data):
                     if index in wanted:
                         _blank(fd, data[at : at + length], at, frozenset(targets[index]))
+                        wanted.remove(index)
+                for begin, end in _unread(data) if wanted else ():
+                    _pwrite(fd, bytes(end - begin), begin)
                 os.fsync(fd)
             finally:
                 os.close(fd)
