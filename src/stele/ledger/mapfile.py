@@ -10,6 +10,8 @@ import struct
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import msgspec
+
 from stele.host import durable
 from stele.model import facts
 from stele.model.epochmap import EMPTY, Branch, Kept, Leaf, Node, Ran, Stub, branch_hash, hash_of
@@ -235,12 +237,13 @@ def _leaf_body(leaf: Leaf | Ran) -> bytes:
 
 def _leaf(body: bytes) -> Leaf | Ran:
     try:
-        plain = canonical.decode(body)
+        # how it is spelled does not matter: all that is read of it is in the hash
+        plain = msgspec.json.decode(body) if b"\\" not in body else canonical.decode(body)
         if "release" in plain:
             return Ran(plain["workload"], plain["release"], plain["seq"])
         kept = facts.from_plain(plain["facts"])
         leaf = Leaf(plain["workload"], plain["count"], plain["head"], kept.digest, kept)
-    except (SteleError, KeyError, TypeError, AttributeError) as error:
+    except (SteleError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise stale("a leaf cannot be read") from error
     return leaf
 

@@ -11,7 +11,7 @@ import msgspec
 
 from stele.model import epochmap, facts
 from stele.model.damage import damaged
-from stele.model.epochmap import Leaf, Node, Ran, no_stubs
+from stele.model.epochmap import Leaf, Node, Ran, Stub, no_stubs
 
 if TYPE_CHECKING:
     from stele.model.epochmap import Load
@@ -39,7 +39,7 @@ class Chains:
     """The ends of all chains. `root`: the map of the last epoch; `workloads`: how many it holds."""
 
     def __init__(self, root: Node | None = None, workloads: int = 0, load: Load = no_stubs) -> None:
-        self.root, self.workloads = root, workloads
+        self.root, self.workloads = load(root) if isinstance(root, Stub) else root, workloads
         self._load = load
         self._known: dict[str, Chain] = {}
         self._fresh: set[str] = set()  # not in the map yet
@@ -79,15 +79,20 @@ class Chains:
         chain = self.get(name)
         if (entry.seq, entry.prev) != (chain.count, chain.head):
             raise damaged(f"entry {index} does not continue the chain of {name or 'the host'}")
-        self.put(entry, digest)
+        self._count_in(chain, entry, digest)
 
     def put(self, entry: Entry, digest: str) -> None:
         """Count an entry in wherever its chain stands, as a reader does who looks for all that is wrong."""
-        name = entry.event.workload
-        chain = self.get(name)
-        if release := facts.started(entry.event):
-            self._start(name, release, entry.seq)
-        self._known[name] = Chain(entry.seq + 1, digest, chain.facts.after(entry.event))
+        self._count_in(self.get(entry.event.workload), entry, digest)
+
+    def _count_in(self, chain: Chain, entry: Entry, digest: str) -> None:
+        event, after = entry.event, chain.facts
+        name = event.workload
+        if event.kind in facts.KINDS:
+            if release := facts.started(event):
+                self._start(name, release, entry.seq)
+            after = after.after(event)
+        self._known[name] = Chain(entry.seq + 1, digest, after)
         self._changed.add(name)
 
     def _start(self, name: str, release: str, seq: int) -> None:

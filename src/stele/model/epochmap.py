@@ -1,7 +1,7 @@
 """The epoch map, version 2: where every chain stands, and which releases ever ran, in a hash trie (docs/spec/epoch-map.md). Pure.
 
-Nodes are never changed: putting leaves in makes new nodes along their paths and shares the rest, so that every root that was
-ever made stays provable for as long as its nodes are kept.
+What nodes say never changes: putting leaves in makes new nodes along their paths and shares the rest, so that every root that was
+ever made stays provable for as long as its nodes are kept. What was fetched for a stub takes its place in its parent.
 """
 
 from __future__ import annotations
@@ -168,9 +168,13 @@ def find(node: Node | None, key: int, load: Load = no_stubs) -> Found:
             return Found(tuple(siblings), node)
         if key >> (MAX_DEPTH - 1 - len(siblings)) & 1:
             siblings.append(hash_of(node.left))
+            if isinstance(node.right, Stub):
+                node.right = load(node.right)
             node = node.right
         else:
             siblings.append(hash_of(node.right))
+            if isinstance(node.left, Stub):
+                node.left = load(node.left)
             node = node.left
 
 
