@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -75,6 +76,38 @@ def test_committed_entries_are_published_by_themselves(folder):
         while ledger.published < 2:  # the thread publishes; a hang is ended by the time limit of tests
             time.sleep(0.01)
         assert LedgerReader(folder).size == 2
+
+
+def test_much_is_written_ahead_of_publishing_and_holds_after_a_kill(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("stele.ledger.sequencer.AHEAD_TILES", 4)
+    ledger = quiet(folder, monkeypatch)
+    ledger.append([event(number, workload=f"w{number % 7}") for number in range(600)])
+    while not (folder / tiles.tile_path(0, 1, tiles.WIDTH)).exists() or len(rows(folder)) < 600:
+        time.sleep(0.01)
+    assert ledger.published == 0
+    shutil.copytree(folder, tmp_path / "killed")
+    assert ledger.publish() == 601
+    ledger.close()
+    for each in (folder, tmp_path / "killed"):
+        with opened(each):
+            pass
+        assert LedgerReader(each).check(TRUSTED) == []
+        assert [row[0] for row in rows(each)] == list(range(601))
+
+
+def test_what_is_in_the_way_of_writing_ahead_stops_publishing(folder, monkeypatch):
+    monkeypatch.setattr("stele.ledger.sequencer.AHEAD_TILES", 1)
+    ledger = quiet(folder, monkeypatch)
+    name = folder / tiles.bundle_path(0, tiles.WIDTH)
+    name.parent.mkdir(parents=True)
+    name.write_bytes(tiles.pack_bundle([b"other"] * tiles.WIDTH))
+    ledger.append([event(number) for number in range(300)])
+    while not (folder / tiles.tile_path(0, 0, tiles.WIDTH)).exists():
+        time.sleep(0.01)
+    assert code(ledger.publish) == "ledger.damaged"
+    assert code(ledger.append, [event(300)]) == "ledger.damaged"
+    assert ledger.published == 0
+    ledger.close()
 
 
 def test_two_sequencers_are_refused(folder):

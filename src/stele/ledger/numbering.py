@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from stele.ledger import erasing
 from stele.ledger.wal import MAX_ENTRY
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 Heads = dict[str, tuple[int, str]]  # workload → entries so far, digest of the last
 
 
-class Placed(NamedTuple):
+class Placed(msgspec.Struct, frozen=True, gc=False):
     """An entry with its bytes, their digest (`sha256:<hex>`), and what opens its private fields, or nothing."""
 
     raw: bytes

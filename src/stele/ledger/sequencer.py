@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from stele.host import durable
 from stele.ledger import erasing, openings, projection, read_only, recovery, tiles
 from stele.ledger.group import Group, Ticket
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 RECYCLE_BYTES = 1 << 20  # opening reads so much: a second is too long
 PUBLISH_EVERY_S = 0.1
 LONGEST_PAUSE_S = 1.0  # between two publishings under load
+AHEAD_TILES = 64  # full ones, that is 8,192 entries: so many do not wait for the end of such a pause
+AHEAD_EVERY_S = 0.02  # how often that is looked at
 SECOND_NS = 1_000_000_000
 
 
@@ -50,7 +54,7 @@ class Terms(NamedTuple):
     trusted: Root | None = None
 
 
-class Committed(NamedTuple):
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """Where an event stands in the log (`at`, from 0). It is in the WAL and fdatasync has returned."""
 
     at: int
@@ -217,18 +221,20 @@ class Ledger:
                 ticket.error = SteleError(failed.reason, remedy=failed.remedy, code=failed.code)
             return
         heads: Heads = {}
-        made: list[tuple[Ticket, Placed]] = []
+        made: list[tuple[Ticket, list[Placed]]] = []
         for ticket in batch:
             try:
-                made += [(ticket, each) for each in place(ticket.items or (), self._edge, heads, self._random)]
+                made.append((ticket, place(ticket.items or (), self._edge, heads, self._random)))
             except Exception as error:  # noqa: BLE001  one caller's bad event must not hurt the others
                 ticket.error = error
-        if not made:
+        placed = [each for _, several in made for each in several]
+        if not placed:
             return
+        raws = [each.raw for each in placed]
         self._lock.check()
         try:
-            held = {position: each.opening for position, (_, each) in enumerate(made) if each.opening}
-            self._wal.append([each.raw for _, each in made], held)
+            held = {position: each.opening for position, each in enumerate(placed) if each.opening}
+            self._wal.append(raws, held)
         except OSError as error:
             failure = _write_failed("written", error, "free space or mend the disk, then start the agent again")
             if not isinstance(error, NoRoom):
@@ -237,17 +243,18 @@ class Ledger:
                 ticket.error = ticket.error or failure
             return
         self._lock.check()  # whoever took the lock since reads what was written before: nothing is acknowledged that they may lack
-        for ticket, (raw, entry, digest, opening) in made:
-            at = self._edge.size
-            self._edge.take(raw, entry, digest)
-            self._unpublished.append(raw)
-            if opening:
-                self._openings[at] = opening
-            if entry.event.kind == erasing.KIND:
-                self._erasing.take(at, entry.event)
-            if self._projection.usable:
-                self._unprojected.append(raw)
-            ticket.result.append(Committed(at, entry))
+        for ticket, several in made:
+            for each in several:
+                at, entry = self._edge.size, each.entry
+                self._edge.take(each.raw, entry, each.digest)
+                self._unpublished.append(each.raw)
+                if each.opening:
+                    self._openings[at] = each.opening
+                if entry.event.kind == erasing.KIND:
+                    self._erasing.take(at, entry.event)
+                ticket.result.append(Committed(at, entry))
+        if self._projection.usable:
+            self._unprojected += raws
 
     # ---- publishing --------------------------------------------------------------------------
 
@@ -335,11 +342,27 @@ class Ledger:
         # those of the checkpoint before stay for whoever is reading it, those that were synced for recovery
         old, self._shown_names = self._shown_names[:-1], [*self._shown_names[-1:], names]
         self._drop(frozenset[str]().union(*old))
+        self._project()
+        if self._wal.used > RECYCLE_BYTES or self._erasing.open:
+            self._recycle(size, names)
+
+    def _project(self) -> None:
         with self._group.leading():
             fresh, self._unprojected = self._unprojected, []
         self._projection.catch_up(fresh)
-        if self._wal.used > RECYCLE_BYTES or self._erasing.open:
-            self._recycle(size, names)
+
+    def _work_ahead(self) -> None:
+        """Write the full tiles of what is committed, and project it: all of publishing that needs no epoch."""
+        with self._publishing, contextlib.suppress(OSError, SteleError):  # `publish` meets it again, and says so
+            if self._closed or self._failed is not None:
+                return
+            with self._group.leading():
+                full = self._edge.pending[:]
+            for name, data in full:
+                tiles.write_tile(self._folder, name, data)
+            with self._group.leading():
+                del self._edge.pending[: len(full)]
+            self._project()
 
     def _recycle(self, size: int, names: frozenset[str]) -> None:
         """Begin the WAL anew at the checkpoint of this size, and erase what redactions below it ask for. What fails is tried again."""
@@ -381,8 +404,12 @@ class Ledger:
         while not self._ending.is_set():
             self._wake.wait()
             self._wake.clear()
-            if self._ending.wait(max(PUBLISH_EVERY_S, min(3 * took, LONGEST_PAUSE_S))):
-                return
+            until = time.monotonic() + max(PUBLISH_EVERY_S, min(3 * took, LONGEST_PAUSE_S))
+            while (left := until - time.monotonic()) > 0:
+                if self._ending.wait(min(left, AHEAD_EVERY_S)):
+                    return
+                if len(self._edge.pending) >= AHEAD_TILES:
+                    self._work_ahead()
             begun = time.monotonic()
             try:
                 self.publish()

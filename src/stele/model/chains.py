@@ -39,7 +39,8 @@ class Chains:
     """The ends of all chains. `root`: the map of the last epoch; `workloads`: how many it holds."""
 
     def __init__(self, root: Node | None = None, workloads: int = 0, load: Load = no_stubs) -> None:
-        self.root, self.workloads = load(root) if isinstance(root, Stub) else root, workloads
+        self.root: Node | None = load(root) if isinstance(root, Stub) else root
+        self.workloads = workloads
         self._load = load
         self._known: dict[str, Chain] = {}
         self._fresh: set[str] = set()  # not in the map yet

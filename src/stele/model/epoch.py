@@ -25,8 +25,10 @@ class Trail:
 
     def take(self, entry: Entry, index: int) -> None:
         """Count one more entry in."""
-        self.latest_ns = max(self.latest_ns, entry.event.time_ns)
-        if entry.event.kind == "epoch":
+        event = entry.event
+        if event.time_ns > self.latest_ns:  # noqa: PLR1730  half the time of max()
+            self.latest_ns = event.time_ns
+        if event.kind == "epoch":
             self.since = index + 1
 
 
