@@ -1,6 +1,6 @@
 """What this machine cannot run is listed at the end and makes the run red, with an exit status of its own.
 
-A skipped test in a green run is a claim nobody checked. So tests marked `root` or `qemu` that cannot run here are
+A skipped test in a green run is a claim nobody checked. So tests marked `root`, `qemu` or `needs` that cannot run here are
 neither passed nor silently skipped: pytest ends with NOT_RUN instead of 0. To leave them out on purpose, deselect them
 (`-m "not root and not qemu"`, `make unit`).
 """
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 NOT_RUN = 77  # the number that `stele` uses, too, for "this host cannot do it"
 CAP_SYS_ADMIN = 21
@@ -47,19 +48,29 @@ def _no_qemu() -> str | None:
     return None
 
 
+def _no_program(wanted: str) -> str | None:
+    """`wanted`: a program's name, or the path of a file (a library)."""
+    found = Path(wanted).exists() if "/" in wanted else shutil.which(wanted) is not None
+    return None if found else f"{wanted} is not installed: scripts/bootstrap test"
+
+
 NEEDS = {"root": _no_root, "qemu": _no_qemu}
+
+
+def _checks(item: pytest.Item) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    yield from ((marker, check) for marker, check in NEEDS.items() if item.get_closest_marker(marker) is not None)
+    for marker in item.iter_markers("needs"):
+        yield from ((wanted, partial(_no_program, wanted)) for wanted in marker.args)
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k: what was deselected on purpose is not missed
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     reasons: dict[str, str | None] = {}
     for item in items:
-        for marker, check in NEEDS.items():
-            if item.get_closest_marker(marker) is None:
-                continue
-            if marker not in reasons:
-                reasons[marker] = check()
-            if (reason := reasons[marker]) is not None:
+        for need, check in _checks(item):
+            if need not in reasons:
+                reasons[need] = check()
+            if (reason := reasons[need]) is not None:
                 item.add_marker(pytest.mark.skip(reason=f"not run: {reason}"))
                 _not_run.setdefault(reason, []).append(item.nodeid)
                 break

@@ -29,7 +29,7 @@ from tests.ledgers import SIGNER, event, opened
 
 CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "syncfs", "rename", "unlink", "mkdir", "ftruncate")
 pytestmark = [
-    pytest.mark.skipif(shutil.which("strace") is None, reason="strace makes the system calls fail"),
+    pytest.mark.needs("strace"),  # makes the system calls fail
     pytest.mark.timeout(600),
 ]
 

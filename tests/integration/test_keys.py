@@ -362,8 +362,6 @@ SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 @pytest.fixture
 def token(tmp_path, monkeypatch):
     """A software token with a P-256 key of id 2, and one on another curve of id 3; its environment."""
-    if not Path(SOFTHSM).exists():
-        pytest.skip("softhsm2 is not installed (scripts/apt-packages.txt)")
     import pkcs11
     from pkcs11.util.ec import encode_named_curve_parameters
 
@@ -392,6 +390,7 @@ with token.open(rw=True, user_pin="4321") as session:
 URI = "hsm:2?label=stele"
 
 
+@pytest.mark.needs(SOFTHSM)
 def test_a_key_in_a_token_signs_and_cosign_verifies(data, token, cosign_program):
     shown = json.loads(data.process("key", "public", URI, "-o", "hsm.pub", **token, **{PIN: "4321"}).stdout)
     public = PublicKey.from_pem((data.folder / "hsm.pub").read_bytes())
@@ -411,6 +410,7 @@ def test_a_key_in_a_token_signs_and_cosign_verifies(data, token, cosign_program)
         ("hsm:x?label=stele", "4321", "trust.key-service"),
     ],
 )  # fmt: skip
+@pytest.mark.needs(SOFTHSM)
 def test_what_a_token_cannot_do_is_said_and_the_pin_is_not(data, token, uri, pin, expected):
     done = data.process("--debug", "seal", "root", "--key", uri, **token, **({PIN: pin} if pin else {}))
     assert done.returncode != 0

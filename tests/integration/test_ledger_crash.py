@@ -212,7 +212,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace makes the system calls fail")
+@pytest.mark.needs("strace")  # makes the system calls fail
 @pytest.mark.parametrize(("fault", "when"), FAULTS)
 def test_a_disk_that_fails(tmp_path, fault, when):
     """A system call fails once (3: the third of a thread), or from then on always (3+): the writer says so, and nothing is lost."""

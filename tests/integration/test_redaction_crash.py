@@ -154,7 +154,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace makes the system calls fail")
+@pytest.mark.needs("strace")  # makes the system calls fail
 @pytest.mark.parametrize(("fault", "when"), FAULTS)
 def test_a_disk_that_fails_in_a_redaction(made, tmp_path, fault, when):
     reader = LedgerReader(made)

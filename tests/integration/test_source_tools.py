@@ -54,19 +54,13 @@ def load(path: Path, **options: str) -> Source:
         return source
 
 
-def need(*programs: str) -> None:
-    for program in programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-
-
 def tar_of(root: Path, target: Path) -> Path:
     run("tar", "--xattrs", "--xattrs-include=*", "-C", root, "-cf", target, ".")
     return target
 
 
+@pytest.mark.needs("podman", "umoci", "skopeo", "tar")
 def test_podman_umoci_and_skopeo_give_the_tree_that_the_folder_gives(root: Path, tmp_path: Path) -> None:
-    need("podman", "umoci", "skopeo", "tar")
     expected = load(root)
     with tempfile.TemporaryDirectory(prefix="st", dir="/var/tmp") as store:  # podman's run folder must have a short path
         podman = ["podman", "--root", f"{store}/s", "--runroot", f"{store}/r", "--storage-driver", "vfs"]
@@ -84,8 +78,8 @@ def test_podman_umoci_and_skopeo_give_the_tree_that_the_folder_gives(root: Path,
         assert found.tree.digest() == expected.tree.digest(), name
 
 
+@pytest.mark.needs("umoci")
 def test_layers_that_umoci_made_of_changes_give_the_changed_tree(root: Path, tmp_path: Path) -> None:
-    need("umoci")
     run("umoci", "init", "--layout", tmp_path / "umoci")
     run("umoci", "new", "--image", f"{tmp_path / 'umoci'}:v")
     run("umoci", "insert", "--image", f"{tmp_path / 'umoci'}:v", root, "/")

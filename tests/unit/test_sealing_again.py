@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -173,6 +174,9 @@ def test_what_comes_out_is_what_a_first_seal_makes(tmp_path, root, spec, ways, n
     try:
         (SHORT | WHOLE)[name](root)
     except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOTSUP}:
+            raise
+        # not for root on ext4, as in CI: only root sets capabilities and owners, and some file systems keep no attributes
         pytest.skip(f"this user or file system cannot do that: {error.strerror}")
     again = seal(places, root, spec)
     assert ways[1:] == ["short" if name in SHORT else "whole"]
