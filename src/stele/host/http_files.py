@@ -5,10 +5,11 @@ What comes is bounded and otherwise believed in nothing: who asks checks it agai
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from stele.host.http_registry import AGAIN, MAX_WAIT, BrokenError, Connections, origin_of, retry_after
+from stele.host.http_registry import AGAIN, MAX_WAIT, BrokenError, retry_after
+from stele.host.http_service import HttpService, bad_answer, no_tls
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 TRIES = 5
 
 
-class HttpFiles:
+class HttpFiles(HttpService):
     """The files below one address. Safe to use from several threads; a context manager."""
+
+    what = "a folder on a web server"
+    example = "https://logs.example.com/shop/ (http works, too: everything is checked against signatures)"
 
     def __init__(self, base: str, *, tries: int = TRIES) -> None:
         """Nothing is connected yet.
@@ -30,19 +34,9 @@ class HttpFiles:
         Raises:
             SteleError: `http.bad-address`.
         """
-        try:
-            origin = origin_of(base)
-            if not base.isascii() or set(base) & set("?#\\") or not base.isprintable() or " " in base:
-                raise ValueError
-        except (SteleError, ValueError) as error:
-            raise SteleError(
-                f"{base[:200]!r} is not the address of a folder on a web server",
-                remedy="write it like https://logs.example.com/shop/ (http works, too: everything is checked against signatures)",
-                code="http.bad-address",
-            ) from error
-        self.base = base.rstrip("/") + "/"
+        super().__init__(base)
+        self.base += "/"
         self._tries = tries
-        self._connections = Connections(origin.host)
 
     def get(self, name: str, limit: int) -> bytes | None:
         """The bytes of a file below the address; None where the server says that there is none.
@@ -82,26 +76,12 @@ class HttpFiles:
             )
         return answer.read(limit)
 
-    def close(self) -> None:
-        """Close what is open."""
-        self._connections.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def _translated(error: SteleError, url: str) -> SteleError:
     """What the doorway says of registries, said of a web server."""
     if error.code == "registry.tls":
-        return SteleError(error.reason, remedy="name the authority's certificate in SSL_CERT_FILE", code="http.tls")
+        return no_tls(error)
     if error.code == "registry.bad-answer":
-        reason = error.reason.removeprefix("the registry's answer is refused: ")
-        return SteleError(
-            f"what the web server answered for {url} is refused: {reason}",
-            remedy="nothing of it was believed; check that this is the ledger's address, and ask who runs the server",
-            code="http.bad-answer",
-        )
+        remedy = "nothing of it was believed; check that this is the ledger's address, and ask who runs the server"
+        return bad_answer(error, f"what the web server answered for {url}", remedy)
     return error

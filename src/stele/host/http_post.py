@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from stele.host.http_registry import BrokenError, Connections, origin_of
+from stele.host.http_registry import BrokenError
+from stele.host.http_service import HttpService, bad_answer, no_tls
 from stele.trust.errors import SteleError
 
 
@@ -16,8 +17,10 @@ class Posted(NamedTuple):
     body: bytes
 
 
-class HttpPosts:
+class HttpPosts(HttpService):
     """A service below one address. Connections are kept for the next request. Safe to use from several threads."""
+
+    example = "https://witness.example.com/stele (http works, too: every answer is checked against keys)"
 
     def __init__(self, base: str, *, timeout: float) -> None:
         """Nothing is connected yet.
@@ -29,18 +32,7 @@ class HttpPosts:
         Raises:
             SteleError: `http.bad-address`.
         """
-        try:
-            origin = origin_of(base)
-            if not base.isascii() or set(base) & set("?#\\") or not base.isprintable() or " " in base:
-                raise ValueError
-        except (SteleError, ValueError) as error:
-            raise SteleError(
-                f"{base[:200]!r} is not the address of a service",
-                remedy="write it like https://witness.example.com/stele (http works, too: every answer is checked against keys)",
-                code="http.bad-address",
-            ) from error
-        self.base = base.rstrip("/")
-        self._connections = Connections(origin.host, stall=timeout)
+        super().__init__(base, stall=timeout)
 
     def post(self, path: str, body: bytes, content_type: str, limit: int) -> Posted:
         """Send a request.
@@ -68,20 +60,6 @@ class HttpPosts:
             ) from error
         except SteleError as error:
             if error.code == "registry.tls":
-                raise SteleError(error.reason, remedy="name the authority's certificate in SSL_CERT_FILE", code="http.tls") from error
-            reason = error.reason.removeprefix("the registry's answer is refused: ")
-            raise SteleError(
-                f"what {url} answered is refused: {reason}",
-                remedy="nothing of it was believed; check the address, and ask who runs it",
-                code="http.bad-answer",
-            ) from error
-
-    def close(self) -> None:
-        """Close what is open."""
-        self._connections.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+                raise no_tls(error) from error
+            remedy = "nothing of it was believed; check the address, and ask who runs it"
+            raise bad_answer(error, f"what {url} answered", remedy) from error
