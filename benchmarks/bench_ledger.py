@@ -24,6 +24,7 @@ from stele.ledger import sequencer
 from stele.ledger.past import PastLedger
 from stele.ledger.reader import LedgerReader
 from stele.ledger.sequencer import Ledger
+from stele.model.release import ReleaseEvidence
 from stele.prove import build, shape
 from stele.prove.verify import verify
 from tests.ledgers import SECOND, SIGNER, START, TRUST, event, sealed
@@ -98,7 +99,7 @@ def threads(work: Path, rounds: int) -> None:
     ledger.close()
 
 
-def _prove(folder: Path, material: build.ReleaseEvidence) -> bytes:
+def _prove(folder: Path, material: ReleaseEvidence) -> bytes:
     with PastLedger(folder) as log:
         return build.build(log, shape.StateClaim(workload="shop", at_ns=START + 5), "chain", lambda _: material)
 

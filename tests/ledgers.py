@@ -15,8 +15,8 @@ from stele.ledger.sequencer import Ledger
 from stele.model import private
 from stele.model import spec as specs
 from stele.model.event import Event
+from stele.model.release import ReleaseEvidence
 from stele.model.tree import Tree
-from stele.prove.build import ReleaseEvidence
 from stele.seal import release as sealing
 from stele.trust import canonical, cosign, dsse, note
 from stele.trust.release_key import PrivateKey

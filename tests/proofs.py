@@ -11,8 +11,8 @@ from unittest import mock
 from stele.ledger import sequencer
 from stele.ledger.past import PastLedger
 from stele.model.event import Event
+from stele.model.release import ReleaseEvidence
 from stele.prove import build, shape
-from stele.prove.build import ReleaseEvidence
 from stele.prove.standalone import stele_verify
 from stele.prove.verify import Verdict, verify
 from stele.trust import canonical, trust_keys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from stele.flow.places import Places
     from stele.prove.shape import Claim
     from stele.prove.verify import Verdict
+    from stele.store.layout import Layout
 
 
 STANDALONE = Path(shape.__file__).parent / "standalone" / "stele_verify.py"
@@ -72,14 +74,15 @@ def prove(places: Places, question: Question, form: str, output: Path, verifier_
     """
     begun = time.monotonic_ns()
 
-    def evidence(digest: str) -> build.ReleaseEvidence:
-        return build.ReleaseEvidence(*opening.open_store(places).evidence(digest))
+    @cache
+    def store() -> Layout:
+        return opening.open_store(places)  # only where a release is named
 
     openings = Openings(places.ledger) if question.reveal else None
     documents = [document for _, document in recorded.documents(places.ledger)]
     with PastLedger(places.ledger, _stolen(documents)) as log:
-        claim = _claim(places, question, log.newest.time_ns)
-        data = build.build(log, claim, form, evidence, openings.of if openings else None, documents)
+        claim = _claim(question, log.newest.time_ns, store)
+        data = build.build(log, claim, form, lambda digest: store().evidence(digest), openings.of if openings else None, documents)
     took = time.monotonic_ns() - begun
     durable.write(output, data, mode=0o600 if question.reveal else 0o644)
     if verifier_in is not None:
@@ -97,12 +100,12 @@ def _stolen(documents: Sequence[bytes]) -> Callable[[bytes], bool]:
     return lambda signed: any((name, identity) in stolen for name, identity, _ in note.split_note(signed)[1])
 
 
-def _claim(places: Places, question: Question, newest_ns: int) -> Claim:
+def _claim(question: Question, newest_ns: int, store: Callable[[], Layout]) -> Claim:
     at_ns = parse_instant(question.at) if question.at else newest_ns
     if question.workloads:
         return shape.WorkloadsClaim(at_ns=at_ns)
     if question.never_ran:
-        return shape.NeverRanClaim(workload=question.workload, release=_release(places, question.never_ran), at_ns=at_ns)
+        return shape.NeverRanClaim(workload=question.workload, release=_release(question.never_ran, store), at_ns=at_ns)
     if question.between:
         begin, end = (parse_instant(text) for text in question.between)
         if begin > end:
@@ -111,11 +114,11 @@ def _claim(places: Places, question: Question, newest_ns: int) -> Claim:
     return shape.StateClaim(workload=question.workload, at_ns=at_ns)
 
 
-def _release(places: Places, reference: str) -> str:
+def _release(reference: str, store: Callable[[], Layout]) -> str:
     """A digest as it is, whether or not the store knows it; anything else as the store names releases."""
     with contextlib.suppress(SteleError):
         return parse_digest(reference)
-    return opening.open_store(places).find(reference).digest
+    return store().find(reference).digest
 
 
 def verify_file(path: Path, trust: Path | None) -> dict[str, Any]:

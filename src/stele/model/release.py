@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -117,6 +117,19 @@ class SimpleSignature(msgspec.Struct, frozen=True, kw_only=True):
 
     payload: Descriptor
     signature: str
+
+
+class ReleaseEvidence(NamedTuple):
+    """What shows that a release is what was signed: its manifest, config, signed statement, and the signatures over that.
+
+    `more`: those of further signers.
+    """
+
+    manifest: bytes
+    config: bytes
+    payload: bytes
+    signature: bytes
+    more: tuple[bytes, ...] = ()
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):

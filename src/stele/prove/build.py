@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -21,20 +21,8 @@ if TYPE_CHECKING:
 
     from stele.model.epochmap import Found
     from stele.model.event import Entry
+    from stele.model.release import ReleaseEvidence
     from stele.prove.shape import Claim
-
-
-class ReleaseEvidence(NamedTuple):
-    """What shows that a release is what was signed: its manifest, config, signed statement, and the signatures over that.
-
-    `more`: those of further signers.
-    """
-
-    manifest: bytes
-    config: bytes
-    payload: bytes
-    signature: bytes
-    more: tuple[bytes, ...] = ()
 
 
 class Epoch(Protocol):

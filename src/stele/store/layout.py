@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from stele.host import durable
 from stele.model import release as releases
 from stele.model import tree as trees
-from stele.model.release import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Publication, Referrer, Release, Stratum
+from stele.model.release import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Publication, Referrer, Release, ReleaseEvidence, Stratum
 from stele.store import attestations, drafts, images, naming, removal, signatures
 from stele.store import index as indexes
 from stele.trust.digest import digest_hex, sha256
@@ -30,19 +30,6 @@ if TYPE_CHECKING:
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 MANIFEST_LIMIT = 4 << 20  # bytes; as registries have it
 TREE_LIMIT = 4 << 30  # bytes
-
-
-class Evidence(NamedTuple):
-    """What shows that a release is what was signed: its manifest, config, signed statement, and the signatures over that.
-
-    `more`: those of further signers.
-    """
-
-    manifest: bytes
-    config: bytes
-    payload: bytes
-    signature: bytes
-    more: tuple[bytes, ...] = ()
 
 
 class Layout:
@@ -229,11 +216,11 @@ class Layout:
         """The known keys whose signatures of a release hold, whether or not they are enough. Raises what knowing them raises."""
         return signatures.find(self, self._index(), digest, self.judge.known()).holding
 
-    def evidence(self, digest: str) -> Evidence:
+    def evidence(self, digest: str) -> ReleaseEvidence:
         """What a proof says of a release, by any known key: whom to believe is the verifier's to say. See `signatures.evidence`."""
         found = self.find(digest)
         held = signatures.evidence(self, self._index(), found.digest, found.workload, self.judge.known())
-        return Evidence(self.blob(found.digest), self.blob(found.config_digest), held[0], held[1][0], held[1][1:])
+        return ReleaseEvidence(self.blob(found.digest), self.blob(found.config_digest), held[0], held[1][0], held[1][1:])
 
     def attestations(self, digest: str, predicate_type: str) -> list[dict[str, Any]]:
         """What those whose signatures counted have attested of a release, oldest first: the predicates of one type.
