@@ -12,7 +12,6 @@ import argparse
 import itertools
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,13 +27,11 @@ from stele.ledger import sequencer
 from stele.ledger.sequencer import Ledger
 from stele.model.event import Event
 from stele.trust import trust_keys
-from tests import judges
+from tests import storage
 from tests.ledgers import SECOND, SIGNER, START, TRUST
 
 STELE = str(Path(sys.executable).with_name("stele"))
 KINDS = ("instance.starting", "instance.started", "instance.healthy", "instance.active", "change.observed", "instance.stopped")
-SECRET = {"ROOT_ACCESS_KEY": "bench", "ROOT_SECRET_KEY": "bench-secret"}
-KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 def fill(places: Places, entries: int, workloads: int) -> float:
@@ -97,94 +94,56 @@ def pages(work: Path, places: Places, entries: int, rounds: int) -> list[dict[st
 
 def uploads(work: Path, places: Places, rounds: int) -> list[dict[str, object]]:
     """The whole ledger to an empty place."""
-    for name in ("objects", "versions"):
-        (work / name).mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    program = judges.go_judge("github.com/versity/versitygw/cmd/versitygw@v1.8.0")
-    argv = [
-        program,
-        "--port",
-        f"127.0.0.1:{port}",
-        "--quiet",
-        "--keep-alive",
-        "posix",
-        "--versioning-dir",
-        work / "versions",
-        work / "objects",
-    ]
     public = work / "public"
     shutil.copytree(places.ledger, public, ignore=shutil.ignore_patterns(".state", "map", "projection.sqlite*", "checkpoints", "*.tmp"))
     files = sum(1 for path in public.rglob("*") if path.is_file())
     size = sum(path.stat().st_size for path in public.rglob("*") if path.is_file())
     fresh = itertools.count()
-    os.environ.update(KEYS)
+    os.environ.update(storage.ENV)
     os.environ.pop("AWS_CA_BUNDLE", None)  # rclone 1.60 cannot use one
-    with subprocess.Popen(argv, env={**os.environ, **SECRET}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            client = _bucket(port)
-            client.create_bucket(Bucket="bench", ObjectLockEnabledForBucket=True)
-            url = f"http://127.0.0.1:{port}"
-            publish = [
-                STELE,
-                "log",
-                "publish",
-                "--endpoint",
-                url,
-                "--ledger",
-                str(places.ledger),
-                "--trust",
-                str(places.trust),
-                "--retain",
-                "1d",
-            ]
+    with storage.running(work) as (url, client):
+        client.create_bucket(Bucket="bench", ObjectLockEnabledForBucket=True)
+        publish = [
+            STELE,
+            "log",
+            "publish",
+            "--endpoint",
+            url,
+            "--ledger",
+            str(places.ledger),
+            "--trust",
+            str(places.trust),
+            "--retain",
+            "1d",
+        ]
 
-            def ours() -> float:
-                number = next(fresh)
-                return timed([*publish[:1], "--data", str(work / f"memory-{number}"), *publish[1:], f"s3://bench/ours{number}"])
+        def ours() -> float:
+            number = next(fresh)
+            return timed([*publish[:1], "--data", str(work / f"memory-{number}"), *publish[1:], f"s3://bench/ours{number}"])
 
-            remote = f":s3,provider=Other,env_auth=true,endpoint='{url}',force_path_style=true:bench/rclone"
-            sync = ["rclone", "copy", "--config", "/dev/null", "--transfers", "8", "--checkers", "8", "--s3-no-check-bucket", str(public)]
-            candidates = {
-                "stele log publish, 8 at once": ours,
-                "rclone copy, 8 at once": lambda: timed([*sync, f"{remote}{next(fresh)}"]),
-                "cp -r, fsync of each": lambda: timed(["sh", "-c", f"cp -r {public} {work}/copy{next(fresh)} && sync -f {work}"]),
-            }
-            if shutil.which("rclone") is None:
-                del candidates["rclone copy, 8 at once"]
-                print("rclone is not installed: left out")
-            times = paired(candidates, rounds=rounds)
-            made = report(f"uploading {files} files, {size >> 20} MiB", times, "stele log publish, 8 at once")
-            ours_s = sorted(times["stele log publish, 8 at once"])[rounds // 2]
-            print(f"  {files / ours_s:,.0f} files/s")
-            last = [*publish[:1], "--data", str(work / "memory-0"), *publish[1:], "s3://bench/ours0"]
-            return [
-                made,
-                report(
-                    "publishing again, with nothing new", paired({"stele log publish": command(last)}, rounds=rounds), "stele log publish"
-                ),
-            ]
-        finally:
-            process.terminate()
-            process.wait(20)
+        remote = f":s3,provider=Other,env_auth=true,endpoint='{url}',force_path_style=true:bench/rclone"
+        sync = ["rclone", "copy", "--config", "/dev/null", "--transfers", "8", "--checkers", "8", "--s3-no-check-bucket", str(public)]
+        candidates = {
+            "stele log publish, 8 at once": ours,
+            "rclone copy, 8 at once": lambda: timed([*sync, f"{remote}{next(fresh)}"]),
+            "cp -r, fsync of each": lambda: timed(["sh", "-c", f"cp -r {public} {work}/copy{next(fresh)} && sync -f {work}"]),
+        }
+        if shutil.which("rclone") is None:
+            del candidates["rclone copy, 8 at once"]
+            print("rclone is not installed: left out")
+        times = paired(candidates, rounds=rounds)
+        made = report(f"uploading {files} files, {size >> 20} MiB", times, "stele log publish, 8 at once")
+        ours_s = sorted(times["stele log publish, 8 at once"])[rounds // 2]
+        print(f"  {files / ours_s:,.0f} files/s")
+        last = [*publish[:1], "--data", str(work / "memory-0"), *publish[1:], "s3://bench/ours0"]
+        return [
+            made,
+            report("publishing again, with nothing new", paired({"stele log publish": command(last)}, rounds=rounds), "stele log publish"),
+        ]
 
 
 def timed(argv: list[str]) -> float:
     return command(argv)()
-
-
-def _bucket(port: int):
-    import botocore.exceptions
-    import botocore.session
-
-    client = botocore.session.Session().create_client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1")
-    while True:
-        try:
-            client.list_buckets()
-        except botocore.exceptions.BotoCoreError:
-            time.sleep(0.05)
-        else:
-            return client
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,17 +17,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import botocore.exceptions
-import botocore.session
 import pytest
 
 from stele.trust import trust_keys
 from tests import judges
+from tests import storage as versitygw
 from tests.ledgers import OTHER, SIGNER, TRUST, event, opened
+from tests.storage import ENV, SECRET
 
 ROOT = Path(__file__).parents[2]
 STELE = str(Path(sys.executable).with_name("stele"))
-ACCESS, SECRET = "test-access", "test-secret-that-is-never-shown"
-ENV = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 def with_attributes(folder):
@@ -42,40 +40,13 @@ def with_attributes(folder):
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory):
-    """A running versitygw: its endpoint, and a client of it."""
-    program = judges.go_judge("github.com/versity/versitygw/cmd/versitygw@v1.8.0")
+    """A running versitygw: its endpoint, a client of it, and where its objects are."""
     work = with_attributes(tmp_path_factory.mktemp("storage"))
-    for name in ("objects", "versions"):
-        (work / name).mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    argv = [
-        program,
-        "--port",
-        f"127.0.0.1:{port}",
-        "--quiet",
-        "--keep-alive",
-        "posix",
-        "--versioning-dir",
-        work / "versions",
-        work / "objects",
-    ]
-    env = {**os.environ, "ROOT_ACCESS_KEY": ACCESS, "ROOT_SECRET_KEY": SECRET}
-    with subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        session = botocore.session.Session()
-        session.set_credentials(ACCESS, SECRET)
-        client = session.create_client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1")
-        try:
-            while True:
-                assert process.poll() is None, "versitygw ended: does the folder's file system have extended attributes?"
-                with contextlib.suppress(botocore.exceptions.BotoCoreError):
-                    client.list_buckets()
-                    break
-            yield f"http://127.0.0.1:{port}", client, work / "objects"
-        finally:
-            process.terminate()
-            process.wait(20)
-            shutil.rmtree(work)
+    try:
+        with versitygw.running(work) as (endpoint, client):
+            yield endpoint, client, work / "objects"
+    finally:
+        shutil.rmtree(work)
 
 
 @pytest.fixture
