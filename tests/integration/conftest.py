@@ -1,4 +1,4 @@
-"""Registries that tests share: Debian's, crane's command, and crane's package with the referrers API."""
+"""What tests share: registries (Debian's, crane's command, and crane's package with the referrers API), and cosign."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests import judges
+
+
+@pytest.fixture(scope="session")
+def cosign_program() -> Path:
+    return judges.go_judge("github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3")
 
 
 @pytest.fixture(scope="module")

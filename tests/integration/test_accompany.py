@@ -8,15 +8,12 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from importlib import resources
 from pathlib import Path
 
 import jsonschema_rs
 import pytest
 from cyclonedx.model.bom import Bom
-
-from tests import judges
 
 pytestmark = pytest.mark.timeout(1500)
 SPEC = "stele: 0\nname: shop\ncommand: [/bin/shop]\nsettings:\n  - {path: /etc/shop.conf, source: shop.conf}\n"
@@ -158,22 +155,13 @@ def test_attestations_by_a_stranger_or_altered_are_refused(sealed, tmp_path):
     assert said["release"]
 
 
-@pytest.fixture(scope="session")
-def registry():
-    """An empty registry: crane's, in memory."""
-    crane = judges.go_judge("github.com/google/go-containerregistry/cmd/crane@v0.20.6")
-    with subprocess.Popen([crane, "registry", "serve", "--address", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True) as served:
-        assert served.stderr is not None
-        port = next(found[1] for line in served.stderr if (found := re.search(r"serving on port (\d+)", line)))
-        threading.Thread(target=served.stderr.read, daemon=True).start()
-        yield f"127.0.0.1:{port}"
-        served.terminate()
+@pytest.fixture
+def cosign(cosign_program):
+    def run(home: Path, *argv: object) -> subprocess.CompletedProcess[str]:
+        env = {"PATH": os.environ["PATH"], "HOME": str(home), "DO_NOT_TRACK": "1"}
+        return subprocess.run([cosign_program, *map(str, argv)], capture_output=True, text=True, check=False, timeout=120, env=env)
 
-
-def cosign(home: Path, *argv: object) -> subprocess.CompletedProcess[str]:
-    program = judges.go_judge("github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3")
-    env = {"PATH": os.environ["PATH"], "HOME": str(home), "DO_NOT_TRACK": "1"}
-    return subprocess.run([program, *map(str, argv)], capture_output=True, text=True, check=False, timeout=120, env=env)
+    return run
 
 
 def copied(data: Path, registry: str) -> str:
@@ -193,9 +181,9 @@ def copied(data: Path, registry: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["slsaprovenance1", "cyclonedx"])
-def test_cosign_verifies_the_attestations(sealed, registry, tmp_path, kind):
+def test_cosign_verifies_the_attestations(sealed, crane, cosign, tmp_path, kind):
     data, _, said = sealed
-    reference = f"{copied(data, registry).rpartition(':')[0]}@{said['release']}"
+    reference = f"{copied(data, crane).rpartition(':')[0]}@{said['release']}"
     flags = ("--insecure-ignore-tlog=true", "--allow-insecure-registry", "--type", kind)
     good = cosign(tmp_path, "verify-attestation", "--key", data / "keys" / "release.pub", *flags, reference)
     assert good.returncode == 0, good.stderr

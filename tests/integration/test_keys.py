@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import shutil
 import socketserver
 import subprocess
@@ -23,7 +22,6 @@ from stele.trust import key_files
 from stele.trust.errors import SteleError
 from stele.trust.policy import key_id
 from stele.trust.release_key import PublicKey
-from tests import judges
 
 pytestmark = pytest.mark.timeout(1500)  # cosign takes minutes to build where it is not in the cache
 WORD = "correct horse \u00e9 battery"
@@ -114,9 +112,9 @@ def test_two_of_two_signers_then_it_may_run(data):
     assert [kind for kind in data.kinds() if kind.startswith(("key.", "release."))][:3] == ["release.sealed", "key.added", "key.required"]
 
 
-def test_a_second_signer_elsewhere_signs_what_is_pushed_and_only_then_it_is_pulled(data, registry):
+def test_a_second_signer_elsewhere_signs_what_is_pushed_and_only_then_it_is_pulled(data, crane):
     """Three machines: one seals, one signs, one runs; each with a policy of its own."""
-    target = f"{registry}/{data.folder.name.replace('_', '-').lower()}/shop:v1"
+    target = f"{crane}/{data.folder.name.replace('_', '-').lower()}/shop:v1"
     signer, runs = (Data(data.folder / name) for name in ("signer", "runs") if not (data.folder / name).mkdir())
     own = data.data / "keys" / "release.pub"
     signer("key", "generate", "alice.key", "--plain")
@@ -274,23 +272,6 @@ def test_openssl_reads_protected_keys_and_we_read_its_own(data, tmp_path):
 
 
 # ---- cosign
-
-
-@pytest.fixture(scope="session")
-def cosign_program() -> Path:
-    return judges.go_judge("github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3")
-
-
-@pytest.fixture(scope="session")
-def registry():
-    """An empty registry: crane's, in memory."""
-    crane = judges.go_judge("github.com/google/go-containerregistry/cmd/crane@v0.20.6")
-    with subprocess.Popen([crane, "registry", "serve", "--address", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True) as served:
-        assert served.stderr is not None
-        port = next(found[1] for line in served.stderr if (found := re.search(r"serving on port (\d+)", line)))
-        threading.Thread(target=served.stderr.read, daemon=True).start()
-        yield f"127.0.0.1:{port}"
-        served.terminate()
 
 
 def cosign(data: Data, program: Path, *argv: object, word: str = WORD) -> subprocess.CompletedProcess[str]:

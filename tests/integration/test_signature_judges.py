@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,23 +36,6 @@ KEY = PrivateKey.generate()
 STRANGER = PrivateKey.generate()
 ANNOTATIONS = {"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": cosign.PREDICATE_TYPE}
 NPM = Path(__file__).parent / "judges" / "sigstore-verify"
-
-
-@pytest.fixture(scope="session")
-def cosign_program() -> Path:
-    return judges.go_judge("github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3")
-
-
-@pytest.fixture(scope="session")
-def registry() -> Iterator[str]:
-    """An empty registry: crane's, in memory."""
-    crane = judges.go_judge("github.com/google/go-containerregistry/cmd/crane@v0.20.6")
-    with subprocess.Popen([crane, "registry", "serve", "--address", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True) as served:
-        assert served.stderr is not None
-        port = next(found[1] for line in served.stderr if (found := re.search(r"serving on port (\d+)", line)))
-        threading.Thread(target=served.stderr.read, daemon=True).start()
-        yield f"127.0.0.1:{port}"
-        served.terminate()
 
 
 class Home(NamedTuple):
@@ -169,7 +150,7 @@ def pushed(home: Home, registry: str, root: Path, digest: str, name: str) -> str
 
 
 @pytest.mark.parametrize("form", ["bundle", "sig"])
-def test_cosign_accepts_each_form_from_a_registry(home: Home, cosign_program: Path, registry: str, form: str) -> None:
+def test_cosign_accepts_each_form_from_a_registry(home: Home, cosign_program: Path, crane: str, form: str) -> None:
     store = Layout(home.path / "store")
     sealed = seal(store)
     digest = sealed.release.digest
@@ -178,7 +159,7 @@ def test_cosign_accepts_each_form_from_a_registry(home: Home, cosign_program: Pa
         publish(store, sealed, cosign.make_bundle(digest, KEY))
     else:
         publish(store, sealed, simple=(payload, KEY.sign(payload)))
-    reference = pushed(home, registry, home.path / "store", digest, f"alone-{form}")
+    reference = pushed(home, crane, home.path / "store", digest, f"alone-{form}")
     verify = (cosign_program, "verify", "--insecure-ignore-tlog=true", f"--new-bundle-format={str(form == 'bundle').lower()}", "--key")
     done = run(home, *verify, home.key, reference)
     assert done.returncode == 0, done.stderr
@@ -186,7 +167,7 @@ def test_cosign_accepts_each_form_from_a_registry(home: Home, cosign_program: Pa
     assert run(home, *verify, home.stranger, reference).returncode != 0
 
 
-def test_cosign_refuses_altered_signatures_of_the_older_form_and_so_do_we(home: Home, cosign_program: Path, registry: str) -> None:
+def test_cosign_refuses_altered_signatures_of_the_older_form_and_so_do_we(home: Home, cosign_program: Path, crane: str) -> None:
     digest = seal(Layout(home.path / "scratch")).release.digest
     other = seal(Layout(home.path / "scratch"), b"v2").release.digest
     payload = cosign.make_payload(digest, "shop")
@@ -202,7 +183,7 @@ def test_cosign_refuses_altered_signatures_of_the_older_form_and_so_do_we(home: 
         root = home.path / f"store-{number}"
         store = Layout(root, trusted=(KEY.public,))
         publish(store, seal(store), simple=simple)
-        reference = pushed(home, registry, root, digest, f"altered-{number}")
+        reference = pushed(home, crane, root, digest, f"altered-{number}")
         done = run(home, cosign_program, "verify", "--insecure-ignore-tlog=true", "--new-bundle-format=false", "--key", home.key, reference)
         assert done.returncode != 0, what
         with pytest.raises(SteleError) as raised:
@@ -210,11 +191,11 @@ def test_cosign_refuses_altered_signatures_of_the_older_form_and_so_do_we(home: 
         assert raised.value.code in {"store.bad-signature", "store.unknown-signer"}, what
 
 
-def test_a_signature_that_cosign_made_holds_here(home: Home, cosign_program: Path, registry: str) -> None:
+def test_a_signature_that_cosign_made_holds_here(home: Home, cosign_program: Path, crane: str) -> None:
     store = Layout(home.path / "store", trusted=(KEY.public,))
     sealed = seal(store)
     digest = publish(store, sealed)
-    reference = pushed(home, registry, home.path / "store", digest, "signed-by-cosign")
+    reference = pushed(home, crane, home.path / "store", digest, "signed-by-cosign")
     (home.path / "key.pem").write_bytes(KEY.pem())
     imported = run(home, cosign_program, "import-key-pair", "--key", home.path / "key.pem", "--output-key-prefix", "imported")
     assert imported.returncode == 0, imported.stderr
