@@ -236,13 +236,7 @@ def pull(
     reference = references.parse(source)
     store = opening.open_store(places)
     with _open(reference, plain_http=plain_http) as repository:
-        found = repository.manifest(reference.name)
-        if found is None:
-            raise SteleError(
-                f"{reference} is not there",
-                remedy="check registry, repository and tag; some registries say so of what you may not see, too",
-                code="registry.unknown",
-            )
+        found = repository.named()
         say(f"found {found.digest[:19]}")
         with store.adding():
             here = None if whole else _here(store, found.digest)

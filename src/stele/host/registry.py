@@ -48,6 +48,7 @@ class Repository:
         self.connections = connections
         self.name = reference.repository
         self.registry = reference.registry
+        self._reference = reference
         self._tokens = Tokens(connections, lambda: registry_login.find(reference.registry, reference.repository))
 
     def __enter__(self) -> Self:
@@ -70,6 +71,21 @@ class Repository:
                 return parse_digest(said) if self._is_there(answer) else ""
             except SteleError:
                 return ""
+
+    def named(self) -> Manifest:
+        """The manifest or index that the repository's reference names.
+
+        Raises:
+            SteleError: `registry.unknown` where there is none, and those of `manifest`.
+        """
+        found = self.manifest(self._reference.name)
+        if found is None:
+            raise SteleError(
+                f"{self._reference} is not there",
+                remedy="check registry, repository and tag; some registries say so of what you may not see, too",
+                code="registry.unknown",
+            )
+        return found
 
     def manifest(self, name: str, *, limit: int = MANIFEST_LIMIT) -> Manifest | None:
         """The manifest or index that a tag or digest names, checked against the digest; None where there is none.

@@ -131,13 +131,7 @@ def load(reference: Reference, *, plain_http: bool, time: int, limits: Limits, p
         SteleError: `registry.*`, and those of `image.choose` and `image.flatten`.
     """
     with Repository(Connections(reference.host, plain_http=plain_http), reference) as repository:
-        found = repository.manifest(reference.name)
-        if found is None:
-            raise SteleError(
-                f"{reference} is not there",
-                remedy="check registry, repository and tag; some registries say so of what you may not see, too",
-                code="registry.unknown",
-            )
+        found = repository.named()
         blobs = RegistryBlobs(repository, limits)
         try:
             blobs.keep(found)
