@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stele.flow import opening
-from stele.flow.person import person as this_person
 from stele.flow.record import Recorder
 from stele.host import medium
 from stele.ledger.openings import Openings
@@ -338,5 +336,4 @@ def alone(places: Places) -> Iterator[Custody]:
         SteleError: `ledger.locked`: ask the agent.
     """
     with contextlib.closing(opening.open_ledger(places)) as ledger:
-        record = Recorder(ledger.append, actor="operator", person=this_person(), clock=time.time_ns)
-        yield Custody(places, record, ledger.publish, lambda: ledger.erasing)
+        yield Custody(places, Recorder.of_caller(ledger.append), ledger.publish, lambda: ledger.erasing)

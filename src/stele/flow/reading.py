@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stele.flow import custody, log_view, opening, rooted
-from stele.flow.person import person
 from stele.flow.record import Recorder
 from stele.ledger import mapfile, projection
 from stele.ledger.openings import Openings
@@ -79,7 +77,7 @@ def rebuild(places: Places) -> int:
 def record_access(places: Places, incident: str, how: str) -> None:
     """Record an access to evidence where no agent runs."""
     with contextlib.closing(opening.open_ledger(places)) as ledger:
-        record = Recorder(ledger.append, actor="operator", person=person(), clock=time.time_ns)
+        record = Recorder.of_caller(ledger.append)
         record(incident.rpartition("-")[0], "evidence.accessed", incident=incident, how=how[:200])
 
 

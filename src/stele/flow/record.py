@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from stele.flow.person import person as caller
 from stele.model import private
 from stele.model.event import KINDS, ROLES, Event
 
@@ -35,6 +37,11 @@ class Recorder:
         self._actor, self._person = actor, person
         self._clock = clock
         self._observe = observe
+
+    @classmethod
+    def of_caller(cls, append: Append) -> Recorder:
+        """For what the person who runs this process does, where no agent holds the ledger."""
+        return cls(append, actor="operator", person=caller(), clock=time.time_ns)
 
     def by(self, person: str) -> Recorder:
         """The same for what an operator asked for; `person`: who that is ("": not known)."""

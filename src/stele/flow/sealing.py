@@ -129,10 +129,9 @@ def event_recorder(places: Places, ask_agent: Callable[[dict[str, Any]], object]
                 raise
             ask_agent({"kind": kind, **data})
             return
-        from stele.flow.person import person
         from stele.flow.record import Recorder
 
         with contextlib.closing(ledger):
-            Recorder(ledger.append, actor="operator", person=person(), clock=time.time_ns)(workload, kind, **data)
+            Recorder.of_caller(ledger.append)(workload, kind, **data)
 
     return record

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stele.flow import opening, rooted
-from stele.flow.person import person
 from stele.flow.record import Recorder
 from stele.host import durable
 from stele.ledger import recorded
@@ -241,7 +240,7 @@ def _log(places: Places, document: bytes, root: Root, before: Root | None, signe
             return found[0]
         index = ledger.size
         in_time(index)
-        record = Recorder(ledger.append, actor="operator", person=person(), clock=time.time_ns)
+        record = Recorder.of_caller(ledger.append)
         record("", "trust.root", version=root.version, digest=root.pin.digest, document=document.decode())
         ledger.publish()
         return index
