@@ -118,6 +118,11 @@ def image_entries(index: Plain) -> list[Plain]:
     return found
 
 
+def image_digests(index: Plain) -> list[str]:
+    """Digests of all that may be releases, each once, in order. Raises like `descriptor`."""
+    return list(dict.fromkeys(descriptor(item).digest for item in image_entries(index)))
+
+
 def referrer_entry(item: Referrer) -> Plain:
     """A referrer as an index lists it."""
     return {**item.descriptor.plain(), "artifactType": item.artifact_type, "annotations": item.annotations}

@@ -175,12 +175,12 @@ class Layout:
 
     def releases(self) -> list[Release]:
         """All releases, the newest last. Damaged ones are named in the log and left out; signatures are not looked at."""
-        return list(self._newest_first())[::-1]
+        return list(self._newest_first(self._index()))[::-1]
 
-    def _newest_first(self) -> Iterator[Release]:
-        for digest in reversed(self._digests()):
+    def _newest_first(self, index: Plain) -> Iterator[Release]:
+        for digest in reversed(indexes.image_digests(index)):
             try:
-                yield self.find(digest)
+                yield self._read(digest)
             except SteleError as error:
                 if error.code != "release.malformed":  # an image that another tool put here
                     import logging
@@ -195,7 +195,12 @@ class Layout:
         Raises:
             SteleError: `store.unknown-release`, `store.ambiguous`, `store.damaged`, `release.malformed`.
         """
-        digest = self._resolve(name)
+        return self._find(name, self._index())
+
+    def _find(self, name: str, index: Plain) -> Release:
+        return self._read(naming.resolve(name, indexes.image_digests(index), lambda: self._newest_first(index)))
+
+    def _read(self, digest: str) -> Release:
         manifest = self.blob(digest)
         return releases.parse(digest, manifest, self.blob(releases.config_digest(manifest)))
 
@@ -205,8 +210,11 @@ class Layout:
 
     def accepted(self, name: str) -> tuple[Release, Signed]:
         """Like `release`, with what made it acceptable."""
-        found = self.find(name)
-        return found, signatures.check(self, self._index(), found.digest, found.workload, self.judge)
+        return self._accepted(name, self._index())
+
+    def _accepted(self, name: str, index: Plain) -> tuple[Release, Signed]:
+        found = self._find(name, index)
+        return found, signatures.check(self, index, found.digest, found.workload, self.judge)
 
     def check_signature(self, digest: str) -> Signed:
         """The signatures that make a release acceptable. Raises like `signatures.check`."""
@@ -218,8 +226,9 @@ class Layout:
 
     def evidence(self, digest: str) -> ReleaseEvidence:
         """What a proof says of a release, by any known key: whom to believe is the verifier's to say. See `signatures.evidence`."""
-        found = self.find(digest)
-        held = signatures.evidence(self, self._index(), found.digest, found.workload, self.judge.known())
+        index = self._index()
+        found = self._find(digest, index)
+        held = signatures.evidence(self, index, found.digest, found.workload, self.judge.known())
         return ReleaseEvidence(self.blob(found.digest), self.blob(found.config_digest), held[0], held[1][0], held[1][1:])
 
     def attestations(self, digest: str, predicate_type: str) -> list[dict[str, Any]]:
@@ -228,9 +237,10 @@ class Layout:
         Raises:
             SteleError: like `check_signature`, `store.bad-attestation`.
         """
-        counted = self.check_signature(digest).counted.keys
+        index = self._index()
+        counted = self._accepted(digest, index)[1].counted.keys
         trusted = [key for key in self.judge.known() if key_id(key) in counted]
-        return list(attestations.read(self, self._index(), digest, predicate_type, trusted))
+        return list(attestations.read(self, index, digest, predicate_type, trusted))
 
     def tree(self, digest: str) -> Tree:
         """The tree of a release; made again from layers or deltas where its blob is missing or damaged.
@@ -259,21 +269,13 @@ class Layout:
             self.put(tree.encode())
         return tree
 
-    @contextlib.contextmanager
-    def open_blob(self, descriptor: Descriptor) -> Iterator[images.CheckedFile]:
+    def open_blob(self, descriptor: Descriptor) -> AbstractContextManager[images.CheckedFile]:
         """A blob as a readable, seekable file, checked against its digest. Raises `store.damaged`."""
-        with images.opened(self._blob_path(descriptor.digest), descriptor.digest) as file:
-            yield file
+        return images.opened(self._blob_path(descriptor.digest), descriptor.digest)
 
-    @contextlib.contextmanager
-    def layer(self, stratum: Stratum) -> Iterator[images.CheckedFile]:
-        """A stratum's layer as a readable, seekable file, checked against its digest.
-
-        Raises:
-            SteleError: `store.damaged`.
-        """
-        with images.opened(self._blob_path(stratum.layer.digest), stratum.layer.digest) as file:
-            yield file
+    def layer(self, stratum: Stratum) -> AbstractContextManager[images.CheckedFile]:
+        """A stratum's layer as a readable, seekable file, checked against its digest. Raises `store.damaged`."""
+        return self.open_blob(stratum.layer)
 
     # --- images
 
@@ -344,9 +346,7 @@ class Layout:
         Raises:
             SteleError: `store.*`, `release.*`: the first that does not hold.
         """
-        if signed:
-            self.check_signature(release.digest)
-        found = self.find(release.digest)
+        found = self.release(release.digest) if signed else self.find(release.digest)
         for stratum in found.strata:
             if not self.has_stratum(stratum):
                 self.image(stratum)
@@ -392,9 +392,9 @@ class Layout:
             SteleError: `store.damaged`: something that may be a release cannot be read, so what it needs is not known.
         """
         found: set[str] = set()
-        for digest in self._digests():
+        for digest in indexes.image_digests(self._index()):
             try:
-                self.find(digest)
+                self._read(digest)
             except SteleError as error:
                 if error.code != "release.malformed":
                     raise
@@ -428,10 +428,3 @@ class Layout:
         with contextlib.suppress(SteleError):
             return indexes.decode(self.blob(indexes.descriptor(entry).digest), tag)
         return None
-
-    def _digests(self) -> list[str]:
-        """Digests of all that may be releases, each once, in order."""
-        return list(dict.fromkeys(indexes.descriptor(item).digest for item in indexes.image_entries(self._index())))
-
-    def _resolve(self, name: str) -> str:
-        return naming.resolve(name, self._digests(), self._newest_first)
