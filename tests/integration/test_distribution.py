@@ -24,17 +24,11 @@ import pytest
 from stele.flow import distribution, initialise, opening, repairing, sealing, storecheck
 from stele.flow.places import Places
 from stele.host import immutable
-from stele.trust.errors import SteleError
+from tests.refusals import code
 
 
 def quiet(*_: object, **__: object) -> None:
     """Neither tells nor records."""
-
-
-def code(call, *args, **kwargs) -> str:
-    with pytest.raises(SteleError) as raised:
-        call(*args, **kwargs)
-    return raised.value.code
 
 
 @pytest.fixture(params=["crane", "debian", "referring"])

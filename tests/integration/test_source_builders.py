@@ -17,12 +17,7 @@ from stele.seal.sources import debian
 from stele.seal.sources.source import Input
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
-
-
-def code(call, *args, **kwargs) -> str:
-    with pytest.raises(SteleError) as raised:
-        call(*args, **kwargs)
-    return raised.value.code
+from tests.refusals import code
 
 
 @pytest.fixture(scope="module")

@@ -26,15 +26,10 @@ from stele.respond import decide
 from stele.trust import merkle, trust_keys
 from stele.trust.errors import SteleError
 from tests.ledgers import START, event
+from tests.refusals import code
 
 RELEASE, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 SECRET = b"hunter2"
-
-
-def code(call, *args, **kwargs) -> str:
-    with pytest.raises(SteleError) as raised:
-        call(*args, **kwargs)
-    return raised.value.code
 
 
 @pytest.fixture

@@ -20,15 +20,10 @@ from stele.model.event import Event, decode_entry
 from stele.trust import merkle, note
 from stele.trust.errors import SteleError
 from tests.ledgers import OTHER, SIGNER, Clock, event, opened, quiet
+from tests.refusals import code
 
 TRUSTED = SIGNER.verifiers
 VECTOR = json.loads((Path(__file__).parents[1] / "vectors" / "ledger.json").read_text())
-
-
-def code(call, *args, **kwargs) -> str:
-    with pytest.raises(SteleError) as raised:
-        call(*args, **kwargs)
-    return raised.value.code
 
 
 @pytest.fixture

@@ -14,14 +14,9 @@ from stele.ledger.sequencer import Ledger, Terms
 from stele.trust import merkle, note
 from stele.trust.errors import SteleError
 from tests.ledgers import OTHER, SIGNER, Clock, event, opened, quiet
+from tests.refusals import code
 
 TRUSTED = SIGNER.verifiers
-
-
-def code(call, *args, **kwargs) -> str:
-    with pytest.raises(SteleError) as raised:
-        call(*args, **kwargs)
-    return raised.value.code
 
 
 @pytest.fixture

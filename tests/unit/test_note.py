@@ -18,17 +18,12 @@ from stele.trust import dsse, note
 from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey, PublicKey
 from tests.ledgers import KEY, OTHER, SIGNER, signer
+from tests.refusals import code
 
 BODY = note.Checkpoint(SIGNER.verifier.name, 1234, bytes(range(32))).body()
 NOTE = SIGNER.sign(BODY)
 OTHERS = json.loads((Path(__file__).parents[1] / "vectors" / "note_others.json").read_text())["notes"]
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "note.json").read_text())
-
-
-def code(call, *args) -> str:
-    with pytest.raises(SteleError) as raised:
-        call(*args)
-    return raised.value.code
 
 
 def read(data: bytes) -> note.Checkpoint:

@@ -27,6 +27,7 @@ from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey
 from tests.ledgers import KEY, OTHER, SECOND, SIGNER, START, TRUST, event, sealed
 from tests.proofs import HISTORY, ONE, TWO, built, check, everything, history, never, other_says, resum, state, t, world, written
+from tests.refusals import code
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "proof.json").read_text())
 NOWHERE = "sha256:" + "7" * 64
@@ -34,12 +35,6 @@ FORMS = ("light", "chain", "log")
 HALVES = [number / 2 for number in range(51)]
 NONE = facts.NONE.plain()
 KINDS: dict[str, bytes] = {}
-
-
-def code(call, *args) -> str:
-    with pytest.raises(SteleError) as raised:
-        call(*args)
-    return raised.value.code
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from stele.prove import build
 from stele.prove.standalone import stele_verify
 from stele.prove.verify import verify
 from stele.trust import canonical, note, root, trust_keys
-from stele.trust.errors import SteleError
 from stele.trust.root import LogKey, Stolen
 from stele.trust.trust_keys import Trust
 from tests.ledgers import KEY, OTHER, SIGNER
 from tests.proofs import built, check, evidence, resum, state, world
+from tests.refusals import code
 
 HOLDERS = [
     note.Key(name, Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)) for number, name in enumerate(("alice", "bob", "carol"))
@@ -45,12 +45,6 @@ def folder(tmp_path_factory) -> Path:
 
 def proof(folder: Path, *documents: bytes) -> bytes:
     return built(folder, state(8.5), roots=documents)
-
-
-def code(call, *args) -> str:
-    with pytest.raises(SteleError) as raised:
-        call(*args)
-    return raised.value.code
 
 
 def test_a_root_is_all_that_a_verifier_brings(folder):

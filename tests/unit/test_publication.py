@@ -14,6 +14,7 @@ from stele.ledger.published import Published
 from stele.trust import note
 from stele.trust.errors import SteleError
 from tests.ledgers import event, opened
+from tests.refusals import code
 
 
 class CutError(Exception):
@@ -80,12 +81,6 @@ def grow(folder, count, **more):
     with opened(folder, **more) as ledger:
         ledger.append([event(number) for number in range(count)])
         ledger.publish()
-
-
-def code(call, *args, **more):
-    with pytest.raises(SteleError) as raised:
-        call(*args, **more)
-    return raised.value.code
 
 
 def test_only_what_is_new_is_put_and_full_tiles_are_locked(folder):

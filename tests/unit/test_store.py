@@ -19,8 +19,8 @@ from stele.seal.rebuild import LayerRebuilder
 from stele.seal.sign import sign
 from stele.store.layout import Layout
 from stele.trust.digest import sha256
-from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey
+from tests.refusals import code
 from tests.trees import Held, MemorySink, file, folder
 
 KEY = PrivateKey.generate()
@@ -46,12 +46,6 @@ def root(tmp_path):
     yield tmp_path / "store"
     for path in (tmp_path / "store").glob("erofs/*"):  # pytest cannot remove what is immutable
         immutable.make_mutable(path)
-
-
-def code(call, *args) -> str:
-    with pytest.raises(SteleError) as raised:
-        call(*args)
-    return raised.value.code
 
 
 def spoil(path: Path) -> None:
