@@ -156,13 +156,6 @@ def _check(chosen: Settings) -> None:
         raise _bad("another format, or a time out of bounds")
 
 
-def open_own(signed: bytes, believed: Sequence[note.Verifier] | roots.Root, witnesses: Sequence[note.Verifier] = ()) -> note.Opened:
-    """A checkpoint of this ledger by whom `rooted.believed` names. Raises `trust.*`."""
-    if isinstance(believed, roots.Root):
-        return roots.open_head(signed, believed, witnesses, shown=lambda *_: True)
-    return note.open_note(signed, believed, witnesses)
-
-
 # ---- how it stands -------------------------------------------------------------------------------
 
 
@@ -177,7 +170,7 @@ def standing(places: Places) -> dict[str, Any]:
     newest: dict[note.Verifier, tuple[int, int]] = {}
     published = witnessed = 0
     for size, path in reversed(archived(places.ledger)[-SHOWN:]):
-        opened = open_own(path.read_bytes(), believed, asked.verifiers)
+        opened = roots.open_past(path.read_bytes(), believed, asked.verifiers)
         published = published or size
         for each in opened.signatures:
             newest.setdefault(each.verifier, (size, each.seconds or 0))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from stele.flow import cosigning, rooted
 from stele.host import durable
 from stele.host.http_post import HttpPosts
+from stele.trust import root as roots
 from stele.trust import timestamp, trust_keys
 from stele.trust.errors import SteleError
 
@@ -37,7 +38,7 @@ def stamp(places: Places) -> tuple[int, timestamp.Stamp] | None:
     if not chosen.authorities:
         return None
     trust = trust_keys.parse(places.trust.read_bytes())
-    size = cosigning.open_own(signed, rooted.believed(trust, places.ledger)).checkpoint.size
+    size = roots.open_checkpoint(signed, rooted.believed(trust, places.ledger)).size
     path = cosigning.stamp_path(places.ledger, size)
     message = timestamp.message_of(signed)
     if path.exists():

@@ -382,13 +382,18 @@ def open_head(
     )
 
 
-def open_checkpoint(signed: bytes, trusted: Sequence[Verifier] | Root, witnesses: Iterable[Verifier] = ()) -> Checkpoint:
-    """The checkpoint of a note by trusted keys, or by those of a root. For whoever has a log that `open_newest` believes, and compares
+def open_past(signed: bytes, trusted: Sequence[Verifier] | Root, witnesses: Iterable[Verifier] = ()) -> Opened:
+    """A checkpoint by trusted keys, or by those of a root. For whoever has a log that `open_newest` believes, and compares
     this checkpoint with it: what a stolen key signed before the good head is believed for now. Raises like `open_newest`.
     """
     if isinstance(trusted, Root):
-        return open_head(signed, trusted, witnesses, shown=lambda *_: True).checkpoint
-    return note.open_note(signed, trusted, witnesses).checkpoint
+        return open_head(signed, trusted, witnesses, shown=lambda *_: True)
+    return note.open_note(signed, trusted, witnesses)
+
+
+def open_checkpoint(signed: bytes, trusted: Sequence[Verifier] | Root) -> Checkpoint:
+    """What `open_past` says of the log, without who signed it."""
+    return open_past(signed, trusted).checkpoint
 
 
 def open_newest(signed: bytes, trusted: Sequence[Verifier] | Root, witnesses: Iterable[Verifier] = ()) -> Opened:
