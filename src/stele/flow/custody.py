@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stele.flow import opening
 from stele.flow.record import Recorder
 from stele.host import medium
+from stele.ledger import recorded
 from stele.ledger.openings import Openings
-from stele.ledger.reader import LedgerReader
 from stele.model import hold, redaction
 from stele.model.event import HOST_WORKLOAD, decode_entry
 from stele.trust.errors import SteleError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stele.flow.places import Places
+    from stele.ledger.reader import LedgerReader
     from stele.model.event import Entry
     from stele.model.hold import Hold, On
     from stele.model.redaction import Selection, Targets
@@ -56,19 +57,10 @@ class Plan(NamedTuple):
         }  # fmt: skip
 
 
-def _reader(places: Places) -> LedgerReader | None:
-    try:
-        return LedgerReader(places.ledger)
-    except SteleError as error:
-        if error.code != "ledger.none":
-            raise
-        return None
-
-
 def register(places: Places, *, opened: bool = False) -> Register:
     """Read the whole published ledger for holds and redactions: nothing else says what stands. `opened`: with reasons and persons."""
     found = Register(hold.Standing(), redaction.Redacted())
-    reader = _reader(places)
+    reader = recorded.open_reader(places.ledger)
     if reader is not None:
         kept = Openings(places.ledger)
         for index, raw in enumerate(reader.raw_entries(0, reader.size)):
@@ -86,7 +78,7 @@ def plan(places: Places, selection: Selection) -> Plan:
     Raises:
         SteleError: `redact.*`.
     """
-    known, reader = register(places), _reader(places)
+    known, reader = register(places), recorded.open_reader(places.ledger)
     coverage = hold.Coverage(known.standing.holds.values())
     holds: dict[int, tuple[Hold, ...]] = {}
     entries: dict[int, Entry] = {}
@@ -198,7 +190,7 @@ class Custody:
         if not holds:
             return {}
         coverage = hold.Coverage(holds.values())
-        for index, entry in _all(_reader(self._places), None):
+        for index, entry in _all(recorded.open_reader(self._places.ledger), None):
             coverage.take(index, entry)
         return {name: found for name in names if (found := coverage.keeping(name))}
 

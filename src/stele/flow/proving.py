@@ -12,10 +12,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from stele.flow import opening
+from stele.flow import opening, rooted
 from stele.flow.times import parse_instant
 from stele.host import durable
-from stele.ledger import recorded
 from stele.ledger.openings import Openings
 from stele.ledger.past import PastLedger
 from stele.prove import build, shape
@@ -79,7 +78,7 @@ def prove(places: Places, question: Question, form: str, output: Path, verifier_
         return opening.open_store(places)  # only where a release is named
 
     openings = Openings(places.ledger) if question.reveal else None
-    documents = [document for _, document in recorded.documents(places.ledger)]
+    documents = rooted.documents_of(places.ledger)
     with PastLedger(places.ledger, _stolen(documents)) as log:
         claim = _claim(question, log.newest.time_ns, store)
         data = build.build(log, claim, form, lambda digest: store().evidence(digest), openings.of if openings else None, documents)

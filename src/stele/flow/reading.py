@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from stele.flow import custody, log_view, opening, rooted
 from stele.flow.record import Recorder
-from stele.ledger import mapfile, projection
+from stele.ledger import mapfile, projection, recorded
 from stele.ledger.openings import Openings
 from stele.ledger.reader import LedgerReader
 from stele.model import private
 from stele.model.selection import GROUPS, Selection
 from stele.trust import trust_keys
-from stele.trust.errors import SteleError
 from stele.trust.root import Root
 
 if TYPE_CHECKING:
@@ -29,11 +28,8 @@ _INCIDENT_KINDS = frozenset({*GROUPS["incidents"], "evidence.accessed"})
 
 def entries(places: Places) -> Iterator[tuple[int, Entry]]:
     """Every published entry, with its private fields as far as they can be opened; none if nothing was published yet."""
-    try:
-        reader = LedgerReader(places.ledger)
-    except SteleError as error:
-        if error.code != "ledger.none":
-            raise
+    reader = recorded.open_reader(places.ledger)
+    if reader is None:
         return
     kept = Openings(places.ledger)
     for index, entry in reader.entries():

@@ -252,7 +252,7 @@ def restore(places: Places) -> dict[str, Any]:
     Raises:
         SteleError: `trust.*`; `trust.no-root`: the ledger has none.
     """
-    logged = [document for _, document in recorded.documents(places.ledger)]
+    logged = rooted.documents_of(places.ledger)
     if not logged:
         raise SteleError("the ledger holds no root document", remedy="begin one: `stele trust init`", code="trust.no-root")
     first = roots.parse(places.root.read_bytes()) if places.root.exists() else roots.first(logged[0], roots.parse(logged[0]).pin)
