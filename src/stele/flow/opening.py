@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from stele.flow import rooted
 from stele.flow.authority import Authority
 from stele.store.layout import Layout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import BinaryIO
 
     from stele.flow.places import Places
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from stele.model.release import Release, Stratum
     from stele.model.tree import Node, Tree
     from stele.witness.collect import Collector
+
+_Held = TypeVar("_Held", bound="Ledger | ReadOnlyLedger")
 
 
 def open_ledger(places: Places) -> Ledger:
@@ -33,16 +36,7 @@ def open_ledger(places: Places) -> Ledger:
     """
     from stele.ledger.sequencer import Ledger
 
-    terms = _terms(places)
-    collector = _collector(places, terms)
-    try:
-        ledger = Ledger.open(places.ledger, **terms._replace(cosign=collector)._asdict())
-    except BaseException:
-        if collector is not None:
-            collector.close()
-        raise
-    _join(ledger, collector)
-    return ledger
+    return _witnessed(places, lambda terms: Ledger.open(places.ledger, **terms._asdict()))
 
 
 def hold_ledger(places: Places) -> Ledger | ReadOnlyLedger:
@@ -53,18 +47,28 @@ def hold_ledger(places: Places) -> Ledger | ReadOnlyLedger:
     """
     from stele.ledger.sequencer import Ledger
 
+    return _witnessed(places, lambda terms: Ledger.open_or_hold(places.ledger, terms))
+
+
+def _witnessed(places: Places, begin: Callable[[Terms], _Held]) -> _Held:
+    """What `begin` opens, with the witnesses that are asked: what comes late goes into the ledger, their threads end with it."""
+    from stele.ledger.sequencer import Ledger
+
     terms = _terms(places)
     collector = _collector(places, terms)
     try:
-        held = Ledger.open_or_hold(places.ledger, terms._replace(cosign=collector))
+        held = begin(terms._replace(cosign=collector))
     except BaseException:
         if collector is not None:
             collector.close()
         raise
-    if isinstance(held, Ledger):
-        _join(held, collector)
-    elif collector is not None:
-        collector.close()  # nothing is published any more
+    if collector is not None:
+        if isinstance(held, Ledger):
+            collector.late = held.add_cosignatures
+            held.witnesses = lambda: [each._asdict() for each in collector.standings()]
+            held.at_close.append(collector.close)
+        else:
+            collector.close()  # nothing is published any more
     return held
 
 
@@ -75,15 +79,6 @@ def _collector(places: Places, terms: Terms) -> Collector | None:
     from stele.flow import cosigning
 
     return cosigning.collector(places, terms.signer.verifiers)
-
-
-def _join(ledger: Ledger, collector: Collector | None) -> None:
-    """What comes late goes into the ledger; the witnesses' threads end with it."""
-    if collector is None:
-        return
-    collector.late = ledger.add_cosignatures
-    ledger.witnesses = lambda: [each._asdict() for each in collector.standings()]
-    ledger.at_close.append(collector.close)
 
 
 def _terms(places: Places) -> Terms:
