@@ -27,6 +27,21 @@ def is_hole(data: bytes | memoryview) -> bool:
     return bytes(data) == (_ZEROS if size == len(_ZEROS) else _ZEROS[:size])
 
 
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data` at the current position; that it is on disk, whoever closes the file sees to."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of `data` at a position; like `write_all`."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view, offset = view[count:], offset + count
+
+
 def sync_dir(folder: Path) -> None:
     """Fsync a folder, so that names created in it survive a crash."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -63,18 +78,12 @@ def make_dirs(folder: Path, mode: int = 0o755) -> None:
 
 def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` atomically with `data`; on return both content and name are on disk."""
-    write_with(path, lambda fd: _fill(fd, data), mode=mode)
-
-
-def _fill(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    write_with(path, lambda fd: write_all(fd, data), mode=mode)
 
 
 def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` at once with `data`, and wait for no disk: for what may be lost, and whose reader sees when it was cut."""
-    write_with(path, lambda fd: _fill(fd, data), mode=mode, sync=False)
+    write_with(path, lambda fd: write_all(fd, data), mode=mode, sync=False)
 
 
 def write_with(path: Path, fill: Callable[[int], None], *, mode: int = 0o644, sync: bool = True) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
+from stele.host import durable
 from stele.host.http_registry import AGAIN, PIECE, TRIES, BrokenError, bad_answer
 from stele.host.registry import wrong_bytes
 from stele.host.registry_uploads import Session, State, location, offset, received
@@ -69,7 +70,7 @@ def _fetch(repository: Repository, digest: str, size: int, fd: int, start: int) 
                     if at > size:
                         raise wrong_bytes(digest)
                     state.update(piece)
-                    _write(fd, piece, at - len(piece))
+                    durable.write_at(fd, piece, at - len(piece))
             if at < size:
                 raise BrokenError(f"the body ended {size - at} bytes early")
         except BrokenError as error:
@@ -95,13 +96,6 @@ def _expect(repository: Repository, answer: Answer, digest: str) -> None:
             code="registry.missing-blob",
         )
     raise bad_answer(f"HTTP status {answer.status} is not an answer to a request for a blob")
-
-
-def _write(fd: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, at)
-        view, at = view[done:], at + done
 
 
 def upload(repository: Repository, digest: str, size: int, file: BinaryIO, *, mount: str = "", sessions: Path | None = None) -> bool:

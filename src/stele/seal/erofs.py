@@ -118,11 +118,11 @@ def inode_record(inode: Inode, number: int) -> bytes:
 def write_structure(fd: int, layout: Layout, uuid: bytes) -> None:
     """Write everything but the contents of files to the empty file `fd`, which gets its full size."""
     os.ftruncate(fd, layout.data_size)
-    _write_at(fd, super_block(layout, uuid), 0)
+    durable.write_at(fd, super_block(layout, uuid), 0)
     buffer, base = bytearray(), BLOCK
     for number, inode in enumerate(layout.inodes, 1):
         if len(buffer) >= _BUFFER:
-            _write_at(fd, buffer, base)
+            durable.write_at(fd, buffer, base)
             buffer, base = bytearray(), inode.offset
         buffer += bytes(inode.offset - base - len(buffer))
         buffer += inode_record(inode, number)
@@ -135,18 +135,10 @@ def write_structure(fd: int, layout: Layout, uuid: bytes) -> None:
             whole = inode.size - inode.tail
             buffer += content[whole:]
             if whole:
-                _write_at(fd, content[:whole], inode.block * BLOCK)
+                durable.write_at(fd, content[:whole], inode.block * BLOCK)
         elif inode.tail:
             buffer += bytes(inode.tail)
-    _write_at(fd, buffer, base)
-
-
-def _write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view = view[count:]
-        offset += count
+    durable.write_at(fd, buffer, base)
 
 
 def place(fd: int, pieces: Iterable[Piece], chunk: bytes | memoryview, start: int) -> None:
@@ -158,7 +150,7 @@ def place(fd: int, pieces: Iterable[Piece], chunk: bytes | memoryview, start: in
     for piece in pieces:
         low, high = max(start, piece.start), min(start + len(chunk), piece.start + piece.size)
         if low < high and not durable.is_hole(view[low - start : high - start]):
-            _write_at(fd, view[low - start : high - start], piece.offset + low - piece.start)
+            durable.write_at(fd, view[low - start : high - start], piece.offset + low - piece.start)
 
 
 def write(fd: int, nodes: Sequence[Node], layout: Layout, contents: ContentReader) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from stele.host import durable
 from stele.model import release as releases
 from stele.model.release import LAYER_TYPES, MANIFEST_TYPE, TREE_TYPE, Descriptor, Referrer, Release, Stratum
 from stele.model.tree import joined
@@ -177,7 +178,7 @@ def _layer(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader, com
             nonlocal size
             packed.update(data)
             size += len(data)
-            write_all(draft.fd, data)
+            durable.write_all(draft.fd, data)
 
         buffer: list[bytes] = []
         held = 0
@@ -217,13 +218,6 @@ def finish_image(fd: int, data_size: int, uuid: bytes) -> Image:
         state.update(view[:count])
         at += count
     return Image("sha256:" + state.hexdigest(), at, data_size, root)
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data` at the current position."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def platform_of(tree: Tree, contents: ContentReader) -> str:

@@ -7,9 +7,10 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
+from stele.host import durable
 from stele.model.release import LAYER_TYPES
 from stele.seal import codec, erofs, erofs_layout, tar
-from stele.seal.release import finish_image, write_all
+from stele.seal.release import finish_image
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _write_layer(fd: int, nodes: Sequence[Node], contents: ContentReader, stratu
 
     def put(data: bytes) -> None:
         packed.update(data)
-        write_all(fd, data)
+        durable.write_all(fd, data)
 
     for part in tar.stream(nodes, contents):
         plain.update(part)

@@ -59,7 +59,7 @@ def append(fd: int, data_size: int, uuid: bytes) -> str:
         OSError: it could not be read or written. (A mapping would be faster and die of a full disk.)
     """
     os.ftruncate(fd, file_size(data_size))
-    _write_at(fd, super_block(data_size, uuid), data_size)
+    durable.write_at(fd, super_block(data_size, uuid), data_size)
     start, blocks = 0, data_size // BLOCK
     for level in levels(data_size):
         _hash_level(fd, start, blocks, level.offset)
@@ -92,7 +92,7 @@ def _hash_level(fd: int, start: int, blocks: int, target: int) -> None:
             hashes = _OF_ZEROS * (size // BLOCK)
         else:
             hashes = b"".join([sha256(view[at : at + BLOCK]).digest() for at in range(0, size, BLOCK)])
-        _write_at(fd, hashes, target)
+        durable.write_at(fd, hashes, target)
         target += len(hashes)
 
 
@@ -101,13 +101,5 @@ def _read_at(fd: int, view: memoryview, offset: int) -> None:
         count = os.preadv(fd, [view], offset)
         if not count:
             raise OSError(f"the file ends at {offset}")
-        view = view[count:]
-        offset += count
-
-
-def _write_at(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, offset)
         view = view[count:]
         offset += count

@@ -49,13 +49,6 @@ def writing(root: Path) -> Iterator[None]:
         raise
 
 
-def fill(fd: int, data: bytes) -> None:
-    """Write all of `data` at the current position."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
 class Draft:
     """One file below `tmp/`; adapter of the port `Draft`."""
 

@@ -74,7 +74,7 @@ class Layout:
             if self.blob(digest, len(data)) == data:
                 return digest
         with self.draft("blob") as draft:
-            drafts.fill(draft.fd, data)
+            durable.write_all(draft.fd, data)
             draft.commit(digest)
         return digest
 

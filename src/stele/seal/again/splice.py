@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from stele.host import durable
 from stele.model.release import LAYER_TYPES, Descriptor
 from stele.model.tree import joined
 from stele.seal import codec, erofs, tar, verity
@@ -89,7 +90,7 @@ def _image(old: Stratum, files: StrataFiles, edits: Sequence[Edit], uuid: bytes,
     root = verity.update(data, old.data_size, uuid, changed)
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     with sink.draft("image") as draft:
-        _write(draft.fd, data)
+        durable.write_all(draft.fd, data)
         draft.commit(digest)
     return digest, root
 
@@ -167,11 +168,5 @@ def _next(data: memoryview, at: int) -> int:
 
 def _put(fd: int, state: hashlib._Hash, data: bytes) -> int:
     state.update(data)
-    _write(fd, data)
+    durable.write_all(fd, data)
     return len(data)
-
-
-def _write(fd: int, data: bytes | bytearray) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import msgspec
 import zstandard
 
+from stele.host import durable
 from stele.model import tree as trees
 from stele.seal.contents import Contents, InSpool
 from stele.seal.delta import patches
@@ -320,16 +320,9 @@ def _contents(planned: Sequence[Group], frames: Sequence[int], old: Windows, del
             part, data = data[: piece.size], data[piece.size :]
             state.update(part)
             sizes[piece.digest] += piece.size
-            _write(spool, part, at)
+            durable.write_at(spool, part, at)
             at += piece.size
             later = group.pieces[at_piece + 1] if at_piece + 1 < len(group.pieces) else following
             if (later is None or later.digest != piece.digest) and state.hexdigest() != piece.digest:
                 raise wrong_result(f"a content does not have the digest {piece.digest[:12]}")
     return {digest: InSpool(offset, sizes[digest]) for digest, offset in begun.items()}
-
-
-def _write(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        count = os.pwrite(fd, data, offset)
-        data = data[count:]
-        offset += count

@@ -48,10 +48,8 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
     Raises:
         SteleError: `seal.no-room`.
     """
-    view = memoryview(data)
     try:
-        while view:
-            view = view[os.write(fd, view) :]
+        durable.write_all(fd, data)
     except OSError as error:
         raise no_room(error) from error
 
