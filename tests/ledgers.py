@@ -73,4 +73,4 @@ def sealed(name: str = "shop", content: bytes = b"one") -> tuple[str, ReleaseEvi
     spec = specs.from_builtins({"stele": 0, "name": name, "command": ["/app"], "settings": [{"path": "/conf"}]})
     made = sealing.seal(tree, held, spec, MemorySink(), compression="none")
     envelope = dsse.decode(canonical.decode(cosign.make_bundle(made.release.digest, KEY))["dsseEnvelope"])
-    return made.release.digest, ReleaseEvidence(made.manifest, made.config, envelope.payload, envelope.signature)
+    return made.release.digest, ReleaseEvidence(made.manifest, made.config, envelope.payload, (envelope.signature,))

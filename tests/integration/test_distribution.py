@@ -93,7 +93,7 @@ def test_there_and_back_and_only_what_is_missing_moves(places, registry, tmp_pat
     assert {item.descriptor for item in store.referrers(digest)} == {
         item.descriptor for item in opening.open_store(places).referrers(digest)
     }
-    assert store.evidence(digest).signature
+    assert store.evidence(digest).signatures[0]
     again = pull(to, target)
     assert again["way"] == "nothing"
     assert again["received"] < got["received"] / 2
@@ -275,7 +275,7 @@ def test_a_push_keeps_what_others_attached_and_signed(places, registry, tmp_path
     assert [item["digest"] for item in kept] == [stranger_digest, *[item["digest"] for item in index["manifests"]]]
     to = other(tmp_path, "two", places)
     assert pull(to, f"{registry}/{name}:v1")["release"] == digest
-    assert opening.open_store(to).evidence(digest).signature
+    assert opening.open_store(to).evidence(digest).signatures[0]
 
 
 def test_the_command_line(places, crane, tmp_path):

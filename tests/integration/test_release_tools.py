@@ -77,7 +77,7 @@ def test_a_release_that_skopeo_carried_there_and_back_verifies_and_its_images_ar
     store = opened(back)
     release = store.release("shop")
     assert release.digest == digest
-    assert store.evidence(digest).signature
+    assert store.evidence(digest).signatures[0]
     assert store.tree(digest) == tree
     prepared = [store.prepare_image(stratum) for stratum in release.strata]
     assert {Path(item.path).name: Path(item.path).read_bytes() for item in prepared} == before

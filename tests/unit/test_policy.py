@@ -275,14 +275,14 @@ def both_keys(message: bytes, signature: bytes) -> list[PublicKey]:
 
 def test_a_signature_counts_for_one_key_also_where_it_holds_with_two():
     digest, shown = sealed()
-    twins = both_keys(dsse.pae(cosign.PAYLOAD_TYPE, shown.payload), shown.signature)
+    twins = both_keys(dsse.pae(cosign.PAYLOAD_TYPE, shown.payload), shown.signatures[0])
     assert KEY.public in twins
     assert len(set(twins)) == 2
-    assert all(key.verify(dsse.pae(cosign.PAYLOAD_TYPE, shown.payload), shown.signature) for key in twins)
-    r, s = decode_dss_signature(shown.signature)
+    assert all(key.verify(dsse.pae(cosign.PAYLOAD_TYPE, shown.payload), shown.signatures[0]) for key in twins)
+    r, s = decode_dss_signature(shown.signatures[0])
     mirrored = encode_dss_signature(r, N - s)
     assert all(key.verify(dsse.pae(cosign.PAYLOAD_TYPE, shown.payload), mirrored) for key in twins)
-    one, two = (base64.b64encode(signature).decode() for signature in (shown.signature, mirrored))
+    one, two = (base64.b64encode(signature).decode() for signature in (shown.signatures[0], mirrored))
     for signatures in ([one], [one, one], [one, two], [two, one]):
         found = Signed(manifest="", config="", statement=shown.payload.decode(), signatures=signatures)
         releases.check([found], [digest], "shop", releases.Judge(twins, bool), light=True)

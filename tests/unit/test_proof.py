@@ -519,8 +519,8 @@ def test_a_release_that_is_not_what_was_signed_is_refused(folder):
         other,
         good._replace(config=other.config),
         good._replace(payload=other.payload),
-        good._replace(signature=other.signature),
-        good._replace(signature=b""),
+        good._replace(signatures=other.signatures),
+        good._replace(signatures=(b"",)),
         good._replace(payload=good.payload.replace(b"in-toto", b"in-TOTO")),
         good._replace(manifest=good.manifest + b" "),
     ):
@@ -528,7 +528,7 @@ def test_a_release_that_is_not_what_was_signed_is_refused(folder):
     statement = canonical.decode(good.payload)
     for altered in ({**statement, "predicateType": "x"}, {**statement, "subject": []}, {**statement, "_type": "x"}):
         payload = canonical.encode(altered)
-        signed = good._replace(payload=payload, signature=KEY.sign(dsse.pae(cosign.PAYLOAD_TYPE, payload)))
+        signed = good._replace(payload=payload, signatures=(KEY.sign(dsse.pae(cosign.PAYLOAD_TYPE, payload)),))
         assert code(check, built(folder, state(8.5), "light", lambda _, w=signed: w)) == "prove.invalid"
     value = canonical.decode(built(folder, state(8.5))[:-1])
     release = value["releases"][0]

@@ -172,7 +172,7 @@ def test_two_signers_of_one_release_are_both_kept(root):
     put(store, key=STRANGER)
     for key in (KEY, STRANGER):
         assert opened(root, trusted=[key]).release("shop")
-        assert opened(root, trusted=[key]).evidence(store.find("shop").digest).signature
+        assert opened(root, trusted=[key]).evidence(store.find("shop").digest).signatures[0]
 
 
 def test_either_form_of_the_signature_is_enough(root):
@@ -199,7 +199,7 @@ def test_evidence_is_what_a_verifier_needs(root):
     found = store.evidence(release.digest)
     assert sha256(found.manifest) == release.digest
     assert sha256(found.config) == release.config_digest
-    assert KEY.public.verify(dsse.pae("application/vnd.in-toto+json", found.payload), found.signature)
+    assert KEY.public.verify(dsse.pae("application/vnd.in-toto+json", found.payload), found.signatures[0])
 
 
 # damage

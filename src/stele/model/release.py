@@ -120,16 +120,12 @@ class SimpleSignature(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReleaseEvidence(NamedTuple):
-    """What shows that a release is what was signed: its manifest, config, signed statement, and the signatures over that.
-
-    `more`: those of further signers.
-    """
+    """What shows that a release is what was signed: its manifest, config, signed statement, and the signatures over that."""
 
     manifest: bytes
     config: bytes
     payload: bytes
-    signature: bytes
-    more: tuple[bytes, ...] = ()
+    signatures: tuple[bytes, ...]
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):

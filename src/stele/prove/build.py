@@ -271,7 +271,7 @@ def _signed(found: ReleaseEvidence, *, light: bool) -> Signed:
         manifest="" if light else found.manifest.decode(),
         config="" if light else found.config.decode(),
         statement=found.payload.decode(),
-        signatures=[base64.b64encode(signature).decode() for signature in (found.signature, *found.more)],
+        signatures=[base64.b64encode(signature).decode() for signature in found.signatures],
     )
 
 

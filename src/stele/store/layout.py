@@ -228,8 +228,8 @@ class Layout:
         """What a proof says of a release, by any known key: whom to believe is the verifier's to say. See `signatures.evidence`."""
         index = self._index()
         found = self._find(digest, index)
-        held = signatures.evidence(self, index, found.digest, found.workload, self.judge.known())
-        return ReleaseEvidence(self.blob(found.digest), self.blob(found.config_digest), held[0], held[1][0], held[1][1:])
+        signed = signatures.evidence(self, index, found.digest, found.workload, self.judge.known())
+        return ReleaseEvidence(self.blob(found.digest), self.blob(found.config_digest), *signed)
 
     def attestations(self, digest: str, predicate_type: str) -> list[dict[str, Any]]:
         """What those whose signatures counted have attested of a release, oldest first: the predicates of one type.
