@@ -101,9 +101,7 @@ class Notary:
             return False  # it was held back
         text, found = note.split_note(before)
         known = {(name, identity) for name, identity, _ in found}
-        raw = lines.splitlines(keepends=True)
-        _, new = note.split_note(text + b"\n" + lines)
-        fresh = b"".join(raw[at] for at, (name, identity, _) in enumerate(new) if (name, identity) not in known)
+        fresh = note.lines_of(text + b"\n" + lines, lambda *key: key not in known)
         if not fresh:
             return False
         head = (self._folder / "checkpoint").read_bytes()

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, M
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 # C2SP signature types
 ED25519 = 0x01  # over the text
@@ -306,6 +306,17 @@ def split_note(note: bytes) -> tuple[bytes, list[tuple[str, bytes, bytes]]]:
             raise _bad("a signature is cut off")
         found.append((parts[1], blob[:4], blob[4:]))
     return body + b"\n", found
+
+
+def lines_of(note: bytes, wanted: Callable[[str, bytes], bool]) -> bytes:
+    """The signature lines of a note by keys that are `wanted` (name, key id), as they stand there; nothing is verified.
+
+    Raises:
+        SteleError: `trust.bad-note`.
+    """
+    _, found = split_note(note)
+    raw = note.rpartition(b"\n\n")[2].split(b"\n")
+    return b"".join(raw[at] + b"\n" for at, (name, identity, _) in enumerate(found) if wanted(name, identity))
 
 
 def _is_key_name(name: str) -> bool:

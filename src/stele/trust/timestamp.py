@@ -53,10 +53,9 @@ def message_of(signed: bytes) -> bytes:
     Raises:
         SteleError: `trust.bad-note`.
     """
-    text, lines = note.split_note(signed)
+    text, _ = note.split_note(signed)
     origin = note.parse_body(text).origin
-    raw = signed.rpartition(b"\n\n")[2].split(b"\n")
-    return text + b"\n" + b"".join(raw[at] + b"\n" for at, (name, _, _) in enumerate(lines) if name == origin)
+    return text + b"\n" + note.lines_of(signed, lambda name, _: name == origin)
 
 
 def _der(tag: int, content: bytes) -> bytes:

@@ -110,16 +110,14 @@ def take_lines(answer: bytes, signed: bytes, ledgers: Sequence[note.Verifier], w
     Raises:
         SteleError: `witness.bad-answer` if no line is such a one, or one by a known key does not hold.
     """
-    known = {(key.name, key.key_id): key for key in witnesses}
+    known = {(key.name, key.key_id) for key in witnesses}
     body = signed.partition(b"\n\n")[0] + b"\n"
     if answer.startswith(b"\n") or b"\n\n" in answer or len(answer) > MAX_ANSWER:
         raise bad_answer("it is not lines of signatures")
     try:
-        _, found = note.split_note(body + b"\n" + answer)
+        kept = note.lines_of(body + b"\n" + answer, lambda *key: key in known)
     except SteleError as error:
         raise bad_answer(error.reason) from error
-    raw = answer.split(b"\n")
-    kept = b"".join(raw[at] + b"\n" for at, (name, identity, _) in enumerate(found) if (name, identity) in known)
     if not kept:
         raise bad_answer("it is not signed by any of the keys that you know of it")
     try:

@@ -124,7 +124,8 @@ class Witness:
             return Answer(409, witnessing.SIZE_TYPE, f"{known.size}\n".encode())
         text, _, _ = asked.note.rpartition(b"\n\n")
         # without lines by strangers: with them anybody could make as many notes of one as evidence has room for
-        signed = text + b"\n\n" + _lines_of(asked.note, opened)
+        held = {(each.verifier.name, each.verifier.key_id) for each in opened.signatures}
+        signed = text + b"\n\n" + note.lines_of(asked.note, lambda *key: key in held)
         if not witnessing.follows(known.size, known.root, head, asked.proof):
             # two signed roots of one size prove it; else it may be the proof alone that is wrong
             why = "split-view" if known.size == head.size and known.root != head.root and last else "unproven"
@@ -144,11 +145,3 @@ class Witness:
         assert own is not None
         self._state.advance(kept, own)
         return Answer(200, _TEXT, lines)
-
-
-def _lines_of(signed: bytes, opened: note.Opened) -> bytes:
-    """The signature lines of a note by the keys that were verified, as they are."""
-    _, found = note.split_note(signed)
-    raw = signed.rpartition(b"\n\n")[2].split(b"\n")
-    known = {(each.verifier.name, each.verifier.key_id) for each in opened.signatures}
-    return b"".join(raw[at] + b"\n" for at, (name, identity, _) in enumerate(found) if (name, identity) in known)
