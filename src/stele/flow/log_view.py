@@ -71,7 +71,7 @@ class LogView:
         """
         if not self._trusted.roots:
             return self._trusted.ledgers
-        found = Published(self._source, note.parse_body(note.split_note(signed)[0]))
+        found = Published(self._source, note.unverified(signed))
         for index, raw in found.entries(self._looked_at, found.size):
             event = decode_entry(raw).event
             document = event.data.get("document")

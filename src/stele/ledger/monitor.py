@@ -136,7 +136,7 @@ class Monitor:
 
     def _open(self, raw: bytes, documents: Sequence[bytes], *, newest: bool = True) -> note.Opened:
         """A note that trusted keys, or those of a trusted root that the documents lead to, signed. Raises `trust.*`."""
-        root = self._trust.root(note.parse_body(note.split_note(raw)[0]).origin, documents)
+        root = self._trust.root(note.unverified(raw).origin, documents)
         if root is not None and not newest:
             return roots.open_head(raw, root, self._trust.witnesses, shown=lambda *_: True)
         return roots.open_newest(raw, root or self._trust.ledgers, self._trust.witnesses)
@@ -145,7 +145,7 @@ class Monitor:
         """Root documents in the new entries, where a root is trusted: they say whose signature counts, and vouch for themselves."""
         if not self._trust.roots:
             return []
-        head, last = note.parse_body(note.split_note(raw)[0]), self._head()
+        head, last = note.unverified(raw), self._head()
         found = []
         for _, entry in Published(self._source, head).entries(min(last.size if last else 0, head.size), head.size):
             with contextlib.suppress(SteleError):  # what does not read is told of when it is taken
@@ -268,7 +268,7 @@ class Monitor:
     # ---- what is kept ------------------------------------------------------------------------
 
     def _head(self) -> note.Checkpoint | None:
-        return note.parse_body(note.split_note(self._last)[0]) if self._last else None
+        return note.unverified(self._last) if self._last else None
 
     def _edge_at(self, size: int) -> Edge:
         """The right edge of what was verified: from memory, from the folder, or, if that is of no use, from the first entry on."""

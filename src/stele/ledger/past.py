@@ -135,7 +135,7 @@ class PastLedger:
             signed = later.read_bytes() if later is not None else self.reader.note
         if self._doubted(signed):
             signed = self.reader.note
-        size = note.parse_body(note.split_note(signed)[0]).size
+        size = note.unverified(signed).size
         stamps: tuple[bytes, ...] = ()
         with contextlib.suppress(OSError):  # docs/spec/timestamps.md
             stamps = ((self._folder / "checkpoints" / f"{size}.tsr").read_bytes(),)

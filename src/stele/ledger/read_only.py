@@ -67,7 +67,7 @@ class ReadOnlyLedger:
         self.witnesses: Callable[[], list[dict[str, Any]]] = list  # nobody is asked
         self.published = 0
         with contextlib.suppress(OSError, SteleError):
-            self.published = note.parse_body(note.split_note((folder / "checkpoint").read_bytes())[0]).size
+            self.published = note.unverified((folder / "checkpoint").read_bytes()).size
 
     @property
     def size(self) -> int:

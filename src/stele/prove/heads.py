@@ -103,8 +103,8 @@ def root_of(proof: Proof, trust: Trust) -> Root | None:
     Raises:
         SteleError: `trust.bad-note`, `trust.bad-root`, `trust.root-order`, `trust.root-unsigned`.
     """
-    text, _ = note.split_note(proof.heads[0].checkpoint.encode("utf-8", "surrogatepass"))
-    return trust.root(note.parse_body(text).origin, [document.encode("utf-8", "surrogatepass") for document in proof.roots])
+    head = note.unverified(proof.heads[0].checkpoint.encode("utf-8", "surrogatepass"))
+    return trust.root(head.origin, [document.encode("utf-8", "surrogatepass") for document in proof.roots])
 
 
 def check(proof: Proof, trust: Trust, root: Root | None) -> list[Epoch]:

@@ -308,6 +308,15 @@ def split_note(note: bytes) -> tuple[bytes, list[tuple[str, bytes, bytes]]]:
     return body + b"\n", found
 
 
+def unverified(note: bytes) -> Checkpoint:
+    """What a note says, whoever signed it.
+
+    Raises:
+        SteleError: `trust.bad-note`.
+    """
+    return parse_body(split_note(note)[0])
+
+
 def lines_of(note: bytes, wanted: Callable[[str, bytes], bool]) -> bytes:
     """The signature lines of a note by keys that are `wanted` (name, key id), as they stand there; nothing is verified.
 

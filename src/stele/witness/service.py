@@ -97,7 +97,7 @@ class Witness:
     def _add(self, body: bytes) -> Answer:
         try:
             asked = witnessing.parse(body)
-            origin = note.parse_body(note.split_note(asked.note)[0]).origin
+            origin = note.unverified(asked.note).origin
         except SteleError as error:
             return _refuse(400, error.reason)
         try:
