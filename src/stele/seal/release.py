@@ -18,7 +18,7 @@ from stele.trust import canonical
 from stele.trust.digest import sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from stele.model.ports import BlobSink, ContentReader
     from stele.model.spec import Spec
@@ -148,7 +148,7 @@ def begin(
     if same is not None:
         return lambda: msgspec.structs.replace(same, name=piece.name)
     making_image = pool.submit(_image, sink, piece.nodes, contents)
-    making_layer = pool.submit(_layer, sink, piece.nodes, contents, compression)
+    making_layer = pool.submit(keep_layer, sink, tar.stream(piece.nodes, contents), compression)
 
     def finish() -> Stratum:
         diff_id, layer = making_layer.result()
@@ -167,35 +167,40 @@ def begin(
     return finish
 
 
-def _layer(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader, compression: Compression) -> tuple[str, Descriptor]:
-    """Write one stratum's tar, compressed; returns its diff_id and the blob."""
+def keep_layer(sink: BlobSink, parts: Iterable[bytes | memoryview], compression: Compression) -> tuple[str, Descriptor]:
+    """Keep a stratum's tar, compressed; returns its diff_id and the blob. Raises what `sink` and `parts` raise."""
     with sink.draft("blob") as draft:
-        encoder = codec.encoder(compression)
-        plain, packed = hashlib.sha256(), hashlib.sha256()
-        size = 0
-
-        def put(data: bytes) -> None:
-            nonlocal size
-            packed.update(data)
-            size += len(data)
-            durable.write_all(draft.fd, data)
-
-        buffer: list[bytes] = []
-        held = 0
-        for part in tar.stream(nodes, contents):
-            buffer.append(part)
-            held += len(part)
-            if held >= PIECE:
-                data = b"".join(buffer)
-                plain.update(data)
-                put(encoder.compress(data))
-                buffer, held = [], 0
-        data = b"".join(buffer)
-        plain.update(data)
-        put(encoder.compress(data) + encoder.flush())
-        digest = "sha256:" + packed.hexdigest()
+        diff_id, digest, size = write_layer(draft.fd, parts, compression)
         draft.commit(digest)
-    return "sha256:" + plain.hexdigest(), Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
+    return diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
+
+
+def write_layer(fd: int, parts: Iterable[bytes | memoryview], compression: Compression) -> tuple[str, str, int]:
+    """Write a stratum's tar, compressed, to `fd`; returns its diff_id, and digest and size of what was written."""
+    encoder = codec.encoder(compression)
+    plain, packed = hashlib.sha256(), hashlib.sha256()
+    size = 0
+
+    def put(data: bytes) -> None:
+        nonlocal size
+        packed.update(data)
+        size += len(data)
+        durable.write_all(fd, data)
+
+    buffer: list[bytes | memoryview] = []
+    held = 0
+    for part in parts:
+        buffer.append(part)
+        held += len(part)
+        if held >= PIECE:
+            data = b"".join(buffer)
+            plain.update(data)
+            put(encoder.compress(data))
+            buffer, held = [], 0
+    data = b"".join(buffer)
+    plain.update(data)
+    put(encoder.compress(data) + encoder.flush())
+    return "sha256:" + plain.hexdigest(), "sha256:" + packed.hexdigest(), size
 
 
 def _image(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader) -> Image:

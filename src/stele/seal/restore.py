@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
-from stele.host import durable
 from stele.model.release import LAYER_TYPES
-from stele.seal import codec, erofs, erofs_layout, tar
-from stele.seal.release import finish_image
+from stele.seal import erofs, erofs_layout, tar
+from stele.seal.release import finish_image, write_layer
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from stele.model.ports import BlobSink, ContentReader
     from stele.model.release import Stratum
     from stele.model.tree import Node
+    from stele.seal.codec import Compression
 
 _WORKERS = max(2, min(4, os.cpu_count() or 1))
 
@@ -64,7 +63,7 @@ def layers(wanted: Sequence[tuple[Stratum, Sequence[Node]]], contents: ContentRe
     """
     for stratum, nodes in wanted:
         with sink.draft("blob") as draft:
-            diff_id, digest = _write_layer(draft.fd, nodes, contents, stratum)
+            diff_id, digest, _ = write_layer(draft.fd, tar.stream(nodes, contents), _compression(stratum))
             if diff_id != stratum.diff_id:
                 raise differs(stratum, "diff_id")
             if digest != stratum.layer.digest:
@@ -76,18 +75,6 @@ def layers(wanted: Sequence[tuple[Stratum, Sequence[Node]]], contents: ContentRe
             draft.commit(digest)
 
 
-def _write_layer(fd: int, nodes: Sequence[Node], contents: ContentReader, stratum: Stratum) -> tuple[str, str]:
-    """Write a layer to `fd`; returns its diff_id and its digest."""
-    compression = next(name for name, media_type in LAYER_TYPES.items() if media_type == stratum.layer.media_type)
-    encoder = codec.encoder(cast("codec.Compression", compression))
-    plain, packed = hashlib.sha256(), hashlib.sha256()
-
-    def put(data: bytes) -> None:
-        packed.update(data)
-        durable.write_all(fd, data)
-
-    for part in tar.stream(nodes, contents):
-        plain.update(part)
-        put(encoder.compress(part))
-    put(encoder.flush())
-    return "sha256:" + plain.hexdigest(), "sha256:" + packed.hexdigest()
+def _compression(stratum: Stratum) -> Compression:
+    """That of its layer."""
+    return cast("Compression", next(name for name, media_type in LAYER_TYPES.items() if media_type == stratum.layer.media_type))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stele.host import durable
-from stele.model.release import LAYER_TYPES, Descriptor
 from stele.model.tree import joined
 from stele.seal import codec, erofs, tar, verity
+from stele.seal import release as releases
 from stele.seal.erofs_layout import BLOCK, INODE, SLOT, tail_of
 from stele.seal.erofs_reader import BadImageError, ImageReader
 from stele.trust.digest import sha256
@@ -26,12 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stele.model.ports import BlobSink, StrataFiles
-    from stele.model.release import Stratum
+    from stele.model.release import Descriptor, Stratum
     from stele.seal.again.changes import Edit
     from stele.seal.codec import Compression
 
 LIMIT = 64 << 20  # bytes of an image that is held in memory
-_PIECE = 1 << 20
 _KIND = 156  # where a tar header says what it is
 _PAX = 0x78  # "x"
 
@@ -124,19 +123,8 @@ def _layer(old: Stratum, files: StrataFiles, edits: Sequence[Edit], sink: BlobSi
         raise NotAlikeError from error
     if sha256(data) != old.diff_id:
         raise NotAlikeError
-    parts = _spliced(memoryview(data), edits)
-    encoder = codec.encoder(compression)
-    plain, packed, size = hashlib.sha256(), hashlib.sha256(), 0
-    with sink.draft("blob") as draft:
-        for part in parts:
-            for at in range(0, len(part), _PIECE):
-                piece = part[at : at + _PIECE]
-                plain.update(piece)
-                size += _put(draft.fd, packed, encoder.compress(piece))
-        size += _put(draft.fd, packed, encoder.flush())
-        digest = "sha256:" + packed.hexdigest()
-        draft.commit(digest)
-    return "sha256:" + plain.hexdigest(), Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
+    pieces = (part[at : at + releases.PIECE] for part in _spliced(memoryview(data), edits) for at in range(0, len(part), releases.PIECE))
+    return releases.keep_layer(sink, pieces, compression)
 
 
 def _spliced(data: memoryview, edits: Sequence[Edit]) -> list[memoryview | bytes]:
@@ -164,9 +152,3 @@ def _next(data: memoryview, at: int) -> int:
     size = int(bytes(data[at + 124 : at + 135]) or b"0", 8) if data[at] else 0
     at += tar.BLOCK + size + -size % tar.BLOCK
     return _next(data, at) if is_pax else at
-
-
-def _put(fd: int, state: hashlib._Hash, data: bytes) -> int:
-    state.update(data)
-    durable.write_all(fd, data)
-    return len(data)
