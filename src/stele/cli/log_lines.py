@@ -63,7 +63,3 @@ class Lines:
             (by, "dim"),
             (f"  #{index}", "dim"),
         )
-
-    def flush(self) -> None:
-        """Let a reader at the other end of a pipe see it."""
-        sys.stdout.flush()

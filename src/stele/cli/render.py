@@ -57,7 +57,6 @@ class Styled:
         from rich.console import Console
 
         self._console = Console(highlight=False)
-        self.width = self._console.width
 
     def line(self, *parts: tuple[str, str], cut: bool = True) -> None:
         """Write (text, style) parts; what does not fit is cut off, or wrapped."""

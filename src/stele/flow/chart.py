@@ -56,8 +56,8 @@ class Scale:
                 found |= set(range(self.column(begin), self.column(max(begin, end - 1)) + 1))
         return found
 
-    def ticks(self) -> tuple[list[tuple[int, str]], str]:
-        """Columns and labels of the time axis, and how these are to be read."""
+    def ticks(self) -> list[tuple[int, str]]:
+        """Columns and labels of the time axis."""
         span = (self.end_ns - self.begin_ns) // _NS
         steps = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 3 * 3600, 6 * 3600, 43200, 86400, 7 * 86400, 30 * 86400, 90 * 86400, 365 * 86400)
         most = max(2, self.columns // 14)
@@ -65,7 +65,7 @@ class Scale:
         form = "%H:%M:%S" if step < 60 else "%H:%M" if step < 43200 else "%m-%d" if step < 86400 * 30 else "%Y-%m"
         first = -(-self.begin_ns // (step * _NS)) * step
         moments = range(first, self.end_ns // _NS + 1, step)
-        return [(self.column(at * _NS), _time(at, form)) for at in moments], form
+        return [(self.column(at * _NS), _time(at, form)) for at in moments]
 
 
 def _time(seconds: int, form: str) -> str:
@@ -159,10 +159,9 @@ def _label(text: str, style: str) -> tuple[str, str]:
 
 
 def _axis(scale: Scale, signs: Signs) -> Iterator[Line]:
-    ticks, _ = scale.ticks()
     labels, row = [" "] * (scale.columns + 12), [" "] * scale.columns
     free = 0
-    for column, text in ticks:
+    for column, text in scale.ticks():
         row[column] = signs.tick
         if column >= free and column + len(text) <= scale.columns + 12:
             labels[column : column + len(text)] = text

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from stele.model.event import Entry
 
-FORMATS = ("jsonl", "csv", "cloudevents", "cloudevents-batch")
 COLUMNS = ("index", "time", "workload", "seq", "kind", "actor", "person", "release", "instance", "incident", "data", "sealed")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 

@@ -51,7 +51,7 @@ def _lane(lane: Lane, line: Timeline) -> Iterator[str]:
         return round(_LEFT + min(max(0, time_ns - line.begin_ns), line.end_ns - line.begin_ns) * factor, 2)
 
     yield f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(lane.workload)}">'
-    for column, text in scale.ticks()[0]:
+    for column, text in scale.ticks():
         tick = _LEFT + column * 8
         yield f'<line class="axis" x1="{tick}" y1="16" x2="{tick}" y2="{height}"/><text x="{tick}" y="12">{escape(text)}</text>'
     for gap in line.gaps:
