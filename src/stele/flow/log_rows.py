@@ -100,10 +100,14 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 _OTHERWISE = _with("instance", "of|release", "incident|incident", "to|to", "()|reason")
 
 
+def facts(entry: Entry) -> dict[str, Any]:
+    """What an entry says, for people: what cannot be opened is said to be so."""
+    return {**entry.event.facts(), **dict.fromkeys(private.closed(entry), f"[{private.CLOSED}]")}
+
+
 def gist(entry: Entry) -> str:
-    """The facts that a person looks for first, in a few words; what cannot be opened is said to be so."""
-    closed = dict.fromkeys(private.closed(entry), f"[{private.CLOSED}]")
-    return _SENTENCES.get(entry.event.kind, _OTHERWISE)({**entry.event.facts(), **closed})
+    """The facts that a person looks for first, in a few words."""
+    return _SENTENCES.get(entry.event.kind, _OTHERWISE)(facts(entry))
 
 
 def who(entry: Entry) -> str:

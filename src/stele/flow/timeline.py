@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from stele.flow import log_rows
-from stele.model import private
 from stele.model.event import HOST_WORKLOAD
 from stele.model.selection import GROUPS
 
@@ -85,7 +84,7 @@ class _Story:
 
     def take(self, entry: Entry) -> None:
         event = entry.event
-        facts = {**event.facts(), **dict.fromkeys(private.closed(entry), f"[{private.CLOSED}]")}
+        facts = log_rows.facts(entry)
         text = {key: value if isinstance(value, str) else "" for key, value in facts.items()}
         self.last_ns = max(self.last_ns, event.time_ns)
         handler: Callable[..., None] | None = getattr(self, "_on_" + event.kind.replace(".", "_").replace("-", "_"), None)
