@@ -32,6 +32,14 @@ class Call:
 
         return AgentClient(self.places.agent_socket, person())
 
+    def publish_committed(self) -> None:
+        """Have everything committed covered by a checkpoint; without an agent, what is published is all there is."""
+        try:
+            self.agent.call("POST", "/v1/publish")
+        except SteleError as error:
+            if error.code not in {"agent.not-running", "agent.not-permitted"}:
+                raise
+
     def need_keys(self) -> None:
         """Raise `init.no-keys` unless `stele init` has been run for this data folder."""
         if not self.places.trust.exists():

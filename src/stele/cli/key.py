@@ -219,9 +219,9 @@ def _ring(call: Call, *, urgent: bool = False) -> Ring:
     from stele.flow import keyring, sealing
 
     try:
-        call.agent.call("POST", "/v1/publish")  # indexes are those of the published ledger
-    except SteleError as error:
-        if not urgent and error.code not in {"agent.not-running", "agent.not-permitted"}:
+        call.publish_committed()  # indexes are those of the published ledger
+    except SteleError:
+        if not urgent:
             raise
     record = sealing.event_recorder(call.places, lambda body: call.agent.call("POST", "/v1/keys", {"kind": body.pop("kind"), "data": body}))
     return keyring.Ring(call.places, record)

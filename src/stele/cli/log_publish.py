@@ -10,7 +10,6 @@ import click
 
 from stele.cli import render
 from stele.cli.context import Call, with_call
-from stele.cli.prove import publish_committed
 
 
 @click.command(
@@ -54,7 +53,7 @@ def publish(call: Call, where: str, ledger: Path | None, trust: Path | None, **g
 
     options = publishing.Options(**given)  # type: ignore[arg-type]
     if ledger is None:
-        publish_committed(call)
+        call.publish_committed()
     with render.progress(f"publishing to {where}", quiet=call.json) as step:
         said = 0
 

@@ -9,7 +9,6 @@ import click
 
 from stele.cli import rebuild, render
 from stele.cli.context import Call, with_call
-from stele.trust.errors import SteleError
 
 
 @click.command(
@@ -58,7 +57,7 @@ def prove(
     form = "log" if whole_log or (full and workloads) else "chain" if full else "light"
     if output is None:
         output = Path(proving.file_name(question))
-    publish_committed(call)
+    call.publish_committed()
     with render.progress("proving", quiet=call.json or form == "light"):
         made = proving.prove(call.places, question, form, output, verifier)
     if call.json:
@@ -71,15 +70,6 @@ def prove(
     render.say_line(f"check it anywhere: stele verify {output} --trust trust.keys")
     if verifier is not None:
         render.say_line(f"or without Stele:  python3 {verifier / 'stele_verify.py'} {output} trust.keys")
-
-
-def publish_committed(call: Call) -> None:
-    """Have everything committed covered by a checkpoint; without an agent, what is published is all there is."""
-    try:
-        call.agent.call("POST", "/v1/publish")
-    except SteleError as error:
-        if error.code not in {"agent.not-running", "agent.not-permitted"}:
-            raise
 
 
 @click.command(
