@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 class Call:
     """One command call."""
 
-    def __init__(self, ctx: click.Context) -> None:
+    def __init__(self, ctx: click.Context, *, json: bool = False) -> None:
+        """`json`: asked for after the subcommand, too."""
         options = ctx.find_root().obj or {}
         self.places = Places(options.get("data") or default_data())
-        self.json = bool(options.get("json"))
+        self.json = json or bool(options.get("json"))
         self.debug = bool(options.get("debug"))
 
     @property
@@ -54,9 +55,7 @@ def with_call(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "sub_json", is_flag=True, help="Print JSON instead of tables.")
     @click.pass_context
     def wrapped(ctx: click.Context, /, *args: Any, sub_json: bool, **kwargs: Any) -> Any:
-        call = Call(ctx)
-        call.json = call.json or sub_json
-        return ctx.invoke(function, call, *args, **kwargs)
+        return ctx.invoke(function, Call(ctx, json=sub_json), *args, **kwargs)
 
     wrapped.__doc__ = function.__doc__
     wrapped.__name__ = function.__name__

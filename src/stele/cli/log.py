@@ -60,7 +60,7 @@ def log(ctx: click.Context, /, last: int | None, reverse: bool, follow: bool, ev
     """
     if ctx.invoked_subcommand is not None:
         return
-    call = Call(ctx)
+    call = Call(ctx, json=sub_json)
     from stele.flow import holding
 
     if notice := holding.notice(call.places):
@@ -72,7 +72,7 @@ def log(ctx: click.Context, /, last: int | None, reverse: bool, follow: bool, ev
     selected = selection(given, everything=everything)
     if last is None and not (given["since"] or given["until"]):
         last = 10 if follow else 50
-    shown = Lines() if not (sub_json or call.json) else None
+    shown = Lines() if not call.json else None
     if given["where"] is None and not call.places.ledger.joinpath("checkpoint").exists() and not follow:
         if shown is not None:
             render.say_line("the ledger is empty")

@@ -24,12 +24,12 @@ def witnesses(ctx: click.Context, sub_json: bool) -> None:
     """What is published and what is witnessed, and how it stands with each witness. Needs no agent and no network."""
     if ctx.invoked_subcommand is not None:
         return
-    call = Call(ctx)
+    call = Call(ctx, json=sub_json)
     call.need_keys()
     from stele.flow import cosigning
 
     found = cosigning.standing(call.places)
-    if sub_json or call.json:
+    if call.json:
         render.show_json(found)
         return
     _say_standing(found)
@@ -107,12 +107,12 @@ def timestamps(ctx: click.Context, sub_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    call = Call(ctx)
+    call = Call(ctx, json=sub_json)
     call.need_keys()
     from stele.flow import cosigning
 
     found = cosigning.standing(call.places)
-    if sub_json or call.json:
+    if call.json:
         render.show_json({"authorities": found["authorities"], "timestamp": found["timestamp"], "published": found["published"]})
         return
     render.say_line(f"authorities: {', '.join(found['authorities']) or 'none'}; published: {found['published']} entries")
