@@ -85,9 +85,8 @@ def generate(path: Path, passphrase: str | None) -> dict[str, Any]:
 
 
 def _private(key: PrivateKey, passphrase: str | None) -> bytes:
-    if passphrase is None:
-        return key.pem()
-    return key_files.encrypt(key.der(), passphrase.encode("utf-8", "surrogateescape"), secrets.token_bytes(key_files.RANDOM_BYTES))
+    secret = signers.as_bytes(passphrase)
+    return key.pem() if secret is None else key_files.encrypt(key.der(), secret, secrets.token_bytes(key_files.RANDOM_BYTES))
 
 
 def _write_new(path: Path, data: bytes) -> None:
@@ -116,7 +115,7 @@ def protect(path: Path, ask: Ask, passphrase: str | None) -> dict[str, Any]:
     data = _private(key, passphrase)
     durable.write(path, data, mode=0o600)
     # a key must never be lost to a fault here: what is on disk is read once more
-    again = key_files.load(path.read_bytes(), None if passphrase is None else passphrase.encode("utf-8", "surrogateescape"))
+    again = key_files.load(path.read_bytes(), signers.as_bytes(passphrase))
     assert again.public == key.public
     return {"private": str(path), "key": key_id(key.public), "passphrase": passphrase is not None}
 

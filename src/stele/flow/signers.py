@@ -30,9 +30,10 @@ class Ask(Protocol):
 
 def nobody(what: str) -> str:
     """Nobody can be asked."""
+    variable = "STELE_KEY_PIN" if what == "pin" else "STELE_KEY_PASSPHRASE, pass --passphrase-file"
     raise SteleError(
         f"a secret is needed ({what}), and there is nobody to ask",
-        remedy="set STELE_KEY_PASSPHRASE, pass --passphrase-file, or run it on a terminal",
+        remedy=f"set {variable}, or run it on a terminal",
         code="trust.no-passphrase",
     )
 
@@ -74,6 +75,14 @@ def read_private(path: Path, ask: Ask) -> PrivateKey:
             remedy="name a key file, a signer of `stele key list`, or the URI of a key service; `stele init` makes this data folder's keys",
             code="trust.no-such-key",
         ) from error
-    if not key_files.is_encrypted(data):
-        return key_files.load(data, None)
-    return key_files.load(data, ask(f"passphrase of {path.name}").encode("utf-8", "surrogateescape"))
+    return key_files.load(data, secret_of(path, data, ask))
+
+
+def secret_of(path: Path, data: bytes, ask: Ask) -> bytes | None:
+    """What opens the private key that was read from `path`; None if it is under no passphrase."""
+    return as_bytes(ask(f"passphrase of {path.name}")) if key_files.is_encrypted(data) else None
+
+
+def as_bytes(passphrase: str | None) -> bytes | None:
+    """A passphrase as it protects a key; None for none."""
+    return None if passphrase is None else passphrase.encode("utf-8", "surrogateescape")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from stele.flow import opening, rooted
+from stele.flow import opening, rooted, signers
 from stele.flow.record import Recorder
 from stele.host import durable
 from stele.ledger import recorded
@@ -40,8 +40,7 @@ def make_holder(name: str, path: Path, passphrase: str | None) -> dict[str, Any]
         SteleError: `trust.key-exists`, `trust.bad-note` (the name).
     """
     key = note.Key(name, Ed25519PrivateKey.generate())
-    word = None if passphrase is None else passphrase.encode("utf-8", "surrogateescape")
-    data = holder_key.encode(key, word, secrets.token_bytes(key_files.RANDOM_BYTES))
+    data = holder_key.encode(key, signers.as_bytes(passphrase), secrets.token_bytes(key_files.RANDOM_BYTES))
     public = path.with_suffix(".vkey")
     if path.exists() or public.exists() or public == path:
         raise SteleError(
@@ -142,8 +141,7 @@ def sign(path: Path, key: Path, ask: Ask) -> dict[str, Any]:
     document = _read(path)
     root = roots.parse(document)
     data = _read(key)
-    secret = ask(f"passphrase of {key.name}").encode("utf-8", "surrogateescape") if key_files.is_encrypted(data) else None
-    holder = holder_key.load(data, secret)
+    holder = holder_key.load(data, signers.secret_of(key, data, ask))
     if not roots.signers(document, [holder.verifier]):
         head = document if b"\n\n" in document else document + b"\n"
         document = head + holder.line(root.text)
