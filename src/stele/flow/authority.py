@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from stele.flow.places import Places
 
 
-def read(places: Places) -> Policy:
-    """The policy in force: of the root of trust if that has rules, else of the file.
+def in_force(places: Places) -> tuple[Policy, str]:
+    """The policy in force, and what says it: "root" if the root of trust has rules, else "policy", or "release.pub" without a file.
 
     Raises:
         SteleError: `trust.bad-policy`, `trust.policy-missing`, `trust.bad-root`, `trust.root-order`, `init.no-keys`.
     """
     root = rooted.present(places)
     if root is not None and root.policy.rules:
-        return root.policy
+        return root.policy, "root"
     try:
-        return policies.parse(places.policy.read_bytes())
+        return policies.parse(places.policy.read_bytes()), "policy"
     except FileNotFoundError:
         pass
     if recorded.key_changes(places.ledger):
@@ -40,19 +40,11 @@ def read(places: Places) -> Policy:
             code="trust.policy-missing",
         )
     try:
-        return policies.default(PublicKey.from_pem(places.release_pub.read_bytes()))
+        return policies.default(PublicKey.from_pem(places.release_pub.read_bytes())), "release.pub"
     except FileNotFoundError as error:
         raise SteleError(
             f"{places.data} has no keys yet", remedy="run `stele init` (with the same --data) first", code="init.no-keys"
         ) from error
-
-
-def source(places: Places) -> str:
-    """What says who signs: "root", "policy", or "release.pub" where there is neither."""
-    root = rooted.present(places)
-    if root is not None and root.policy.rules:
-        return "root"
-    return "policy" if places.policy.exists() else "release.pub"
 
 
 class Authority:
@@ -63,12 +55,12 @@ class Authority:
 
     def known(self) -> Sequence[PublicKey]:
         """Every key of the policy (see the port)."""
-        return tuple(key.public for key in read(self._places).keys)
+        return tuple(key.public for key in in_force(self._places)[0].keys)
 
     def accept(self, workload: str, digest: str, keys: Sequence[PublicKey]) -> Counted:
         """Whether signatures by `keys` are enough (see the port)."""
-        policy = read(self._places)
-        if source(self._places) != "root":
+        policy, source = in_force(self._places)
+        if source != "root":
             _agree(policy, recorded.key_changes(self._places.ledger))
         indexes: dict[str, int] = {}
         size = 0

@@ -36,7 +36,7 @@ class Ring(msgspec.Struct, frozen=True):
 
 def show(places: Places) -> dict[str, Any]:
     """The policy in force, for people."""
-    policy = authority.read(places)
+    policy, source = authority.in_force(places)
     keys = []
     for key in policy.keys:
         revoked = policy.revoked.get(key.id)
@@ -52,7 +52,7 @@ def show(places: Places) -> dict[str, Any]:
             }
         )
     rules = [{"workloads": rule.pattern, "threshold": rule.threshold, "signers": list(rule.signers)} for rule in policy.rules]
-    return {"ledger": policy.ledger, "keys": keys, "rules": rules, "policy": sha256(policy.encode()), "by": authority.source(places)}
+    return {"ledger": policy.ledger, "keys": keys, "rules": rules, "policy": sha256(policy.encode()), "by": source}
 
 
 def _held(path: Path, key: Key) -> str:
@@ -235,13 +235,14 @@ def _no_such(reason: str) -> SteleError:
 
 def _own(places: Places) -> Policy:
     """The policy, if this data folder may change it by itself."""
-    if authority.source(places) == "root":
+    policy, source = authority.in_force(places)
+    if source == "root":
         raise SteleError(
             f"who signs releases is said by the root of trust of {places.data}, not by keys/trust.policy",
             remedy="propose a new root document with other keys: `stele trust propose`",
             code="trust.rooted",
         )
-    return authority.read(places)
+    return policy
 
 
 def _now(ring: Ring) -> tuple[int, str]:

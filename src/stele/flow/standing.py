@@ -76,7 +76,7 @@ class Standing:
             if not self._known.get(digest):
                 return False
         try:
-            return authority.read(self._places).stop
+            return authority.in_force(self._places)[0].stop
         except (SteleError, OSError):
             return False
 
