@@ -141,6 +141,12 @@ def is_whole(store: Layout, release: Release) -> bool:
     return all(map(store.has_stratum, release.strata))
 
 
+def make_whole(store: Layout, release: Release) -> None:
+    """Unpack the strata that a release lacks, where something does that. Raises like `Unpacker.strata`."""
+    if store.unpack is not None and not is_whole(store, release):
+        store.unpack.strata(release)
+
+
 def way_here(store: Layout, release: Release) -> tuple[Offer, ...]:
     """By which deltas of the store a packed release is read, from one that is whole or from nothing.
 

@@ -76,8 +76,7 @@ def push(
     reference = references.parse(target)
     store = opening.open_store(places)
     release = store.release(name)
-    if store.unpack is not None and not deltas.is_whole(store, release):
-        store.unpack.strata(release)
+    deltas.make_whole(store, release)
     made = packing.attach(places, store, release) if delta else []
     named = ":" in target.rpartition("/")[2]
     tag = reference.tag if named and reference.tag else releases.reference_name(release.workload, release.digest)

@@ -161,8 +161,7 @@ def image_from_layer(store: Layout, stratum: Stratum) -> bool:
 
 def image_from_deltas(store: Layout, release: Release, stratum: Stratum) -> bool:
     """An image, with all that its release lacks, out of deltas."""
-    if store.unpack is not None and not deltas.is_whole(store, release):
-        store.unpack.strata(release)
+    deltas.make_whole(store, release)
     return store.has_image(stratum)
 
 

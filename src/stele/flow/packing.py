@@ -19,7 +19,7 @@ from stele.trust.digest import parse_digest, sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from typing import Self
 
     from stele.flow.places import Places
@@ -102,7 +102,12 @@ def set_pin(store: Layout, digest: str, *, pinned: bool) -> None:
     """Pin a release, or no longer. Raises like `pins`."""
     with store.adding(), store.changing():
         found = pins(store) | {digest} if pinned else pins(store) - {digest}
-        durable.write(store.root / "pins", "".join(f"{item}\n" for item in sorted(found)).encode("ascii"))
+        write_pins(store, found)
+
+
+def write_pins(store: Layout, pinned: Iterable[str]) -> None:
+    """Let these releases be the pinned ones."""
+    durable.write(store.root / "pins", "".join(f"{item}\n" for item in sorted(pinned)).encode("ascii"))
 
 
 def plan(order: Sequence[str], keep: Collection[str], known: Mapping[str, str]) -> dict[str, str]:

@@ -255,7 +255,7 @@ class _Repair:
                 continue
             if digest in here:
                 kept.append(digest)
-        durable.write(self._store.root / "pins", "".join(f"{item}\n" for item in sorted(kept)).encode("ascii"))
+        packing.write_pins(self._store, kept)
         return True
 
     def _lost_bytes(self, name: str) -> bytes:

@@ -165,8 +165,7 @@ def read(store: Layout, source: Path | Reference | str, spec: Spec, options: Opt
     """Read a source, whatever it is. Raises like `sources.load`, `registry.load` and `from_release.load`."""
     if isinstance(source, str):
         release = store.release(source)
-        if store.unpack is not None and not deltas.is_whole(store, release):
-            store.unpack.strata(release)
+        deltas.make_whole(store, release)
         return from_release.load(release, store.tree(release.digest), store, spec)
     if isinstance(source, Reference):
         from stele.seal.sources import registry  # nobody else needs HTTP
