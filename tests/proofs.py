@@ -21,6 +21,8 @@ from stele.trust.errors import SteleError
 from stele.trust.trust_keys import Trust
 from tests.ledgers import SECOND, START, TRUST, Clock, event, opened, sealed
 
+FORMS = ("light", "chain", "log")
+NOWHERE = "sha256:" + "7" * 64
 ONE, TWO = sealed()[0], sealed(content=b"two")[0]
 A, B, C = ({"instance": f"shop-{name}", "release": release} for name, release in (("aaaaaa", ONE), ("bbbbbb", ONE), ("cccccc", TWO)))
 # what happens, and the second at which a checkpoint is signed after it
@@ -125,3 +127,10 @@ def resum(value: dict[str, Any]) -> bytes:
     """The file of altered fields, with a sum that fits."""
     plain = {key: item for key, item in value.items() if key != "sum"}
     return canonical.encode({**plain, "sum": sha256(canonical.encode(plain))}) + b"\n"
+
+
+def of(kinds: dict[str, bytes], name: str) -> dict[str, Any]:
+    """The fields of one of the proofs in tests/unit/proof/conftest.py."""
+    found = canonical.decode(kinds[name][:-1])
+    assert isinstance(found, dict)
+    return found

@@ -12,12 +12,7 @@ from stele.model.event import decode_entry
 from stele.trust import canonical, note
 from stele.trust.errors import SteleError
 from tests.ledgers import SIGNER
-from tests.proofs import built, check, resum, state, t, world
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return world(tmp_path_factory.mktemp("proof") / "ledger")
+from tests.proofs import built, check, resum, state, t
 
 
 def log_proof(folder: Path, seconds: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from stele.trust import canonical, note, root, trust_keys
 from stele.trust.root import LogKey, Stolen
 from stele.trust.trust_keys import Trust
 from tests.ledgers import KEY, OTHER, SIGNER
-from tests.proofs import built, check, evidence, resum, state, world
+from tests.proofs import built, check, evidence, resum, state
 from tests.refusals import code
 
 HOLDERS = [
@@ -36,11 +36,6 @@ def document(version: int = 1, logs=ALWAYS, stolen=(), policy=RULES, signers=(0,
 def pinned(first: bytes) -> Trust:
     pin = root.parse(first).pin
     return trust_keys.parse(f"stele-trust v1\nroot {pin.origin} {pin.version} {pin.digest[7:]}\n".encode())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return world(tmp_path_factory.mktemp("roots") / "ledger")
 
 
 def proof(folder: Path, *documents: bytes) -> bytes:
