@@ -39,7 +39,7 @@ class Edge:
         while size >> (8 * level):
             full, partial = tiles.widths(size, level)
             tile = reader.tile(level, full) if partial else b""
-            edge._levels.append([tile[at : at + 32] for at in range(0, 32 * partial, 32)])
+            edge._levels.append(tiles.hashes(tile))
             level += 1
         edge._levels = edge._levels or [[]]
         edge._tail = list(tiles.raw_entries(folder, size, size // tiles.WIDTH * tiles.WIDTH, size))
@@ -83,12 +83,7 @@ class Edge:
 
     def root(self) -> bytes:
         """Root over all entries."""
-        carry: bytes | None = None
-        for tile in self._levels:
-            hashes = [*tile, carry] if carry is not None else tile
-            # full tiles below count as one hash in the next level; the partial ones fold from the right
-            carry = merkle.root(hashes) if hashes else None
-        return carry if carry is not None else merkle.EMPTY_ROOT
+        return tiles.fold(self._levels)
 
     def partial(self) -> list[tuple[str, bytes]]:
         """The partial tiles and bundle of the present size."""

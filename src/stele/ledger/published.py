@@ -33,20 +33,14 @@ class Published:
         self._source, self.checkpoint = source, checkpoint
         self._cache: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._edge: dict[tuple[int, int], bytes] = {}
-        carry: bytes | None = None
-        level = 0
-        while self.size >> (8 * level):
+        levels: list[list[bytes]] = []
+        while self.size >> (8 * len(levels)):
+            level = len(levels)
             full, partial = tiles.widths(self.size, level)
-            hashes: list[bytes] = []
             if partial:
-                data = self._fetch(level, full, partial)
-                self._edge[level, full] = data
-                hashes = [data[at : at + 32] for at in range(0, len(data), 32)]
-            if carry is not None:
-                hashes.append(carry)
-            carry = merkle.root(hashes) if hashes else None
-            level += 1
-        if (carry if carry is not None else merkle.EMPTY_ROOT) != checkpoint.root:
+                self._edge[level, full] = self._fetch(level, full, partial)
+            levels.append(tiles.hashes(self._edge.get((level, full), b"")))
+        if tiles.fold(levels) != checkpoint.root:
             raise tiles.damaged("its hash tiles do not lead to the signed root")
 
     @property
@@ -78,7 +72,7 @@ class Published:
         data = self._fetch(level, number, tiles.WIDTH)
         above, at = divmod(number, tiles.WIDTH)
         expected = self.tile(level + 1, above)[32 * at : 32 * at + 32]
-        if merkle.root([data[at : at + 32] for at in range(0, len(data), 32)]) != expected:
+        if merkle.root(tiles.hashes(data)) != expected:
             raise tiles.damaged(f"tile {tiles.tile_path(level, number, tiles.WIDTH)} is not what the signed root commits to")
         self._cache[level, number] = data
         if len(self._cache) > CACHED:
@@ -111,15 +105,7 @@ class Published:
 
     def subtree(self, begin: int, end: int) -> bytes:
         """Root over leaves begin to end, `begin` aligned as RFC 6962 splits."""
-        count = end - begin
-        if count & (count - 1) == 0 and begin % count == 0:
-            level, height = divmod(count.bit_length() - 1, 8)
-            first = begin >> (8 * level)
-            number, at = divmod(first, tiles.WIDTH)
-            tile = self.tile(level, number)
-            return merkle.root([tile[32 * (at + i) : 32 * (at + i) + 32] for i in range(1 << height)])
-        middle = begin + merkle.split(count)
-        return merkle.node_hash(self.subtree(begin, middle), self.subtree(middle, end))
+        return tiles.subtree(self.tile, begin, end)
 
     def inclusion(self, index: int) -> list[bytes]:
         """Audit path of one entry."""
@@ -133,14 +119,4 @@ class Published:
         """The root that the log had when it held its first `old` entries: what an earlier checkpoint must say."""
         if old == 0:
             return merkle.EMPTY_ROOT
-        if old == self.size:
-            return self.checkpoint.root
-        begin, roots = 0, []
-        for bit in reversed(range(old.bit_length())):
-            if old >> bit & 1:
-                roots.append(self.subtree(begin, begin + (1 << bit)))
-                begin += 1 << bit
-        current = roots.pop()
-        while roots:
-            current = merkle.node_hash(roots.pop(), current)
-        return current
+        return self.checkpoint.root if old == self.size else self.subtree(0, old)

@@ -14,7 +14,7 @@ from stele.trust import merkle
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -179,6 +179,33 @@ def _bundle(root: Path, number: int, width: int) -> list[bytes]:
     raise damaged(f"the entry bundle {bundle_path(number, width)} is missing or cut off")
 
 
+def hashes(tile: bytes) -> list[bytes]:
+    """The hashes of a tile."""
+    return [tile[at : at + 32] for at in range(0, len(tile), 32)]
+
+
+def fold(levels: Iterable[Sequence[bytes]]) -> bytes:
+    """Root of a tree from the hashes in the partial tile of each level: full tiles below count as one hash in the next."""
+    carry: bytes | None = None
+    for partial in levels:
+        mine = [*partial, carry] if carry is not None else partial
+        carry = merkle.root(mine) if mine else None
+    return carry if carry is not None else merkle.EMPTY_ROOT
+
+
+def subtree(tile: Callable[[int, int], bytes], begin: int, end: int) -> bytes:
+    """Root over leaves begin to end, `begin` aligned as RFC 6962 splits. `tile`: gives the hashes of one by level and number."""
+    count = end - begin
+    if count & (count - 1) == 0 and begin % count == 0:
+        level, height = divmod(count.bit_length() - 1, 8)
+        number, at = divmod(begin >> (8 * level), WIDTH)
+        found = hashes(tile(level, number)[32 * at : 32 * (at + (1 << height))])
+        if len(found) == 1 << height:
+            return merkle.root(found)
+    middle = begin + merkle.split(count)
+    return merkle.node_hash(subtree(tile, begin, middle), subtree(tile, middle, end))
+
+
 class HashReader:
     """Hashes of complete subtrees, from tiles; what is right of the last tile boundary is computed."""
 
@@ -206,15 +233,4 @@ class HashReader:
 
     def subtree(self, begin: int, end: int) -> bytes:
         """Root over leaves begin to end, `begin` aligned as RFC 6962 splits."""
-        count = end - begin
-        if count & (count - 1) == 0 and begin % count == 0:
-            level, height = divmod(count.bit_length() - 1, 8)
-            span = 1 << height
-            first = begin >> (8 * level)
-            tile = self.tile(level, first // WIDTH)
-            at = (first % WIDTH) * 32
-            hashes = [tile[at + 32 * i : at + 32 * i + 32] for i in range(span)]
-            if len(hashes[-1]) == 32:
-                return merkle.root(hashes)
-        middle = begin + merkle.split(count)
-        return merkle.node_hash(self.subtree(begin, middle), self.subtree(middle, end))
+        return subtree(self.tile, begin, end)
