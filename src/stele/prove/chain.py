@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from stele.model import epochmap, facts, history
-from stele.prove.heads import hashes, read_entry
+from stele.prove.heads import hashes, included
 from stele.prove.shape import RanRow, Row, invalid
-from stele.trust import merkle
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
@@ -115,10 +114,7 @@ def _entries(proof: Proof, last: Epoch, workload: str) -> list[tuple[int, Entry]
     found: list[tuple[int, Entry]] = []
     before = -1
     for item in proof.entries:
-        leaf = merkle.leaf_hash(item.entry.encode("utf-8", "surrogatepass"))
-        if merkle.root_from_inclusion(item.index, last.size, leaf, hashes(item.path)) != last.opened.checkpoint.root:
-            raise invalid(f"entry {item.index} is not in the signed log")
-        entry = read_entry(item.entry)
+        entry = included(item, last)
         if item.index <= before or entry.event.workload != workload:
             raise invalid("its entries are out of order, or of another workload")
         before = item.index

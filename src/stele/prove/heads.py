@@ -18,7 +18,7 @@ from stele.trust.errors import SteleError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stele.prove.shape import Claim
+    from stele.prove.shape import Claim, Item
     from stele.trust.root import Root
     from stele.trust.trust_keys import Trust
 
@@ -76,6 +76,18 @@ def read_entry(text: str) -> Entry:
         raise invalid("an entry is malformed") from error
 
 
+def included(item: Item, last: Epoch) -> Entry:
+    """The entry of an item, which is where it says in the log of the last head.
+
+    Raises:
+        SteleError: `prove.invalid`.
+    """
+    leaf = merkle.leaf_hash(item.entry.encode("utf-8", "surrogatepass"))
+    if merkle.root_from_inclusion(item.index, last.size, leaf, hashes(item.path)) != last.opened.checkpoint.root:
+        raise invalid(f"entry {item.index} is not in the signed log")
+    return read_entry(item.entry)
+
+
 def hashes(path: Sequence[str]) -> list[bytes]:
     """A path's hashes as bytes."""
     return [bytes.fromhex(text) for text in path]
@@ -116,7 +128,7 @@ def check(proof: Proof, trust: Trust, root: Root | None) -> list[Epoch]:
     epochs: list[Epoch] = []
     for head in proof.heads:
         signed = head.checkpoint.encode("utf-8", "surrogatepass")
-        opened = roots.open_head(signed, root, trust.witnesses) if root else note.open_note(signed, trust.ledgers, trust.witnesses)
+        opened = roots.open_newest(signed, root or trust.ledgers, trust.witnesses)
         checkpoint = opened.checkpoint
         entry = read_entry(head.entry)
         said = committed(entry, head.index)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from stele.model import epochmap
 from stele.model.epochmap import EMPTY, Leaf
 from stele.model.event import HOST_WORKLOAD
-from stele.prove.heads import hashes, read_entry
+from stele.prove.heads import included
 from stele.prove.shape import invalid
-from stele.trust import merkle
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -66,10 +65,7 @@ def check(maps: Sequence[Map], items: Sequence[Item], epochs: Sequence[Epoch], b
 def _first_entries(items: Sequence[Item], last: Epoch) -> dict[str, tuple[int, Entry]]:
     first: dict[str, tuple[int, Entry]] = {}
     for item in items:
-        leaf = merkle.leaf_hash(item.entry.encode("utf-8", "surrogatepass"))
-        if merkle.root_from_inclusion(item.index, last.size, leaf, hashes(item.path)) != last.opened.checkpoint.root:
-            raise invalid(f"entry {item.index} is not in the signed log")
-        entry = read_entry(item.entry)
+        entry = included(item, last)
         if entry.seq or entry.event.workload in first:
             raise invalid("an entry is not the first of its workload, or is there twice")
         first[entry.event.workload] = item.index, entry
