@@ -15,8 +15,8 @@ from stele.ledger.index import Index
 from stele.ledger.openings import Openings
 from stele.ledger.published import Published
 from stele.ledger.source import FolderSource
-from stele.model.event import HOST_WORKLOAD, decode_entry
-from stele.model.signing import ROOT_KIND
+from stele.model.event import decode_entry
+from stele.model.signing import root_document
 from stele.trust import note, trust_keys
 from stele.trust import root as roots
 from stele.trust.errors import SteleError
@@ -73,10 +73,9 @@ class LogView:
             return self._trusted.ledgers
         found = Published(self._source, note.unverified(signed))
         for index, raw in found.entries(self._looked_at, found.size):
-            event = decode_entry(raw).event
-            document = event.data.get("document")
-            if event.kind == ROOT_KIND and event.workload == HOST_WORKLOAD and isinstance(document, str):
-                self._documents.append(document.encode("utf-8", "surrogatepass"))
+            document = root_document(decode_entry(raw).event)
+            if document is not None:
+                self._documents.append(document)
             self._looked_at = index + 1
         return self._trusted.root(found.checkpoint.origin, self._documents) or self._trusted.ledgers
 

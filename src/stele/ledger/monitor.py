@@ -21,8 +21,8 @@ from stele.ledger.edge import Edge
 from stele.ledger.mapfile import MapFile
 from stele.ledger.published import Published
 from stele.model import expectations as expecting
-from stele.model.event import HOST_WORKLOAD, decode_entry
-from stele.model.signing import ROOT_KIND
+from stele.model.event import decode_entry
+from stele.model.signing import root_document
 from stele.trust import canonical, note
 from stele.trust import root as roots
 from stele.trust.digest import sha256
@@ -149,11 +149,9 @@ class Monitor:
         found = []
         for _, entry in Published(self._source, head).entries(min(last.size if last else 0, head.size), head.size):
             with contextlib.suppress(SteleError):  # what does not read is told of when it is taken
-                event = decode_entry(entry).event
-                document = event.data.get("document")
-                if (event.workload, event.kind) == (HOST_WORKLOAD, ROOT_KIND) and isinstance(document, str):
-                    found.append(document.encode("utf-8", "surrogatepass"))
-        return [document for document in found if document not in self._documents]  # a look that was cut off may have kept it
+                found.append(root_document(decode_entry(entry).event))
+        # a look that was cut off may have kept it
+        return [document for document in found if document is not None and document not in self._documents]
 
     # ---- one look ----------------------------------------------------------------------------
 

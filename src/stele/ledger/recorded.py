@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stele.ledger.reader import LedgerReader
 from stele.model.event import HOST_WORKLOAD
-from stele.model.signing import KEY_KINDS, RECORDING_KINDS, ROOT_KIND, signed_keys
+from stele.model.signing import KEY_KINDS, RECORDING_KINDS, ROOT_KIND, root_document, signed_keys
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def key_changes(folder: Path) -> list[tuple[int, dict[str, Any], str]]:
     if reader is None:
         return []
     found = _entries(folder, reader, HOST_WORKLOAD, KEY_KINDS)
-    return [(index, entry.event.data, entry.event.kind) for index, entry in found if entry.event.workload == HOST_WORKLOAD]
+    return [(index, entry.event.data, entry.event.kind) for index, entry in found]
 
 
 def documents(folder: Path, *, whole: bool = False) -> list[tuple[int, bytes]]:
@@ -73,12 +73,8 @@ def documents(folder: Path, *, whole: bool = False) -> list[tuple[int, bytes]]:
     reader = open_reader(folder)
     if reader is None:
         return []
-    found = []
-    for index, entry in _entries(folder, reader, HOST_WORKLOAD, (ROOT_KIND,), whole=whole):
-        document = entry.event.data.get("document")
-        if isinstance(document, str):
-            found.append((index, document.encode("utf-8", "surrogatepass")))
-    return found
+    found = _entries(folder, reader, HOST_WORKLOAD, (ROOT_KIND,), whole=whole)
+    return [(index, document) for index, entry in found if (document := root_document(entry.event)) is not None]
 
 
 def _entries(

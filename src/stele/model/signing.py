@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stele.model.event import HOST_WORKLOAD
+
 if TYPE_CHECKING:
     from stele.model.event import Event
 
 RECORDING_KINDS = ("release.sealed", "release.signed", "release.pulled", "release.admitted")
 ROOT_KIND = "trust.root"
 KEY_KINDS = ("key.added", "key.rotated", "key.revoked", "key.required")
+
+
+def root_document(event: Event) -> bytes | None:
+    """The root document that an event records (docs/spec/root.md); None where it records none."""
+    document = event.data.get("document") if (event.workload, event.kind) == (HOST_WORKLOAD, ROOT_KIND) else None
+    return document.encode("utf-8", "surrogatepass") if isinstance(document, str) else None
 
 
 def signed_keys(event: Event, workload: str, release: str, first_key: str) -> tuple[str, ...]:
