@@ -6,12 +6,13 @@ invents is not there.
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stele.ledger.index import Index
 from stele.ledger.reader import LedgerReader
 from stele.model.event import HOST_WORKLOAD
+from stele.model.selection import Selection
 from stele.model.signing import KEY_KINDS, RECORDING_KINDS, ROOT_KIND, root_document, signed_keys
 from stele.trust.errors import SteleError
 
@@ -81,27 +82,24 @@ def _entries(
     folder: Path, reader: LedgerReader, workload: str, kinds: Sequence[str], *, whole: bool = False
 ) -> Iterator[tuple[int, Entry]]:
     """Entries of these kinds, in order; from the projection as far as it goes, then from the log itself, or `whole` from that."""
-    known, applied = ([], 0) if whole else _projected(folder / "projection.sqlite", workload, kinds)
-    applied = min(applied, reader.size)
+    known, applied = ([], 0) if whole else _projected(folder / "projection.sqlite", workload, kinds, reader.size)
     for index in known:
-        if index < applied:
-            for _, entry in reader.entries_between(index, index + 1):
-                if entry.event.kind in kinds and entry.event.workload == workload:
-                    yield index, entry
+        for _, entry in reader.entries_between(index, index + 1):
+            if entry.event.kind in kinds and entry.event.workload == workload:
+                yield index, entry
     for index, entry in reader.entries_between(applied, reader.size):
         if entry.event.kind in kinds and entry.event.workload == workload:
             yield index, entry
 
 
-def _projected(path: Path, workload: str, kinds: Sequence[str]) -> tuple[list[int], int]:
-    if not path.exists():
+def _projected(path: Path, workload: str, kinds: Sequence[str], size: int) -> tuple[list[int], int]:
+    index = Index.open(path)
+    if index is None:
         return [], 0
-    marks = ",".join("?" * len(kinds))
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-            db.execute("BEGIN")
-            applied = int(db.execute("SELECT size FROM applied").fetchone()[0])
-            query = f"SELECT idx FROM entries WHERE workload = ? AND kind IN ({marks}) ORDER BY idx"  # noqa: S608  only marks
-            return [int(row[0]) for row in db.execute(query, (workload, *kinds))], applied
-    except (sqlite3.Error, TypeError, ValueError):
-        return [], 0  # it is only a cache: the log has everything
+    with index:
+        applied = min(index.applied, size)
+        try:
+            found = index.find(Selection(workloads=(workload,), kinds=frozenset(kinds)), 0, applied)
+            return sorted(int(each) for each in found), applied
+        except (sqlite3.Error, TypeError, ValueError):
+            return [], 0  # it is only a cache: the log has everything
