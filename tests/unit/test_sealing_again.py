@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 
 from stele.flow import caches, initialise, reseal, sealing, whole_seal
 from stele.flow.places import Places
-from stele.host import immutable
+from stele.host import immutable, states
 from stele.host.states import Looking, packed
 from stele.host.states import of as state_of
 from stele.seal import strata
 from stele.seal.again import last as last_seals
 from stele.seal.again import splice
-from stele.seal.sources import statcache
 from stele.store.layout import Layout
 from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey
@@ -31,8 +30,7 @@ SPEC = "stele: 0\nname: app\ncommand: [/srv/a]\n"
 @pytest.fixture(autouse=True)
 def _old_files(monkeypatch):
     """The source's files count as settled, young as they are."""
-    monkeypatch.setattr(statcache, "SETTLED_NS", -(1 << 50))
-    monkeypatch.setattr(last_seals, "SETTLED_NS", -(1 << 50))
+    monkeypatch.setattr(states, "SETTLED_NS", -(1 << 50))
 
 
 @pytest.fixture
@@ -218,7 +216,7 @@ def test_any_edits_give_the_release_of_a_first_seal(steps):
 
 def test_what_is_as_young_as_the_clock_is_coarse_is_read_again(tmp_path, root, spec, monkeypatch, ways):
     places = places_in(tmp_path / "one")
-    monkeypatch.setattr(last_seals, "SETTLED_NS", 1 << 60)
+    monkeypatch.setattr(states, "SETTLED_NS", 1 << 60)
     seal(places, root, spec)
     found = last_seals.decode(caches.read(places, root, caches.LAST))
     assert not any(found.states)

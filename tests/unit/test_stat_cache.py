@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stele.flow import caches, initialise, sealing
 from stele.flow.places import Places
+from stele.host import states
 from stele.seal.sources import folder, statcache
 from stele.seal.sources.statcache import Known, StatCache
 from stele.trust.errors import SteleError
@@ -78,7 +79,7 @@ def test_what_was_touched_is_read_again(root, change):
     cache = read(root)
     (root / "srv" / "name").unlink()
     info = (root / "srv" / "a").stat()
-    while time.time_ns() - info.st_ctime_ns < statcache.SETTLED_NS:  # the clock's next tick, or the ctime could be the same
+    while time.time_ns() - info.st_ctime_ns < states.SETTLED_NS:  # the clock's next tick, or the ctime could be the same
         pass
     CHANGES[change](root / "srv" / "a")
     with folder.load(root, time=0, cache=cache) as again, folder.load(root, time=0) as fresh:
@@ -91,7 +92,7 @@ def test_a_file_as_young_as_the_clock_is_coarse_is_not_remembered(root):
         pass
     newest = max(known.state[5] for known in cache.recorded.values())
     assert statcache.decode(cache.encode(newest))._known.keys() != cache.recorded.keys()
-    assert statcache.decode(cache.encode(newest + statcache.SETTLED_NS + 1))._known.keys() == cache.recorded.keys()
+    assert statcache.decode(cache.encode(newest + states.SETTLED_NS + 1))._known.keys() == cache.recorded.keys()
 
 
 def test_files_with_xattrs_are_read_again(root):
@@ -142,7 +143,7 @@ def spec(tmp_path) -> Path:
 @pytest.fixture
 def _old_files(monkeypatch):
     """The source's files count as settled, young as they are."""
-    monkeypatch.setattr(statcache, "SETTLED_NS", -(1 << 50))
+    monkeypatch.setattr(states, "SETTLED_NS", -(1 << 50))
 
 
 def places_in(folder_: Path) -> Places:

@@ -136,7 +136,7 @@ class Again:
         self._next = msgspec.structs.replace(
             self._last,
             release=release.digest,
-            states=changes.patched(self._last.states, changed, kept, self._way.begun_ns, last_seals.SETTLED_NS),
+            states=changes.patched(self._last.states, changed, kept, self._way.begun_ns),
             parts=remade.parts,
             bom=self._bom,
             told=told,

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 WIDTH = 48  # bytes of one state
+CTIME = 5  # its place in a state
+# file times advance with the timer tick, 1 to 10 ms: a file whose ctime is younger than this when a seal begins
+# may yet be written within the same tick, and would look the same
+SETTLED_NS = 20_000_000
 _ALONE = 2_000  # entries that are not worth a second process
 _state = attrgetter("st_dev", "st_ino", "st_mode", "st_size", "st_mtime_ns", "st_ctime_ns")
 

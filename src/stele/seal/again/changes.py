@@ -151,9 +151,9 @@ def _has_xattrs(fd: int) -> bool:
         return False  # a file system without
 
 
-def patched(was: bytes, changed: Sequence[Changed], kept: Sequence[Kept], begun_ns: int, settled_ns: int) -> bytes:
+def patched(was: bytes, changed: Sequence[Changed], kept: Sequence[Kept], begun_ns: int) -> bytes:
     """States with those of now, but for what is too young to be believed."""
     raw = bytearray(was)
     for at, state in [*((item.at, item.state) for item in changed), *((item.at, states.of(item.info)) for item in kept)]:
-        raw[at : at + states.WIDTH] = states.packed([state if state[5] < begun_ns - settled_ns else UNKNOWN])
+        raw[at : at + states.WIDTH] = states.packed([state if state[states.CTIME] < begun_ns - states.SETTLED_NS else UNKNOWN])
     return bytes(raw)

@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     from stele.seal.strata import Cut
 
 HEADER = b"stele-last-seal v0\n"
-# as of the stat cache: what is younger when a seal begins may be written again within the same tick of the clock
-SETTLED_NS = 20_000_000
 UNKNOWN = (0, 0, 0, 0, 0, 0)  # a state that nothing has
 PARTICULAR = 0xFFFF_FFFF  # the role of what cannot change without the whole being looked at
-_CTIME = 5
 _ROOMS = ("seal", "seal/packages", "seal/sources", "seal/again", "model")  # whose code decides what a release is
 _SMALL_PROGRAM = 20  # bytes; what is smaller is not looked at for its platform
 
@@ -175,11 +172,11 @@ def columns(seen: Seen) -> dict[str, Any]:
 
 def _settled(found: Sequence[State], begun_ns: int) -> bytes:
     """States, packed, but for those that are too young to be believed, and those that cannot be packed."""
-    limit = begun_ns - SETTLED_NS
+    limit = begun_ns - states.SETTLED_NS
     try:
-        return states.packed([UNKNOWN if state[_CTIME] >= limit else state for state in found])
+        return states.packed([UNKNOWN if state[states.CTIME] >= limit else state for state in found])
     except OverflowError:
-        return b"".join(map(_one, (UNKNOWN if state[_CTIME] >= limit else state for state in found)))
+        return b"".join(map(_one, (UNKNOWN if state[states.CTIME] >= limit else state for state in found)))
 
 
 def _one(state: State) -> bytes:

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from stele.host import states
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stele.host.states import State
 
 HEADER = b"stele-stat-cache v0\n"
-# file times advance with the timer tick, 1 to 10 ms: a file whose ctime is younger than this when a seal begins
-# may yet be written within the same tick, and would look the same
-SETTLED_NS = 20_000_000
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):
@@ -79,7 +78,7 @@ class StatCache:
 
     def encode(self, begun_ns: int) -> bytes:
         """The cache for the next seal. `begun_ns`: when this one began, UTC nanoseconds; what is younger is left out."""
-        kept = {path: known for path, known in self.recorded.items() if known.state[5] < begun_ns - SETTLED_NS}
+        kept = {path: known for path, known in self.recorded.items() if known.state[states.CTIME] < begun_ns - states.SETTLED_NS}
         body = msgspec.msgpack.encode(kept)
         return HEADER + sha256(body).digest() + body
 
