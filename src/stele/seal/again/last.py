@@ -15,6 +15,7 @@ import msgspec
 import stele
 from stele.host import states
 from stele.host.states import Folder
+from stele.seal import cached
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -89,19 +90,12 @@ _decoder = msgspec.msgpack.Decoder(LastSeal)
 
 def encode(last: LastSeal) -> bytes:
     """As it is kept."""
-    body = msgspec.msgpack.encode(last)
-    return HEADER + sha256(body).digest() + body
+    return cached.encode(HEADER, last)
 
 
 def decode(data: bytes) -> LastSeal | None:
     """As it was kept; None where it was not."""
-    body = memoryview(data)[len(HEADER) + 32 :]
-    if data[: len(HEADER)] != HEADER or sha256(body).digest() != data[len(HEADER) : len(HEADER) + 32]:
-        return None
-    try:
-        return _decoder.decode(body)
-    except msgspec.MsgspecError:
-        return None
+    return cached.decode(HEADER, data, _decoder)
 
 
 def made_with(codec: str) -> str:

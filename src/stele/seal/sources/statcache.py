@@ -5,12 +5,12 @@ A file is taken for unchanged only if all that a stat says of it is as it was, a
 
 from __future__ import annotations
 
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from stele.host import states
+from stele.seal import cached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,17 +78,13 @@ class StatCache:
 
     def encode(self, begun_ns: int) -> bytes:
         """The cache for the next seal. `begun_ns`: when this one began, UTC nanoseconds; what is younger is left out."""
-        kept = {path: known for path, known in self.recorded.items() if known.state[states.CTIME] < begun_ns - states.SETTLED_NS}
-        body = msgspec.msgpack.encode(kept)
-        return HEADER + sha256(body).digest() + body
+        settled = {path: known for path, known in self.recorded.items() if known.state[states.CTIME] < begun_ns - states.SETTLED_NS}
+        return cached.encode(HEADER, settled)
+
+
+_decoder = msgspec.msgpack.Decoder(dict[bytes, Known])
 
 
 def decode(data: bytes) -> StatCache:
     """A cache as it was written; an empty one where it was not."""
-    body = memoryview(data)[len(HEADER) + 32 :]
-    if data[: len(HEADER)] != HEADER or sha256(body).digest() != data[len(HEADER) : len(HEADER) + 32]:
-        return StatCache()
-    try:
-        return StatCache(msgspec.msgpack.decode(body, type=dict[bytes, Known]))
-    except msgspec.MsgspecError:
-        return StatCache()
+    return StatCache(cached.decode(HEADER, data, _decoder))
