@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -93,16 +94,10 @@ def _metadata_of(node: Node) -> tuple[object, ...]:
 
 def _number(lines: Sequence[bytes], path: bytes) -> int:
     """The number of the line of `path`."""
-    low, high = 0, len(lines)
-    while low < high:
-        middle = (low + high) // 2
-        if _path(lines[middle]) < path:
-            low = middle + 1
-        else:
-            high = middle
-    if low == len(lines) or _path(lines[low]) != path:
+    number = bisect_left(lines, path, key=_path)
+    if number == len(lines) or _path(lines[number]) != path:
         raise NotPlain
-    return low
+    return number
 
 
 def _path(line: bytes) -> bytes:
