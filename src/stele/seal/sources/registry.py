@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -71,14 +72,14 @@ class RegistryBlobs:
                 raise missing(name)
             self.keep(found)
         if name in self._manifests:
-            return _Held(self._manifests[name])
+            return io.BytesIO(self._manifests[name])
         if digest not in self._sizes:
             raise missing(name)
         if digest not in self._layers:
             data = self._repository.blob(digest, self._sizes[digest], SMALL)
             if data is None:
                 raise missing(name)
-            return _Held(data)
+            return io.BytesIO(data)
         if sum(self._sizes[layer] for layer in set(self._layers)) > self._limits.max_bytes:
             raise bad_answer("the layers that it names are larger than what a source may unfold to")
         for layer in self._layers:  # the others come while the first is read
@@ -100,17 +101,6 @@ class RegistryBlobs:
         """Give up all descriptors; what is being fetched is not waited for longer than it takes to notice."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._stack.close()
-
-
-class _Held:
-    """Bytes in memory, read from their beginning to their end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._left = memoryview(data)
-
-    def read(self, size: int, /) -> bytes:
-        piece, self._left = bytes(self._left[:size]), self._left[size:]
-        return piece
 
 
 def _sizes(listed: Any) -> dict[str, int]:
