@@ -22,7 +22,6 @@ _FORBIDDEN = frozenset({
     "AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
     "InvalidClientTokenId", "AuthorizationHeaderMalformed",
 })  # fmt: skip
-_LOCK_MODES = ("COMPLIANCE", "GOVERNANCE")
 
 
 class Kept(NamedTuple):
