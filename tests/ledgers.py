@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def signer(seed: bytes, name: str = "test.example/ledger") -> note.Signer:
 SIGNER = signer(bytes(range(32)))
 OTHER = signer(bytes(range(1, 33)))
 KEY = PrivateKey(ec.derive_private_key(0x57E1E, ec.SECP256R1()))
-TRUST = Trust(SIGNER.verifiers, (KEY.public,))
+TRUSTED = SIGNER.verifiers
+TRUST = Trust(TRUSTED, (KEY.public,))
 
 
 class Clock:
@@ -63,6 +65,15 @@ def quiet(folder_: Path, monkeypatch: Any) -> Ledger:
     """A ledger that publishes only when it is told to."""
     monkeypatch.setattr("stele.ledger.sequencer.PUBLISH_EVERY_S", 3600)
     return Ledger.open(folder_, signer=SIGNER, clock=Clock())
+
+
+def rows(folder_: Path) -> list[tuple[Any, ...]]:
+    """What the projection has of each entry."""
+    db = sqlite3.connect(folder_ / "projection.sqlite")
+    try:
+        return db.execute("SELECT idx, workload, seq, kind FROM entries ORDER BY idx").fetchall()
+    finally:
+        db.close()
 
 
 @cache

@@ -14,9 +14,7 @@ from stele.ledger.sequencer import Ledger
 from stele.model.event import LATEST_NS, Entry, decode_entry
 from stele.trust import merkle, note
 from stele.trust.errors import SteleError
-from tests.ledgers import SIGNER, START, Clock, event, opened
-
-TRUSTED = SIGNER.verifiers
+from tests.ledgers import SIGNER, START, TRUSTED, Clock, event, opened
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,7 @@ from stele.ledger.sequencer import Ledger
 from stele.model.event import decode_entry
 from stele.trust import merkle, note
 from stele.trust.errors import SteleError
-from tests.ledgers import OTHER, SIGNER, Clock, event, opened
-
-TRUSTED = SIGNER.verifiers
+from tests.ledgers import OTHER, SIGNER, TRUSTED, Clock, event, opened
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,8 @@ from stele.host import durable
 from stele.ledger import edge, recovery, sequencer, tiles, wal
 from stele.ledger.reader import LedgerReader
 from stele.trust import note
-from tests.ledgers import SIGNER, event, opened
+from tests.ledgers import TRUSTED, event, opened
 
-TRUSTED = SIGNER.verifiers
 WRITER = Path(__file__).with_name("ledger_writer.py")
 TRACED = {module.__file__ for module in (durable, edge, recovery, sequencer, tiles, wal)}
 POINTS = 150

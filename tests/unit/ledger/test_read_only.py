@@ -13,15 +13,8 @@ from stele.ledger.reader import LedgerReader
 from stele.ledger.sequencer import Ledger, Terms
 from stele.trust import merkle, note
 from stele.trust.errors import SteleError
-from tests.ledgers import OTHER, SIGNER, Clock, event, opened, quiet
+from tests.ledgers import OTHER, SIGNER, TRUSTED, Clock, event, opened, quiet
 from tests.refusals import code
-
-TRUSTED = SIGNER.verifiers
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return tmp_path / "ledger"
 
 
 def harmed(folder: Path) -> tuple[Path, bytes]:

@@ -1,0 +1,101 @@
+"""What opening starts from: the write-ahead log, the map, and tiles that are held against a signed checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stele.ledger import mapfile, tiles
+from stele.ledger.reader import LedgerReader
+from stele.ledger.sequencer import Ledger
+from tests.ledgers import SIGNER, TRUSTED, Clock, event, opened
+from tests.refusals import code
+
+
+def grown(folder: Path, monkeypatch, count: int = 3000) -> None:
+    """A ledger whose write-ahead log was recycled: most entries are only in tiles."""
+    monkeypatch.setattr("stele.ledger.sequencer.RECYCLE_BYTES", 4096)
+    with opened(folder) as ledger:
+        for begin in range(0, count, 100):
+            ledger.append([event(number, workload=f"w{number % 37}") for number in range(begin, begin + 100)])
+            ledger.publish()
+
+
+def test_opening_reads_no_more_than_the_write_ahead_log_holds(folder, monkeypatch):
+    grown(folder, monkeypatch)
+    read = []
+    real = tiles.raw_entries
+    monkeypatch.setattr(tiles, "raw_entries", lambda root, size, begin, end: read.append(end - begin) or real(root, size, begin, end))
+    with opened(folder) as ledger:
+        assert sum(read) < 600  # the tail of the last bundle, and the last entry
+        (committed,) = ledger.append([event(1, workload="w7")])
+        assert committed.entry.seq == len([number for number in range(3000) if number % 37 == 7])
+    assert LedgerReader(folder).check(TRUSTED) == []
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut", "altered", "of another ledger"])
+def test_a_map_that_does_not_fit_is_made_again(folder, tmp_path, monkeypatch, harm, caplog):
+    grown(folder, monkeypatch)
+    roots = folder / "map" / "roots"
+    data = roots.read_bytes()
+    if harm == "removed":
+        roots.unlink()
+    elif harm == "cut":
+        roots.write_bytes(data[:100])
+    elif harm == "altered":
+        roots.write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
+    else:
+        with opened(tmp_path / "other") as other:
+            other.append([event(5)])
+        roots.write_bytes((tmp_path / "other" / "map" / "roots").read_bytes())
+    with opened(folder) as ledger:
+        ledger.append([event(2, workload="w9")])
+    assert LedgerReader(folder).check(TRUSTED) == []
+    assert "made again" in caplog.text
+
+
+def test_a_node_that_does_not_fit_stops_nothing_but_what_needs_it(folder, monkeypatch):
+    grown(folder, monkeypatch)
+    nodes = folder / "map" / "nodes"
+    data = bytearray(nodes.read_bytes())
+    at = data.rindex(b'"workload":"w7"')
+    data[at + 12] ^= 1
+    nodes.write_bytes(data)
+    assert any("map" in text for text in LedgerReader(folder).check(TRUSTED))
+    with opened(folder) as ledger:
+        assert code(ledger.append, [event(1, workload="w7")]) == "ledger.bad-map"
+        assert ledger.append([event(1, workload="w8")])
+    mapfile.remove(folder)
+    with opened(folder) as ledger:
+        ledger.append([event(1, workload="w7")])
+    assert LedgerReader(folder).check(TRUSTED) == []
+
+
+def test_a_root_below_the_write_ahead_log_is_the_signed_one(folder, monkeypatch):
+    """The tiles that opening starts from are held against the checkpoint of their size."""
+    grown(folder, monkeypatch)
+    monkeypatch.setattr("stele.ledger.sequencer.RECYCLE_BYTES", 1 << 20)
+    with opened(folder) as ledger:
+        base = ledger._wal.base
+        ledger.append([event(1)])
+    assert base > 256
+    (folder / "checkpoints" / str(base)).unlink()
+    assert code(Ledger.open, folder, signer=SIGNER, clock=Clock()) == "ledger.damaged"
+
+
+def test_an_altered_count_of_workloads_is_not_signed(tmp_path, monkeypatch):
+    """The map's nodes are checked by their hashes; how many workloads it holds is not in them, and goes into the next epoch."""
+    monkeypatch.setattr("stele.ledger.sequencer.RECYCLE_BYTES", 0)
+    with opened(tmp_path / "l") as ledger:
+        ledger.append([event(number, workload=f"w{number}") for number in range(3)])
+        ledger.publish()
+    roots = tmp_path / "l" / "map" / "roots"
+    record = bytearray(roots.read_bytes())
+    assert record[-16:-8] == (3).to_bytes(8, "little")
+    record[-16:-8] = (9).to_bytes(8, "little")
+    roots.write_bytes(record)
+    with opened(tmp_path / "l") as ledger:
+        ledger.append([event(9, workload="w9")])
+        ledger.publish()
+    assert LedgerReader(tmp_path / "l").check(SIGNER.verifiers) == []
