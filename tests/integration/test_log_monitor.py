@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import pytest
 from stele.flow.initialise import make_keys
 from stele.flow.opening import open_ledger
 from stele.flow.places import Places
+from stele.host.http_files import HttpFiles
+from stele.trust.errors import SteleError
 from tests.ledgers import event
 
 ENV = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
@@ -98,6 +102,28 @@ def test_once_for_cron(tmp_path, places):
         assert json.loads(done[-1].stdout)["alarms"][0]["kind"] == "stale"
     done = subprocess.run(stele(*argv, "1s", url), env=ENV, capture_output=True, text=True)
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (4, "http.unreachable")
+
+
+class _Later(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked += 1
+        self.send_response(503)
+        self.send_header("Retry-After", "600")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_that_wants_to_be_asked_much_later_is_not_asked_again_at_once():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Later) as server:
+        server.asked = 0
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with HttpFiles(f"http://127.0.0.1:{server.server_port}/") as files, pytest.raises(SteleError) as raised:
+            files.get("checkpoint", 100)
+        server.shutdown()
+        assert (raised.value.code, server.asked) == ("http.unreachable", 1)
 
 
 def test_one_that_cannot_be_reached_any_more_gets_stale(tmp_path, places):

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from stele.host.http_registry import AGAIN, MAX_WAIT, BrokenError, retry_after
+from stele.host.http_registry import AGAIN, BrokenError, later
 from stele.host.http_service import HttpService, bad_answer, no_tls
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from stele.host.http_registry import Answer
 
-TRIES = 5
+TRIES = 5  # of one request, the first included
 
 
 class HttpFiles(HttpService):
@@ -24,19 +24,17 @@ class HttpFiles(HttpService):
     what = "a folder on a web server"
     example = "https://logs.example.com/shop/ (http works, too: everything is checked against signatures)"
 
-    def __init__(self, base: str, *, tries: int = TRIES) -> None:
+    def __init__(self, base: str) -> None:
         """Nothing is connected yet.
 
         Args:
             base: `https://host/path/`, or http; no user, query or fragment.
-            tries: of one request, the first included.
 
         Raises:
             SteleError: `http.bad-address`.
         """
         super().__init__(base)
         self.base += "/"
-        self._tries = tries
 
     def get(self, name: str, limit: int) -> bytes | None:
         """The bytes of a file below the address; None where the server says that there is none.
@@ -45,27 +43,26 @@ class HttpFiles(HttpService):
             SteleError: `http.unreachable` (retryable), `http.refused`, `http.tls`, `http.bad-answer`: also if it is larger than `limit`.
         """
         url = self.base + quote(name)
-        for number in range(self._tries):
-            try:
-                with self._connections.follow("GET", url, {"Cache-Control": "no-cache"}) as answer:
-                    return self._body(answer, url, limit)
-            except BrokenError as error:
-                broken = error
-            except SteleError as error:
-                raise _translated(error, url) from error
-            if number + 1 < self._tries and (broken.retry_after or 0) <= MAX_WAIT:
-                self._connections.pause(number, broken)
-        raise SteleError(
-            f"{url} cannot be read: {broken}",
-            remedy="check the address, the network and any proxy (HTTPS_PROXY), and try again",
-            code="http.unreachable",
-            retryable=True,
-        ) from broken
+
+        def read() -> bytes | None:
+            with self._connections.follow("GET", url, {"Cache-Control": "no-cache"}) as answer:
+                return self._body(answer, url, limit)
+
+        try:
+            return self._connections.again(read, TRIES)
+        except BrokenError as error:
+            raise SteleError(
+                f"{url} cannot be read: {error}",
+                remedy="check the address, the network and any proxy (HTTPS_PROXY), and try again",
+                code="http.unreachable",
+                retryable=True,
+            ) from error
+        except SteleError as error:
+            raise _translated(error, url) from error
 
     def _body(self, answer: Answer, url: str, limit: int) -> bytes | None:
         if answer.status in AGAIN:
-            wait = retry_after(answer.headers.get("Retry-After", ""))
-            raise BrokenError(f"HTTP status {answer.status}", status=answer.status, retry_after=wait)
+            raise later(answer)
         if answer.status in {404, 410}:
             return None
         if answer.status != 200:

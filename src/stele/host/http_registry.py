@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 TRIES = 6  # of one request, the first included
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -258,21 +259,34 @@ class Connections:
         Raises:
             SteleError: `registry.unreachable`, `registry.throttled`, `registry.unavailable`, and what `attempt` raises.
         """
-        for number in range(TRIES):
-            try:
-                answer = attempt()
-                if answer.status not in AGAIN:
-                    return answer
+
+        def now() -> Answer:
+            answer = attempt()
+            if answer.status in AGAIN:
                 answer.close()
-                broken = BrokenError(
-                    f"HTTP status {answer.status}", status=answer.status, retry_after=retry_after(answer.headers.get("Retry-After", ""))
-                )
+                raise later(answer)
+            return answer
+
+        try:
+            return self.again(now)
+        except BrokenError as error:
+            raise self.gave_up(error) from error
+
+    def again(self, attempt: Callable[[], T], tries: int = TRIES) -> T:
+        """Try until nothing breaks: with growing pauses, or the one that was asked for. `tries`: the first included.
+
+        Raises:
+            BrokenError: the last; whatever else `attempt` raises.
+        """
+        for number in range(tries):
+            try:
+                return attempt()
             except BrokenError as error:
                 broken = error
-            if number + 1 == TRIES or (broken.retry_after or 0) > MAX_WAIT:
+            if number + 1 == tries or (broken.retry_after or 0) > MAX_WAIT:
                 break
             self.pause(number, broken)
-        raise self.gave_up(broken)
+        raise broken
 
     def pause(self, number: int, broken: BrokenError) -> None:
         """Wait before the next try; `number` counts from 0."""
@@ -334,6 +348,12 @@ class Connections:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def later(answer: Answer) -> BrokenError:
+    """What an answer says whose status is one of AGAIN."""
+    wait = retry_after(answer.headers.get("Retry-After", ""))
+    return BrokenError(f"HTTP status {answer.status}", status=answer.status, retry_after=wait)
 
 
 def retry_after(text: str, now: float | None = None) -> float | None:

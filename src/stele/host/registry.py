@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote, urljoin
 
 from stele.host import registry_login
-from stele.host.http_registry import TRIES, BrokenError, Connections, bad_answer, origin_of
+from stele.host.http_registry import BrokenError, Connections, bad_answer, origin_of
 from stele.host.registry_tokens import Tokens, unauthorised
 from stele.model.release import INDEX_TYPE, MANIFEST_TYPE
 from stele.trust.digest import digest_hex, parse_digest, sha256
@@ -290,14 +290,10 @@ class Repository:
 
     def _read(self, read: Callable[[], T]) -> T:
         """Read an answer's body whole; again, where the connection breaks in the middle of it."""
-        for number in range(TRIES):
-            try:
-                return read()
-            except BrokenError as error:
-                broken = error
-            if number + 1 < TRIES:
-                self.connections.pause(number, broken)
-        raise self.connections.gave_up(broken)
+        try:
+            return self.connections.again(read)
+        except BrokenError as error:
+            raise self.connections.gave_up(error) from error
 
 
 def _descriptors(data: bytes) -> list[dict[str, Any]]:
