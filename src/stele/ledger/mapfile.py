@@ -193,9 +193,9 @@ class MapFile:
         fresh: list[Kept] = []
         self._collect(node, out, fresh)
         try:
-            _pwrite(self._nodes, out, self._end)
+            durable.write_at(self._nodes, out, self._end)
             record = _ROOT.pack(epoch, node.at if node else 0, node.hash if node else EMPTY, workloads, time_ns)
-            _pwrite(self._roots, record, self._count * _ROOT.size)
+            durable.write_at(self._roots, record, self._count * _ROOT.size)
         except BaseException:
             for each in fresh:
                 each.at = 0
@@ -218,13 +218,6 @@ class MapFile:
         fresh.append(node)
         out += data
         return node.at
-
-
-def _pwrite(fd: int, data: bytes | bytearray, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, at)
-        view, at = view[done:], at + done
 
 
 def _leaf_body(leaf: Leaf | Ran) -> bytes:

@@ -92,7 +92,7 @@ class Writer:
             return end
         data = _read(fd)
         if data[: len(MAGIC)] != MAGIC:
-            _pwrite(fd, MAGIC, 0)
+            durable.write_at(fd, MAGIC, 0)
         return max((at + length for index, at, length in _records(data) if index < first), default=len(MAGIC))
 
 
@@ -103,7 +103,7 @@ def _write_from(fd: int, begin: int, items: list[tuple[int, bytes]]) -> int:
         frames += head + _CRC.pack(zlib.crc32(head)) + openings
     end, size = begin + len(frames), os.fstat(fd).st_size
     # what was there is overwritten first and cut then, so that nothing is left in blocks that are given back
-    _pwrite(fd, bytes(frames).ljust(size - begin, b"\0"), begin)
+    durable.write_at(fd, bytes(frames).ljust(size - begin, b"\0"), begin)
     if end < size:
         os.ftruncate(fd, end)
     return end
@@ -115,13 +115,6 @@ def _read(fd: int) -> bytes:
         parts.append(part)
         at += len(part)
     return b"".join(parts)
-
-
-def _pwrite(fd: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, at)
-        view, at = view[done:], at + done
 
 
 def erase(folder: Path, targets: Mapping[int, Iterable[str]]) -> None:
@@ -142,7 +135,7 @@ def erase(folder: Path, targets: Mapping[int, Iterable[str]]) -> None:
                         _blank(fd, data[at : at + length], at, frozenset(targets[index]))
                         wanted.remove(index)
                 for begin, end in _unread(data) if wanted else ():
-                    _pwrite(fd, bytes(end - begin), begin)
+                    durable.write_at(fd, bytes(end - begin), begin)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -152,9 +145,9 @@ def _blank(fd: int, openings: bytes, at: int, fields: frozenset[str]) -> None:
     try:
         for slot in private.slots(openings):
             if slot.field in fields:
-                _pwrite(fd, bytes(slot.length), at + slot.at)
+                durable.write_at(fd, bytes(slot.length), at + slot.at)
     except ValueError:
-        _pwrite(fd, bytes(len(openings)), at)  # unreadable: then nothing of it may stay
+        durable.write_at(fd, bytes(len(openings)), at)  # unreadable: then nothing of it may stay
 
 
 class Openings:

@@ -35,21 +35,14 @@ class NoRoom(OSError):  # noqa: N818  it is an OSError that says what it is
     """The file could not grow. Nothing was written: the same call may succeed later."""
 
 
-def _write(fd: int, data: bytes | bytearray, position: int) -> int:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, position)
-        view, position = view[done:], position + done
-    return position
-
-
 def _grow(fd: int, size: int) -> int:
     """Write zeros up to `size` and make them durable; returns the new size."""
     # written, not only allocated: on ext4 the first write into unwritten extents costs a journal commit
     at = os.fstat(fd).st_size
     try:
         while at < size:
-            at = _write(fd, _ZEROS, at)
+            durable.write_at(fd, _ZEROS, at)
+            at += len(_ZEROS)
         os.fsync(fd)
     except OSError as error:
         raise NoRoom(error.errno, error.strerror) from error
@@ -58,9 +51,9 @@ def _grow(fd: int, size: int) -> int:
 
 def _blank(fd: int) -> None:
     """Overwrite a whole file in place with zeros, durably."""
-    at, size = 0, os.fstat(fd).st_size
-    while at < size:
-        at = _write(fd, _ZEROS[: size - at], at)
+    size = os.fstat(fd).st_size
+    for at in range(0, size, len(_ZEROS)):
+        durable.write_at(fd, _ZEROS[: size - at], at)
     os.fdatasync(fd)
 
 
@@ -139,7 +132,7 @@ class Wal:
     def _activate(self, fd: int, generation: int, base: int, frames: bytes | bytearray, crc: int, *, scrub: bool = False) -> None:
         """The header makes the file count: it is written last."""
         os.fdatasync(fd)
-        _write(fd, _header(generation, base, scrub), 0)
+        durable.write_at(fd, _header(generation, base, scrub), 0)
         os.fdatasync(fd)
         self.generation, self.base, self._crc, self._scrub = generation, base, crc, scrub
         self._end = HEADER.size + len(frames)
@@ -167,7 +160,7 @@ class Wal:
         # after a failed fdatasync the page cache may show what the disk does not have: make it true before anything builds on it
         openings = {index - self.base: data for index, data in self.openings.items()}
         frames = _frames(self.recovered, _seed(self.generation, self.base), openings)[0]
-        _write(self._fd, os.pread(self._fd, HEADER.size, 0) + frames, 0)
+        durable.write_at(self._fd, os.pread(self._fd, HEADER.size, 0) + frames, 0)
         os.fdatasync(self._fd)
 
     def append(self, entries: Sequence[bytes], openings: Mapping[int, bytes] = _NONE) -> None:
@@ -182,7 +175,7 @@ class Wal:
         frames, crc = _frames(entries, self._crc, openings)
         if self._end + len(frames) + RECORD.size > self._size:
             self._size = _grow(self._fd, self._end + len(frames) + STEP)
-        _write(self._fd, frames, self._end)
+        durable.write_at(self._fd, frames, self._end)
         os.fdatasync(self._fd)
         self._end += len(frames)
         self._crc = crc
@@ -219,7 +212,7 @@ class Wal:
             self._size = kept
             raise NoRoom(error.errno, error.strerror) from error
         try:
-            _write(fd, frames, HEADER.size)
+            durable.write_at(fd, frames, HEADER.size)
             self._activate(fd, generation, base, frames, crc, scrub=scrub)
         except BaseException:
             os.close(fd)
@@ -240,7 +233,7 @@ class Wal:
                 _blank(fd)
             finally:
                 os.close(fd)
-        _write(self._fd, _header(self.generation, self.base, 0), 0)
+        durable.write_at(self._fd, _header(self.generation, self.base, 0), 0)
         os.fdatasync(self._fd)
         self._scrub = False
 
