@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from stele.api.client import AgentClient
 from stele.flow import supervision
 from stele.flow.person import person
-from stele.host import proc
+from stele.host import locks, proc
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -111,13 +111,8 @@ def run(places: Places) -> None:
     logging.getLogger().setLevel(logging.INFO)
     places.agent.mkdir(parents=True, exist_ok=True)
     # never closed: the kernel lets go of it when this process is really gone, and that is what `stop` waits for
-    lock = os.open(places.agent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise SteleError(
-            "an agent runs already for this data folder", remedy="talk to it: `stele status`", code="agent.already-running"
-        ) from error
+    if locks.hold(places.agent / "lock") is None:
+        raise SteleError("an agent runs already for this data folder", remedy="talk to it: `stele status`", code="agent.already-running")
     _serve(places)
 
 

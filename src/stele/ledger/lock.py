@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from typing import TYPE_CHECKING
 
+from stele.host import locks
 from stele.ledger.tiles import damaged
 from stele.trust.errors import SteleError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Lock:
-    """`.state/lock`, held by flock until `release`."""
+    """`.state/lock`, held until `release`."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self._path, self._fd = path, fd
@@ -30,22 +30,15 @@ class Lock:
             OSError: it cannot be made.
         """
         path = folder / ".state" / "lock"
-        # flock, not fcntl: a lock that any close of the file drops is no lock
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return cls(path, fd)
-        except BlockingIOError as error:
-            os.close(fd)
+        fd = locks.hold(path)
+        if fd is None:
             raise SteleError(
                 "another process writes this ledger",
                 remedy="let it finish, or talk to the agent that holds it",
                 code="ledger.locked",
                 retryable=True,
-            ) from error
-        except BaseException:
-            os.close(fd)
-            raise
+            )
+        return cls(path, fd)
 
     def is_ours(self) -> bool:
         """Whether the file that is locked is still the one that others would lock."""

@@ -7,14 +7,13 @@ finds two histories keeps both signed notes and stays with the first.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from stele.host import durable
+from stele.host import durable, locks
 from stele.ledger import recovery, tiles
 from stele.ledger import source as sources
 from stele.ledger.edge import Edge
@@ -101,17 +100,16 @@ class Monitor:
         self._folder, self._source, self._trust, self._clock = folder, source, trust, clock
         self._expected, self._stale_ns = expected, stale_ns
         durable.make_dirs(folder / "evidence")
-        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = locks.hold(folder / "lock")
+        if lock is None:
+            raise SteleError(
+                "another process follows with this folder", remedy="give each monitor a folder of its own (--state)", code="monitor.locked"
+            )
+        self._lock = lock
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._documents = [path.read_bytes() for path in sorted((folder / "documents").glob("[0-9]*"))]
             self._last, self._seen = self._kept()
             self._maps = MapFile(folder, write=True)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise SteleError(
-                "another process follows with this folder", remedy="give each monitor a folder of its own (--state)", code="monitor.locked"
-            ) from error
         except BaseException:
             os.close(self._lock)
             raise

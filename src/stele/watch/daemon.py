@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import resource
 import sys
 from pathlib import Path
 
 _OOM_SCORE = b"-900"
-
-
-def hold_lock(path: Path) -> int | None:
-    """An exclusive lock for as long as the process lives; None when another holds it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
 
 
 def detach(log: Path) -> None:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stele.host import procfs, seccomp_notify
+from stele.host import locks, procfs, seccomp_notify
 from stele.host.freezer import Freezer
 from stele.trust.errors import SteleError
 from stele.watch import daemon, guarded, wire
@@ -356,7 +356,7 @@ class Gate:
 def main(argv: list[str]) -> int:
     """`python -m stele.watch.gate RUN`: detach once it is ready to answer; 0 also when one runs already."""
     run_dir = Path(argv[1])
-    lock = daemon.hold_lock(run_dir / "gate" / "gate.lock")
+    lock = locks.hold(run_dir / "gate" / "gate.lock")
     if lock is None:
         return 0
     try:

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from stele.host import locks
 from stele.watch import daemon, wire
 
 MAX_STATE = 64 << 10
@@ -154,7 +155,7 @@ class Parker:
 def main(argv: list[str]) -> int:
     """`python -m stele.watch.parker RUN`: detach once the sockets are bound; 0 also when one runs already."""
     run_dir = Path(argv[1])
-    lock = daemon.hold_lock(run_dir / "gate" / "parker.lock")
+    lock = locks.hold(run_dir / "gate" / "parker.lock")
     if lock is None:
         return 0
     parker = Parker(run_dir)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,13 +12,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
-from stele.host import durable
+from stele.host import durable, locks
 from stele.trust import note, quorum, witnessing
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 _HEAD = b"# stele witness keys: "
@@ -125,7 +124,7 @@ def add_logs(folder: Path, verifiers: Sequence[note.Verifier]) -> list[str]:
         SteleError: `witness.none`, `witness.bad-policy`.
     """
     read_keys(folder)
-    with _locked(folder / "logs.lock"):
+    with durable.alone(folder):
         data = (folder / "logs").read_bytes()
         known = {key for keys in parse_logs(data).values() for key in keys}
         fresh = [key for key in verifiers if key not in known]
@@ -134,16 +133,6 @@ def add_logs(folder: Path, verifiers: Sequence[note.Verifier]) -> list[str]:
         if fresh:
             durable.write(folder / "logs", data)
     return list(dict.fromkeys(key.name for key in fresh))
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 class State:
@@ -157,16 +146,12 @@ class State:
         """
         self._folder, self._keys = folder, keys
         durable.make_dirs(folder / "heads")
-        # flock, not fcntl: a lock that any close of the file drops is no lock
-        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = locks.hold(folder / "lock")
+        if lock is None:
+            raise SteleError("another process is this witness", remedy="let one run; two could sign two histories", code="witness.locked")
+        self._lock = lock
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._heads = self._read()
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise SteleError(
-                "another process is this witness", remedy="let one run; two could sign two histories", code="witness.locked"
-            ) from error
         except BaseException:
             os.close(self._lock)
             raise
