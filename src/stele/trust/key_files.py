@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from stele.trust import der
 from stele.trust.errors import SteleError
-from stele.trust.release_key import PrivateKey
+from stele.trust.release_key import PrivateKey, unusable
 
 ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 _COSIGN = re.compile(
@@ -40,7 +41,7 @@ def load(data: bytes, passphrase: bytes | None) -> PrivateKey:
         SteleError: `trust.bad-key`, `trust.wrong-passphrase`, `trust.library-missing`.
     """
     if len(data) > MAX_BYTES:
-        raise _bad("the file is larger than 64 KiB")
+        raise unusable("the file is larger than 64 KiB")
     if found := _COSIGN.match(data):
         return _cosign(found[2], passphrase or b"")
     if ENCRYPTED not in data:
@@ -63,23 +64,11 @@ def encrypt(pkcs8: bytes, passphrase: bytes, random: bytes) -> bytes:
     plain = padder.update(pkcs8) + padder.finalize()
     cipher = Cipher(algorithms.AES(secret), modes.CBC(iv)).encryptor()
     sealed = cipher.update(plain) + cipher.finalize()
-    derivation = _der(0x30, _SCRYPT, _der(0x30, _der(0x04, salt), *(_integer(value) for value in (COST, BLOCK, PARALLEL))))
-    scheme = _der(0x30, _PBES2, _der(0x30, derivation, _der(0x30, _AES, _der(0x04, iv))))
-    text = base64.b64encode(_der(0x30, scheme, _der(0x04, sealed)))
+    derivation = der.element(0x30, _SCRYPT, der.element(0x30, der.element(0x04, salt), *map(der.integer, (COST, BLOCK, PARALLEL))))
+    scheme = der.element(0x30, _PBES2, der.element(0x30, derivation, der.element(0x30, _AES, der.element(0x04, iv))))
+    text = base64.b64encode(der.element(0x30, scheme, der.element(0x04, sealed)))
     lines = [text[at : at + 64] for at in range(0, len(text), 64)]
     return b"\n".join([ENCRYPTED, *lines, b"-----END ENCRYPTED PRIVATE KEY-----", b""])
-
-
-def _der(tag: int, *parts: bytes) -> bytes:
-    body = b"".join(parts)
-    if len(body) < 0x80:
-        return bytes([tag, len(body)]) + body
-    size = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
-    return bytes([tag, 0x80 | len(size)]) + size + body
-
-
-def _integer(value: int) -> bytes:
-    return _der(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
 def _cosign(text: bytes, passphrase: bytes) -> PrivateKey:
@@ -95,9 +84,9 @@ def _cosign(text: bytes, passphrase: bytes) -> PrivateKey:
             raise ValueError("its scrypt parameters are out of range")
         secret = Scrypt(salt=salt, length=32, n=cost, r=block, p=parallel).derive(passphrase)
     except (ValueError, TypeError, KeyError, RecursionError, binascii.Error) as error:
-        raise _bad(f"the cosign key cannot be read ({str(error)[:100]})") from error
-    der = _secretbox(secret, nonce, sealed)
-    return PrivateKey.from_pem(b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(der) + b"-----END PRIVATE KEY-----\n")
+        raise unusable(f"the cosign key cannot be read ({str(error)[:100]})") from error
+    pkcs8 = _secretbox(secret, nonce, sealed)
+    return PrivateKey.from_pem(b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(pkcs8) + b"-----END PRIVATE KEY-----\n")
 
 
 def _secretbox(secret: bytes, nonce: bytes, sealed: bytes) -> bytes:
@@ -114,12 +103,6 @@ def _secretbox(secret: bytes, nonce: bytes, sealed: bytes) -> bytes:
         return bytes(box.decrypt(sealed, nonce))
     except exceptions.CryptoError as error:
         raise wrong_passphrase() from error
-
-
-def _bad(reason: str) -> SteleError:
-    return SteleError(
-        f"not a usable release key: {reason}", remedy="an ECDSA P-256 key in PEM is needed, as `stele init` makes it", code="trust.bad-key"
-    )
 
 
 def wrong_passphrase() -> SteleError:

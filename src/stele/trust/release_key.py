@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from stele.trust.errors import SteleError
 
 
-def _bad(reason: str) -> SteleError:
+def unusable(reason: str) -> SteleError:
+    """The error for a key that cannot be one of ours."""
     return SteleError(
         f"not a usable release key: {reason}", remedy="an ECDSA P-256 key in PEM is needed, as `stele init` makes it", code="trust.bad-key"
     )
@@ -24,7 +25,7 @@ class PublicKey:
 
     def __init__(self, key: ec.EllipticCurvePublicKey) -> None:
         if not isinstance(key.curve, ec.SECP256R1):
-            raise _bad(f"its curve is {key.curve.name}")
+            raise unusable(f"its curve is {key.curve.name}")
         self._key = key
         self.der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
@@ -38,9 +39,9 @@ class PublicKey:
         try:
             key = serialization.load_pem_public_key(data)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise _bad("not PEM") from error
+            raise unusable("not PEM") from error
         if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise _bad("not an elliptic curve key")
+            raise unusable("not an elliptic curve key")
         return cls(key)
 
     @classmethod
@@ -53,12 +54,12 @@ class PublicKey:
         try:
             key = serialization.load_der_public_key(data)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise _bad("not DER") from error
+            raise unusable("not DER") from error
         if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise _bad("not an elliptic curve key")
+            raise unusable("not an elliptic curve key")
         made = cls(key)
         if made.der != data:
-            raise _bad("another encoding of the same key")
+            raise unusable("another encoding of the same key")
         return made
 
     def __eq__(self, other: object) -> bool:
@@ -125,9 +126,9 @@ class PrivateKey:
         try:
             key = serialization.load_pem_private_key(data, passphrase)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise _bad("not an unencrypted PKCS#8 PEM") from error
+            raise unusable("not an unencrypted PKCS#8 PEM") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise _bad("not an elliptic curve key")
+            raise unusable("not an elliptic curve key")
         return cls(key)
 
     def pem(self) -> bytes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from stele.trust import note
+from stele.trust import der, note
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -58,12 +58,6 @@ def message_of(signed: bytes) -> bytes:
     return text + b"\n" + note.lines_of(signed, lambda name, _: name == origin)
 
 
-def _der(tag: int, content: bytes) -> bytes:
-    size = len(content)
-    length = bytes([size]) if size < 128 else bytes([0x81, size])
-    return bytes([tag]) + length + content
-
-
 def request(message: bytes, nonce: int) -> bytes:
     """A request (RFC 3161 section 2.4.1) for the SHA-256 of a message, with the authority's certificate asked for.
 
@@ -71,9 +65,8 @@ def request(message: bytes, nonce: int) -> bytes:
         message: what shall be stamped.
         nonce: 64 random bits, so that the answer is one to this request.
     """
-    imprint = _der(0x30, _SHA256 + _der(0x04, hashlib.sha256(message).digest()))
-    number = nonce.to_bytes(nonce.bit_length() // 8 + 1, "big")
-    return _der(0x30, b"\x02\x01\x01" + imprint + _der(0x02, number) + b"\x01\x01\xff")
+    imprint = der.element(0x30, _SHA256, der.element(0x04, hashlib.sha256(message).digest()))
+    return der.element(0x30, der.integer(1), imprint, der.integer(nonce), b"\x01\x01\xff")
 
 
 def _element(data: bytes, at: int, end: int) -> tuple[int, int, int]:
