@@ -210,6 +210,22 @@ class Key:
         return self._private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
+def two_keys(data: bytes, head: bytes) -> tuple[str, Ed25519PrivateKey, MLDSA44PrivateKey]:
+    """Name and keys of a key file: `head` and the name in a line, then an Ed25519 and an ML-DSA-44 key, each as PKCS#8 PEM.
+
+    Raises:
+        ValueError, TypeError, UnsupportedAlgorithm: it is something else.
+    """
+    first, _, rest = data.partition(b"\n")
+    blocks = re.findall(rb"-----BEGIN [^-]+-----\n[^-]*-----END [^-]+-----\n", rest)
+    if not first.startswith(head) or b"".join(blocks) != rest:
+        raise ValueError
+    ed25519, ml_dsa_44 = (serialization.load_pem_private_key(block, None) for block in blocks)
+    if not isinstance(ed25519, Ed25519PrivateKey) or not isinstance(ml_dsa_44, MLDSA44PrivateKey):
+        raise TypeError
+    return first.removeprefix(head).decode("ascii"), ed25519, ml_dsa_44
+
+
 class Signer:
     """The two keys of a ledger with its name, the origin: what it publishes carries a signature by each."""
 
@@ -246,18 +262,8 @@ class Signer:
         Raises:
             SteleError: `trust.bad-key`.
         """
-        head, _, rest = data.partition(b"\n")
         try:
-            if not head.startswith(_PEM_HEAD):
-                raise ValueError
-            name = head.removeprefix(_PEM_HEAD).decode("ascii")
-            blocks = re.findall(rb"-----BEGIN [^-]+-----\n[^-]*-----END [^-]+-----\n", rest)
-            if b"".join(blocks) != rest:
-                raise ValueError
-            ed25519, ml_dsa_44 = (serialization.load_pem_private_key(block, None) for block in blocks)
-            if not isinstance(ed25519, Ed25519PrivateKey) or not isinstance(ml_dsa_44, MLDSA44PrivateKey):
-                raise TypeError
-            return cls(name, ed25519, ml_dsa_44)
+            return cls(*two_keys(data, _PEM_HEAD))
         except (ValueError, TypeError, UnsupportedAlgorithm, SteleError) as error:
             raise SteleError(
                 "this is not a ledger key: a name, an Ed25519 and an ML-DSA-44 key",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
@@ -58,13 +56,8 @@ def _pem(keys: Keys) -> bytes:
 
 
 def _from_pem(data: bytes) -> Keys:
-    head, _, rest = data.partition(b"\n")
     try:
-        blocks = re.findall(rb"-----BEGIN [^-]+-----\n[^-]*-----END [^-]+-----\n", rest)
-        ed25519, ml_dsa_44 = (serialization.load_pem_private_key(block, None) for block in blocks)
-        if not isinstance(ed25519, Ed25519PrivateKey) or not isinstance(ml_dsa_44, MLDSA44PrivateKey):
-            raise _bad_key()
-        keys = _keys(head.removeprefix(_HEAD).decode("ascii"), ed25519, ml_dsa_44)
+        keys = _keys(*note.two_keys(data, _HEAD))
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _bad_key() from error
     if _pem(keys) != data:
