@@ -14,11 +14,7 @@ HEAD = b"# stele holder key: "
 
 def encode(key: note.Key, passphrase: bytes | None, random: bytes) -> bytes:
     """The file. `random`: see `key_files.encrypt`."""
-    pem = key.pem()
-    if passphrase is not None:
-        private = serialization.load_pem_private_key(pem, None)
-        der = private.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        pem = key_files.encrypt(der, passphrase, random)
+    pem = key.pem() if passphrase is None else key_files.encrypt(key.der(), passphrase, random)
     return HEAD + key.verifier.name.encode() + b"\n" + pem
 
 

@@ -209,6 +209,10 @@ class Key:
         """PKCS#8 PEM, unencrypted."""
         return self._private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
+    def der(self) -> bytes:
+        """PKCS#8 DER, unencrypted."""
+        return self._private.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
 
 def two_keys(data: bytes, head: bytes) -> tuple[str, Ed25519PrivateKey, MLDSA44PrivateKey]:
     """Name and keys of a key file: `head` and the name in a line, then an Ed25519 and an ML-DSA-44 key, each as PKCS#8 PEM.
