@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import msgspec
 
@@ -223,7 +223,6 @@ class Monitor:
             if error.code != "ledger.damaged":
                 raise
             self._wrong("bad-entry", f"what is published does not lead to the signed root: {error.reason}", [raw])
-        raise AssertionError
 
     def _compare(self, published: Published, last: note.Checkpoint, raw: bytes) -> None:
         """The log that was seen must be the beginning of this one."""
@@ -333,7 +332,7 @@ class Monitor:
                 )
         return Look(head.origin if head else "", head.size if head else 0, fresh, seen.witnessed, seen.entry_time_ns, tuple(alarms))
 
-    def _wrong(self, kind: str, reason: str, evidence: list[bytes]) -> None:
+    def _wrong(self, kind: str, reason: str, evidence: list[bytes]) -> NoReturn:
         raise _Wrong(self._alarm(kind, reason, evidence))
 
     def _alarm(self, kind: str, reason: str, evidence: list[bytes], name: str = "") -> Alarm:
