@@ -6,23 +6,22 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from stele.flow import rooted
 from stele.host import durable
 from stele.ledger.reader import archived
-from stele.trust import canonical, note, quorum, timestamp, trust_keys
+from stele.trust import canonical, note, quorum, trust_keys
 from stele.trust import root as roots
 from stele.trust.errors import SteleError
-from stele.witness.collect import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from stele.flow.places import Places
+    from stele.trust import timestamp
     from stele.trust.trust_keys import Trust
+    from stele.witness.collect import Collector
 
 FORMAT = "stele-cosigning v0"
 SHOWN = 2000  # checkpoints that are looked at for how it stands
@@ -86,6 +85,8 @@ def collector(places: Places, ledgers: Sequence[note.Verifier]) -> Collector | N
     found = policy(places)
     if not found.witnesses:
         return None
+    from stele.witness.collect import Collector  # with HTTP, which those who only look at how it stands do not need
+
     chosen = settings(places)
     return Collector(found, ledgers, block=chosen.block, timeout=chosen.timeout_ms / 1000)
 
@@ -102,6 +103,8 @@ def set_witnesses(places: Places, data: bytes, *, block: bool, timeout_ms: int) 
     if found.logs and not {log.verifier.name for log in found.logs} & names:
         raise quorum.bad("its log lines do not name this ledger")
     if found.witnesses:
+        from stele.witness.collect import Collector
+
         Collector(found, trust.ledgers, block=block, timeout=1.0).close()  # refuses what cannot be asked
     _set(places, block=block, timeout_ms=timeout_ms)
     durable.write(places.cosigning / "policy", data)
@@ -129,6 +132,9 @@ def set_timestamps(places: Places, urls: Sequence[str], certificates: Sequence[b
 
 def _certificates(data: bytes) -> list[bytes]:
     """Certificates of a PEM or DER file."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     try:
         found = x509.load_pem_x509_certificates(data) if b"-----BEGIN" in data else [x509.load_der_x509_certificate(data)]
         return [trust_keys.certificate(each.public_bytes(Encoding.DER)) for each in found]
@@ -169,7 +175,8 @@ def standing(places: Places) -> dict[str, Any]:
     believed = rooted.believed(trust, places.ledger)
     newest: dict[note.Verifier, tuple[int, int]] = {}
     published = witnessed = 0
-    for size, path in reversed(archived(places.ledger)[-SHOWN:]):
+    heads = archived(places.ledger)[-SHOWN:]
+    for size, path in reversed(heads):
         opened = roots.open_past(path.read_bytes(), believed, asked.verifiers)
         published = published or size
         for each in opened.signatures:
@@ -184,14 +191,16 @@ def standing(places: Places) -> dict[str, Any]:
     ]
     return {
         "published": published, "witnessed": witnessed, "block": chosen.block, "timeout_ms": chosen.timeout_ms, "quorum": asked.quorum,
-        "witnesses": witnesses, "authorities": list(chosen.authorities), "timestamp": _newest_stamp(places, trust),
+        "witnesses": witnesses, "authorities": list(chosen.authorities), "timestamp": _newest_stamp(places, heads, trust),
     }  # fmt: skip
 
 
-def _newest_stamp(places: Places, trust: Trust) -> dict[str, Any] | None:
-    for size, path in reversed(archived(places.ledger)[-SHOWN:]):
+def _newest_stamp(places: Places, heads: Sequence[tuple[int, Path]], trust: Trust) -> dict[str, Any] | None:
+    for size, path in reversed(heads):
         with contextlib.suppress(FileNotFoundError):
             token = stamp_path(places.ledger, size).read_bytes()
+            from stele.trust import timestamp  # most ledgers have none
+
             return {"size": size, **plain_stamp(timestamp.verify(token, timestamp.message_of(path.read_bytes()), trust.authorities))}
     return None
 
