@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from stele.api.static import listen
+from stele.api.listening import listen
 from stele.host.http_server import HttpServer, Limits, Reply
 from stele.trust import timestamp
 

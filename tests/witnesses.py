@@ -7,7 +7,7 @@ import http.client
 from collections.abc import Iterator
 from pathlib import Path
 
-from stele.api.static import listen
+from stele.api.listening import listen
 from stele.host.http_server import HttpServer, Limits, Reply
 from stele.trust import merkle, note, witnessing
 from stele.witness import state

@@ -222,9 +222,9 @@ def test_no_ledger_no_certificate_and_a_busy_port_are_said(ledger, tmp_path):
 BOUNDED = """
 import sys
 from pathlib import Path
-from stele.api import static
+from stele.api import listening, static
 static.LIFE_SECONDS, static.CONNECTIONS = 2.0, 3
-sock = static.listen("127.0.0.1:0")
+sock = listening.listen("127.0.0.1:0")
 print(sock.getsockname()[1], flush=True)
 static.serve(Path(sys.argv[1]), sock)
 """

@@ -9,7 +9,7 @@ import time
 import pytest
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
-from stele.api.static import listen
+from stele.api.listening import listen
 from stele.host.http_server import HttpServer, Limits, Reply
 from stele.trust import note, quorum, witnessing
 from stele.trust.errors import SteleError

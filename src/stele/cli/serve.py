@@ -31,15 +31,14 @@ def serve(call: Call, listen: str, ledger: Path | None, tls_cert: str | None, tl
     It needs neither the agent nor root, and can run beside it. The writer's own files, projection and private values are never served.
     Any web server can do the same (docs/guide/publishing.md).
     """
-    from stele.api import static
+    from stele.api import listening, static
     from stele.ledger.source import checkpoint_of, source_of
 
     folder = ledger or call.places.ledger
     with source_of(folder) as source:
         checkpoint_of(source, str(folder))
-    sock = static.listen(listen)
-    host, port = sock.getsockname()[:2]
-    url = f"{'https' if tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}/"
+    sock = listening.listen(listen)
+    url = listening.url_of(sock, tls=bool(tls_cert)) + "/"
     if call.json:
         render.show_json({"url": url})
     else:

@@ -109,12 +109,11 @@ def add_log(call: Call, keys: tuple[str, ...], folder: Path | None) -> None:
 @with_call
 def run(call: Call, listen: str, tls_cert: str | None, tls_key: str | None, folder: Path | None) -> None:
     """Answer requests for cosignatures until SIGTERM. Needs no root; everything that it signs is on disk first."""
-    from stele.api import static
+    from stele.api import listening
     from stele.api import witness as serving
 
-    sock = static.listen(listen)
-    host, port = sock.getsockname()[:2]
-    url = f"{'https' if tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    sock = listening.listen(listen)
+    url = listening.url_of(sock, tls=bool(tls_cert))
 
     def ready(running: Any) -> None:
         origins = sorted(running.logs())
