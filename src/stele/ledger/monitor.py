@@ -135,9 +135,8 @@ class Monitor:
     def _open(self, raw: bytes, documents: Sequence[bytes], *, newest: bool = True) -> note.Opened:
         """A note that trusted keys, or those of a trusted root that the documents lead to, signed. Raises `trust.*`."""
         root = self._trust.root(note.unverified(raw).origin, documents)
-        if root is not None and not newest:
-            return roots.open_head(raw, root, self._trust.witnesses, shown=lambda *_: True)
-        return roots.open_newest(raw, root or self._trust.ledgers, self._trust.witnesses)
+        opens = roots.open_newest if newest else roots.open_past
+        return opens(raw, root or self._trust.ledgers, self._trust.witnesses)
 
     def _new_documents(self, raw: bytes) -> list[bytes]:
         """Root documents in the new entries, where a root is trusted: they say whose signature counts, and vouch for themselves."""
