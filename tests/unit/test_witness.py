@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -391,7 +392,11 @@ def test_who_is_slow_is_cut_off_and_others_are_served(tmp_path):
             ended += connection.recv(1) == b""
             connection.close()
         assert ended == 20
-        assert witnesses.post(server.port, LOG.submission(5, 6))[0] == 200
+        # who was cut off sees it before the place is free again
+        while True:
+            with contextlib.suppress(http.client.RemoteDisconnected, ConnectionResetError):
+                assert witnesses.post(server.port, LOG.submission(5, 6))[0] == 200
+                break
 
 
 def test_merkle_of_an_empty_tree():
