@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.qemu import cache
@@ -56,6 +57,19 @@ def npm_judge(name: str, lock: Path) -> Path:
         subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=into, check=True)
 
     return cache.made_once(f"judge-{name}-{digest}", build)
+
+
+def pypi_program(name: str, requirements: Path) -> Path:
+    """A program that a wheel carries, as `requirements` pins it by hash; installed beside nothing else."""
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
+
+    def build(into: Path) -> None:
+        argv = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-input", "--no-deps", "--no-compile"]
+        argv += ["--only-binary=:all:", "--require-hashes", "--target", str(into), "-r", str(requirements)]
+        subprocess.run(argv, check=True)
+
+    folder = cache.made_once(f"judge-{name}-{digest}", build)
+    return next(path for path in folder.rglob(name) if path.parent.name == "bin" and path.stat().st_size > 1 << 20)
 
 
 def _toolchain(version: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -15,79 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from stele.cli import app
 from stele.cli.secret import PASSPHRASE, PIN
 from stele.flow.places import Places
 from stele.trust import key_files
 from stele.trust.errors import SteleError
 from stele.trust.policy import key_id
 from stele.trust.release_key import PublicKey
+from tests.data_folder import WORD, Data, cosign, holds
 
 pytestmark = pytest.mark.timeout(1500)  # cosign takes minutes to build where it is not in the cache
-WORD = "correct horse \u00e9 battery"
-SPEC = '{"stele": 0, "name": "shop", "command": ["/app"]}'
-
-
-class Data:
-    """A data folder and what a person does with it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.data = folder, folder / "data"
-        (folder / "root").mkdir()
-        (folder / "root" / "app").write_text("one")
-        (folder / "stele.yaml").write_text(SPEC)
-        self("init", "--keys-only")
-
-    def run(self, *argv: object, **env: str) -> subprocess.CompletedProcess[str]:
-        """A command line in this process: what it prints, and its exit code."""
-        command = ["--data", str(self.data), "--json", *(str(part) for part in argv)]
-        said, told, before = io.StringIO(), io.StringIO(), dict(os.environ)
-        try:
-            os.environ.update(env)
-            with (
-                contextlib.chdir(self.folder),
-                contextlib.redirect_stdout(said),
-                contextlib.redirect_stderr(told),
-                open(os.devnull) as nobody,
-            ):
-                sys.stdin = nobody
-                code = app.run(command)
-        except SystemExit as error:
-            code = int(str(error.code))
-        finally:
-            sys.stdin = sys.__stdin__
-            os.environ.clear()
-            os.environ.update(before)
-        return subprocess.CompletedProcess(command, code, said.getvalue(), told.getvalue())
-
-    def process(self, *argv: object, **env: str) -> subprocess.CompletedProcess[str]:
-        """The same in a process of its own."""
-        base = {name: value for name, value in os.environ.items() if not name.startswith("STELE_")}
-        command = [sys.executable, "-m", "stele", "--data", str(self.data), "--json", *(str(part) for part in argv)]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, env={**base, **env}, cwd=self.folder, stdin=subprocess.DEVNULL
-        )
-
-    def __call__(self, *argv: object, **env: str):
-        done = self.run(*argv, **env)
-        assert done.returncode == 0, (argv, done.stdout, done.stderr)
-        return json.loads(done.stdout)
-
-    def refused(self, *argv: object, **env: str) -> str:
-        done = self.run(*argv, **env)
-        assert done.returncode != 0, argv
-        return str(json.loads(done.stdout)["error"]["code"])
-
-    def seal(self, content: str = "one", *argv: object, **env: str) -> str:
-        (self.folder / "root" / "app").write_text(content)
-        return str(self("seal", "root", *argv, **env)["release"])
-
-    def key(self, signer: str) -> str:
-        return str([item["key"] for item in self("key", "list")["keys"] if item["signer"] == signer][-1])
-
-    def kinds(self) -> list[str]:
-        shown = self.run("log").stdout.splitlines()
-        return [json.loads(line)["kind"] for line in shown]
 
 
 @pytest.fixture
@@ -274,22 +209,6 @@ def test_openssl_reads_protected_keys_and_we_read_its_own(data, tmp_path):
 # ---- cosign
 
 
-def cosign(data: Data, program: Path, *argv: object, word: str = WORD) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": os.environ["PATH"], "HOME": str(data.folder), "COSIGN_PASSWORD": word, "DO_NOT_TRACK": "1"}
-    return subprocess.run(
-        [str(part) for part in (program, *argv)], capture_output=True, text=True, check=False, env=env, cwd=data.folder, timeout=120
-    )
-
-
-def holds(data: Data, program: Path, public: str) -> bool:
-    """Whether cosign finds a signature by this key on what was sealed last."""
-    layout = data.folder / "one-image"
-    shutil.rmtree(layout, ignore_errors=True)
-    shutil.copytree(data.data / "store", layout)
-    flags = ("--insecure-ignore-tlog=true", "--local-image", layout, "--key", public)
-    return cosign(data, program, "verify", *flags).returncode == 0
-
-
 def test_we_sign_with_keys_that_cosign_made_and_cosign_verifies_both_kinds(data, cosign_program):
     assert cosign(data, cosign_program, "generate-key-pair").returncode == 0
     data("key", "add", "carol", "cosign.pub")
@@ -401,13 +320,22 @@ def test_what_a_token_cannot_do_is_said_and_the_pin_is_not(data, token, uri, pin
         assert not json.loads((data.data / "store" / "index.json").read_bytes())["manifests"]
 
 
-def test_a_library_that_is_missing_is_named_with_its_extra(data):
-    for uri, extra in (("awskms:1234", "awskms"), ("gcpkms:projects/x", "gcpkms"), ("azurekms://v.vault.azure.net/keys/k/1", "azurekms")):
-        done = data.run("seal", "root", "--key", uri)
-        error = json.loads(done.stdout)["error"]
-        if error["code"] != "trust.key-service":  # somebody installed the extra
-            assert error["code"] == "trust.library-missing", error
-            assert f"stele[{extra}]" in error["remedy"]
+WITHOUT = "import sys; sys.modules[sys.argv.pop(1)] = None; from stele.cli.main import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("uri", "extra", "library"),
+    [
+        ("awskms:1234", "awskms", "boto3"), ("gcpkms:projects/x", "gcpkms", "google.cloud.kms"),
+        ("azurekms://v.vault.azure.net/keys/k/1", "azurekms", "azure.identity"), ("hv:k", "vault", "hvac"), (URI, "hsm", "pkcs11"),
+    ],
+)  # fmt: skip
+def test_a_library_that_is_missing_is_named_with_its_extra(data, uri, extra, library):
+    command = [sys.executable, "-c", WITHOUT, library, "--data", data.data, "--json", "seal", "root", "--key", uri]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=data.folder, stdin=subprocess.DEVNULL)
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "trust.library-missing", error
+    assert f"stele[{extra}]" in error["remedy"]
 
 
 def test_a_key_that_is_not_there_is_said(data):

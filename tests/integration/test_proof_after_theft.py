@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.integration.test_keys import Data
+from tests.data_folder import Data
 from tests.integration.test_root_of_trust import applied, data, grow, trust_of
 
 __all__ = ["data"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from stele.cli.secret import PASSPHRASE
 from stele.flow import opening, rooted
 from stele.flow.places import Places
 from stele.ledger.sequencer import Ledger
@@ -20,7 +21,7 @@ from stele.model.event import Event
 from stele.trust import merkle, note
 from stele.trust import root as roots
 from tests import judges
-from tests.integration.test_keys import PASSPHRASE, Data
+from tests.data_folder import Data
 from tests.unit.test_published import web
 
 pytestmark = pytest.mark.timeout(1500)

@@ -10,6 +10,7 @@ import msgspec
 
 from stele.flow import authority, signers
 from stele.host import durable
+from stele.host.key_service import ServiceSigner
 from stele.ledger import recorded
 from stele.trust import key_files, trust_keys
 from stele.trust import policy as policies
@@ -121,11 +122,16 @@ def protect(path: Path, ask: Ask, passphrase: str | None) -> dict[str, Any]:
 
 
 def public(places: Places, name: str, ask: Ask, output: Path | None) -> dict[str, Any]:
-    """The public half of what would sign (`signers.open_signer`), written to `output` if that is given. Raises like it."""
-    found = signers.open_signer(places, name, ask).public
+    """The public half of what would sign (`signers.open_signer`), written to `output` if that is given. Raises like it.
+
+    With `uri` for a key of a key service: with the version that signs, where it has several.
+    """
+    signer = signers.open_signer(places, name, ask)
+    found = signer.public
     if output is not None:
         durable.write(output, found.pem())
-    return {"key": key_id(found), "public": found.pem().decode()}
+    uri = {"uri": signer.uri} if isinstance(signer, ServiceSigner) else {}
+    return {"key": key_id(found), "public": found.pem().decode(), **uri}
 
 
 def add(ring: Ring, signer: str, public: PublicKey) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Keys that never leave where they are kept: key services and hardware tokens, through securesystemslib's signers.
 
-The only module that knows securesystemslib. Its libraries for each provider are optional, and imported by it only when used.
+This and `vault_keys` know securesystemslib. Its libraries for each provider are optional, and imported by it only when used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SCHEMES = {
     "awskms": _Provider("AWS KMS", "awskms", "awskms:KEY-ID, of an ECC_NIST_P256 key"),
     "gcpkms": _Provider("Google Cloud KMS", "gcpkms", "gcpkms:projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V"),
     "azurekms": _Provider("Azure Key Vault", "azurekms", "azurekms://VAULT.vault.azure.net/keys/KEY/VERSION"),
-    "hv": _Provider("HashiCorp Vault", "vault", "hv:KEY/VERSION"),
+    "hv": _Provider("Vault", "vault", "hv:KEY or hv:KEY/VERSION"),
     "file2": _Provider("file", "", "file2:PATH, of an unencrypted PKCS#8 PEM"),
 }
 
@@ -73,14 +73,20 @@ def open_signer(uri: str, ask: Callable[[str], str]) -> ServiceSigner:
     with _Told(provider):
         library: Any = importlib.import_module("securesystemslib.signer")  # costs 50 ms, and most releases are signed by a file
 
+        made = None
         if scheme == "file2":
             key = _public_of_file(rest, library)
+        elif scheme == "hv":
+            from stele.host import vault_keys
+
+            uri, made = vault_keys.open_key(uri)
+            key = made.public_key
         else:
             uri, key = _import(scheme, rest, library, ask)
         if key.scheme != "ecdsa-sha2-nistp256":
             raise _failed(provider, f"the key is of the scheme {str(key.scheme)[:60]}; cosign's formats need ECDSA P-256 with SHA-256")
         public = PublicKey.from_pem(str(key.keyval["public"]).encode())
-        made = library.Signer.from_priv_key_uri(uri, key, ask)
+        made = made or library.Signer.from_priv_key_uri(uri, key, ask)
     return ServiceSigner(uri, public, made.sign)
 
 
@@ -94,10 +100,8 @@ def _import(scheme: str, rest: str, library: Any, ask: Callable[[str], str]) -> 
         found = library.AWSSigner.import_(rest, "ecdsa-sha2-nistp256")
     elif scheme == "gcpkms":
         found = library.GCPSigner.import_(rest)
-    elif scheme == "azurekms":
-        found = library.AzureSigner.import_(parsed.netloc.partition(".")[0], parsed.path.strip("/").split("/")[1])
     else:
-        found = library.VaultSigner.import_(rest.partition("/")[0])
+        found = library.AzureSigner.import_(parsed.netloc.partition(".")[0], parsed.path.strip("/").split("/")[1])
     uri, key = found
     return str(uri), key
 
