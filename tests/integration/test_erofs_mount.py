@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 
 from stele.host import loop, mounts, verity_device
 from stele.model.tree import Tree
-from stele.seal import erofs, erofs_layout, release
+from stele.seal import erofs, erofs_layout, forms
 from tests.trees import Held, file, folder, trees, varied
 
 pytestmark = [pytest.mark.root, pytest.mark.guest]
@@ -31,11 +31,11 @@ TYPES = {
 }
 
 
-def made(tree: Tree, held: Held, path: Path) -> release.Image:
+def made(tree: Tree, held: Held, path: Path) -> forms.Image:
     layout = erofs_layout.plan(tree.nodes)
     with path.open("w+b") as out:
         erofs.write(out.fileno(), tree.nodes, layout, held)
-        return release.finish_image(out.fileno(), layout.data_size, erofs.image_uuid(tree.nodes))
+        return forms.finish_image(out.fileno(), layout.data_size, erofs.image_uuid(tree.nodes))
 
 
 @contextmanager

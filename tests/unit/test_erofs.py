@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from stele.model.tree import Node, Tree
 from stele.seal import erofs, erofs_layout
-from stele.seal.release import finish_image
+from stele.seal.forms import finish_image
 from stele.trust.errors import SteleError
 from tests import erofs_reader
 from tests.trees import Held, file, folder, trees, varied

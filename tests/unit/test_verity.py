@@ -21,6 +21,9 @@ def test_the_hash_area_is_what_veritysetup_writes(blocks, tmp_path):
         path.write_bytes(data)
     with ours.open("r+b") as file:
         root = verity.append(file.fileno(), len(data), UUID)
+    whole = bytearray(data.ljust(verity.file_size(len(data)), b"\0"))
+    assert verity.fill(memoryview(whole), len(data), UUID) == root
+    assert ours.read_bytes() == whole
     said = subprocess.run(
         ["veritysetup", "format", theirs, theirs, f"--hash-offset={len(data)}", "--salt=-", f"--uuid={TEXT}"],
         capture_output=True,

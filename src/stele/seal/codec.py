@@ -44,10 +44,10 @@ def codec_name(compression: Compression) -> str:
     return "none"
 
 
-def encoder(compression: Compression) -> Encoder:
-    """A fresh encoder."""
+def encoder(compression: Compression, *, alone: bool = True) -> Encoder:
+    """A fresh encoder. `alone`: whether all processors are for this one."""
     if compression == "zstd":
-        workers = max(1, min(8, os.cpu_count() or 1))
+        workers = max(1, min(8, os.cpu_count() or 1)) if alone else 1
         return zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=workers).compressobj()
     if compression == "gzip":
         return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)

@@ -17,7 +17,7 @@ from stele.seal.erofs_layout import BLOCK, DIRENT, FLAT_INLINE, FLAT_PLAIN, INOD
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from stele.model.ports import ContentReader
     from stele.model.tree import Node
@@ -115,14 +115,13 @@ def inode_record(inode: Inode, number: int) -> bytes:
     return _INODE.pack(*fields, node.uid, node.gid, node.mtime, 0, inode.nlink) + inode.xattrs
 
 
-def write_structure(fd: int, layout: Layout, uuid: bytes) -> None:
-    """Write everything but the contents of files to the empty file `fd`, which gets its full size."""
-    os.ftruncate(fd, layout.data_size)
-    durable.write_at(fd, super_block(layout, uuid), 0)
+def structure(layout: Layout, uuid: bytes) -> Iterator[tuple[bytes | bytearray, int]]:
+    """Everything but the contents of files: bytes, and where in the image they lie; all else is zeros."""
+    yield super_block(layout, uuid), 0
     buffer, base = bytearray(), BLOCK
     for number, inode in enumerate(layout.inodes, 1):
         if len(buffer) >= _BUFFER:
-            durable.write_at(fd, buffer, base)
+            yield buffer, base
             buffer, base = bytearray(), inode.offset
         buffer += bytes(inode.offset - base - len(buffer))
         buffer += inode_record(inode, number)
@@ -135,10 +134,26 @@ def write_structure(fd: int, layout: Layout, uuid: bytes) -> None:
             whole = inode.size - inode.tail
             buffer += content[whole:]
             if whole:
-                durable.write_at(fd, content[:whole], inode.block * BLOCK)
+                yield content[:whole], inode.block * BLOCK
         elif inode.tail:
             buffer += bytes(inode.tail)
-    durable.write_at(fd, buffer, base)
+    yield buffer, base
+
+
+def placed(pieces: Iterable[Piece], chunk: bytes | memoryview, start: int) -> Iterator[tuple[memoryview, int]]:
+    """Where one chunk of a content, which begins `start` bytes into it, lies in the image: its parts, and their offsets."""
+    view = memoryview(chunk)
+    for piece in pieces:
+        low, high = max(start, piece.start), min(start + len(chunk), piece.start + piece.size)
+        if low < high:
+            yield view[low - start : high - start], piece.offset + low - piece.start
+
+
+def write_structure(fd: int, layout: Layout, uuid: bytes) -> None:
+    """Write everything but the contents of files to the empty file `fd`, which gets its full size."""
+    os.ftruncate(fd, layout.data_size)
+    for data, offset in structure(layout, uuid):
+        durable.write_at(fd, data, offset)
 
 
 def place(fd: int, pieces: Iterable[Piece], chunk: bytes | memoryview, start: int) -> None:
@@ -146,11 +161,9 @@ def place(fd: int, pieces: Iterable[Piece], chunk: bytes | memoryview, start: in
 
     Nothing but zeros is not written: the file has its size already, and a hole there.
     """
-    view = memoryview(chunk)
-    for piece in pieces:
-        low, high = max(start, piece.start), min(start + len(chunk), piece.start + piece.size)
-        if low < high and not durable.is_hole(view[low - start : high - start]):
-            durable.write_at(fd, view[low - start : high - start], piece.offset + low - piece.start)
+    for part, offset in placed(pieces, chunk, start):
+        if not durable.is_hole(part):
+            durable.write_at(fd, part, offset)
 
 
 def write(fd: int, nodes: Sequence[Node], layout: Layout, contents: ContentReader) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from stele.model.tree import Node, Tree
 from stele.seal import erofs, erofs_layout
-from stele.seal.release import finish_image
+from stele.seal.forms import finish_image
 from stele.seal.sources.source import Limits
 from stele.seal.sources.stream import Budget, Reader, unfold
 from stele.seal.sources.tar import Entry, TarReader

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from stele.host import durable
 from stele.model import release as releases
-from stele.model.release import LAYER_TYPES, MANIFEST_TYPE, TREE_TYPE, Descriptor, Referrer, Release, Stratum
+from stele.model.release import MANIFEST_TYPE, TREE_TYPE, Descriptor, Referrer, Release, Stratum
 from stele.model.tree import joined
-from stele.seal import codec, erofs, erofs_layout, strata, tar, verity
+from stele.seal import codec, forms, strata
 from stele.trust import canonical
 from stele.trust.digest import sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stele.model.ports import BlobSink, ContentReader
     from stele.model.spec import Spec
-    from stele.model.tree import Node, Tree
+    from stele.model.tree import Tree
     from stele.seal.codec import Compression
+    from stele.seal.forms import Makers
     from stele.seal.packages import Package
     from stele.seal.strata import Cut, Slice
 
-PIECE = 1 << 20  # bytes handed to hash and compression at a time
 _MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64", 258: "loong64"}
-_WORKERS = max(2, min(4, os.cpu_count() or 1))
 
 
 class Sealed(NamedTuple):
@@ -45,15 +40,6 @@ class Sealed(NamedTuple):
     referrers: tuple[Referrer, ...]
     packages: tuple[Package, ...] = ()
     cut: Cut | None = None
-
-
-class Image(NamedTuple):
-    """A finished EROFS image with its hash tree; the fields are those of a Stratum."""
-
-    digest: str
-    size: int
-    data_size: int
-    verity_root: str
 
 
 def seal(
@@ -87,9 +73,11 @@ def seal(
     lines = dict(zip((node.path for node in tree.nodes), tree.lines(), strict=True))
     known = packages.find(tree, contents) if known is None else known
     cut = strata.explained(tree, spec, known)
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        making = [begin(pool, sink, piece, lines, contents, compression, reuse or {}) for piece in cut.slices]
-        table = tuple(finish() for finish in making)
+    with forms.Makers() as makers:
+        making = {  # the largest first, so that none is left for the end
+            piece.name: begin(makers, sink, piece, lines, contents, compression, reuse or {}) for piece in sorted(cut.slices, key=_size)
+        }
+        table = tuple(making[piece.name]() for piece in cut.slices)
     made = assemble(spec, sink, joined(lines.values()), table, compression=compression, platform=platform or platform_of(tree, contents))
     return made._replace(packages=known, cut=cut)
 
@@ -133,8 +121,12 @@ def attach(
     return Referrer(descriptor=descriptor, artifact_type=artifact_type, annotations=annotations)
 
 
+def _size(piece: Slice) -> int:
+    return -sum(node.size for node in piece.nodes)
+
+
 def begin(
-    pool: ThreadPoolExecutor,
+    makers: Makers,
     sink: BlobSink,
     piece: Slice,
     lines: Mapping[bytes, bytes],
@@ -147,82 +139,22 @@ def begin(
     same = reuse.get(nodes)
     if same is not None:
         return lambda: msgspec.structs.replace(same, name=piece.name)
-    making_image = pool.submit(_image, sink, piece.nodes, contents)
-    making_layer = pool.submit(keep_layer, sink, tar.stream(piece.nodes, contents), compression)
+    making = makers.begin(sink, piece.nodes, contents, compression)
 
     def finish() -> Stratum:
-        diff_id, layer = making_layer.result()
-        image = making_image.result()
+        made = making()
         return Stratum(
             name=piece.name,
-            diff_id=diff_id,
-            layer=layer,
-            image=image.digest,
-            image_size=image.size,
-            data_size=image.data_size,
-            verity_root=image.verity_root,
+            diff_id=made.diff_id,
+            layer=made.layer,
+            image=made.image.digest,
+            image_size=made.image.size,
+            data_size=made.image.data_size,
+            verity_root=made.image.verity_root,
             nodes=nodes,
         )
 
     return finish
-
-
-def keep_layer(sink: BlobSink, parts: Iterable[bytes | memoryview], compression: Compression) -> tuple[str, Descriptor]:
-    """Keep a stratum's tar, compressed; returns its diff_id and the blob. Raises what `sink` and `parts` raise."""
-    with sink.draft("blob") as draft:
-        diff_id, digest, size = write_layer(draft.fd, parts, compression)
-        draft.commit(digest)
-    return diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
-
-
-def write_layer(fd: int, parts: Iterable[bytes | memoryview], compression: Compression) -> tuple[str, str, int]:
-    """Write a stratum's tar, compressed, to `fd`; returns its diff_id, and digest and size of what was written."""
-    encoder = codec.encoder(compression)
-    plain, packed = hashlib.sha256(), hashlib.sha256()
-    size = 0
-
-    def put(data: bytes) -> None:
-        nonlocal size
-        packed.update(data)
-        size += len(data)
-        durable.write_all(fd, data)
-
-    buffer: list[bytes | memoryview] = []
-    held = 0
-    for part in parts:
-        buffer.append(part)
-        held += len(part)
-        if held >= PIECE:
-            data = b"".join(buffer)
-            plain.update(data)
-            put(encoder.compress(data))
-            buffer, held = [], 0
-    data = b"".join(buffer)
-    plain.update(data)
-    put(encoder.compress(data) + encoder.flush())
-    return "sha256:" + plain.hexdigest(), "sha256:" + packed.hexdigest(), size
-
-
-def _image(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader) -> Image:
-    with sink.draft("image") as draft:
-        layout = erofs_layout.plan(nodes)
-        uuid = erofs.write(draft.fd, nodes, layout, contents)
-        image = finish_image(draft.fd, layout.data_size, uuid)
-        draft.commit(image.digest)
-    return image
-
-
-def finish_image(fd: int, data_size: int, uuid: bytes) -> Image:
-    """Append the hash area to the image in `fd`, and hash the whole."""
-    root = verity.append(fd, data_size, uuid)
-    state = hashlib.sha256()
-    buffer = bytearray(PIECE)
-    view = memoryview(buffer)
-    at = 0
-    while count := os.preadv(fd, [buffer], at):
-        state.update(view[:count])
-        at += count
-    return Image("sha256:" + state.hexdigest(), at, data_size, root)
 
 
 def platform_of(tree: Tree, contents: ContentReader) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from stele.model.release import LAYER_TYPES
 from stele.seal import erofs, erofs_layout, tar
-from stele.seal.release import finish_image, write_layer
+from stele.seal.forms import finish_image, write_layer
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:

@@ -67,6 +67,18 @@ def append(fd: int, data_size: int, uuid: bytes) -> str:
     return hashlib.sha256(os.pread(fd, BLOCK, start)).hexdigest()
 
 
+def fill(image: memoryview, data_size: int, uuid: bytes) -> str:
+    """The same in memory, of a whole image that is `file_size(data_size)` bytes long; returns the root, hex."""
+    sha256 = hashlib.sha256
+    image[data_size : data_size + BLOCK] = super_block(data_size, uuid)
+    start, end = 0, data_size
+    for level in levels(data_size):
+        hashes = b"".join([sha256(image[at : at + BLOCK]).digest() for at in range(start, end, BLOCK)])
+        image[level.offset : level.offset + len(hashes)] = hashes
+        start, end = level.offset, level.offset + level.blocks * BLOCK
+    return sha256(image[start : start + BLOCK]).hexdigest()
+
+
 def update(image: bytearray, data_size: int, uuid: bytes, changed: set[int]) -> str:
     """Renew the hash area of a whole image in memory of which the blocks numbered `changed` are others now; returns the root, hex."""
     image[data_size : data_size + BLOCK] = super_block(data_size, uuid)

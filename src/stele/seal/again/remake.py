@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from stele.model import tree as trees
+from stele.seal import forms, strata
 from stele.seal import release as releases
-from stele.seal import strata
 from stele.seal.again import splice
 from stele.seal.again.changes import Edit, NotPlain
 from stele.seal.contents import Contents, InFolder
@@ -172,5 +171,5 @@ def _anew(name: str, edits: Sequence[Edit], lines: Sequence[bytes], root: int, s
     places: dict[str, Place] = {node.sha256: InFolder(node.path, node.size) for node in nodes if node.kind == "file"}
     places.update((edit.new.sha256, edit.changed.data) for edit in edits if edit.changed.data is not None)
     by_path = {node.path: line + b"\n" for node, line in zip(nodes, lines, strict=True)}
-    with ThreadPoolExecutor(2) as pool:
-        return releases.begin(pool, sink, strata.Slice(name, nodes), by_path, Contents(places, folder=root), compression, {})()
+    with forms.Makers() as makers:
+        return releases.begin(makers, sink, strata.Slice(name, nodes), by_path, Contents(places, folder=root), compression, {})()

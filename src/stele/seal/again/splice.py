@@ -15,8 +15,7 @@ import msgspec
 
 from stele.host import durable
 from stele.model.tree import joined
-from stele.seal import codec, erofs, tar, verity
-from stele.seal import release as releases
+from stele.seal import codec, erofs, forms, tar, verity
 from stele.seal.erofs_layout import BLOCK, INODE, SLOT, tail_of
 from stele.seal.erofs_reader import BadImageError, ImageReader
 from stele.trust.digest import sha256
@@ -123,8 +122,8 @@ def _layer(old: Stratum, files: StrataFiles, edits: Sequence[Edit], sink: BlobSi
         raise NotAlikeError from error
     if sha256(data) != old.diff_id:
         raise NotAlikeError
-    pieces = (part[at : at + releases.PIECE] for part in _spliced(memoryview(data), edits) for at in range(0, len(part), releases.PIECE))
-    return releases.keep_layer(sink, pieces, compression)
+    pieces = (part[at : at + forms.PIECE] for part in _spliced(memoryview(data), edits) for at in range(0, len(part), forms.PIECE))
+    return forms.keep_layer(sink, pieces, compression)
 
 
 def _spliced(data: memoryview, edits: Sequence[Edit]) -> list[memoryview | bytes]:

@@ -1,0 +1,219 @@
+"""The two forms of a stratum: its tar, compressed, and its EROFS image with the hash tree (docs/spec/strata.md, erofs.md).
+
+A stratum of the usual size has its image in memory until it is whole: each content is then read once for both forms, and
+the image is hashed where it lies and written in one go. Of a larger one, both forms stream, each by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, Self, TypeVar
+
+from stele.host import durable
+from stele.model.release import LAYER_TYPES, Descriptor
+from stele.seal import codec, erofs, erofs_layout, tar, verity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from stele.model.ports import BlobSink, ContentReader
+    from stele.model.tree import Node
+    from stele.seal.codec import Compression, Encoder
+    from stele.seal.erofs_layout import Piece
+
+PIECE = 1 << 20  # bytes handed to hash and disk at a time
+IN_MEMORY = 32 << 20  # bytes of content of a stratum whose image is made in memory; few are larger (strata.TARGET)
+ROOM = 128 << 20  # bytes of images and of what is being compressed in memory at a time
+_WORKERS = max(2, min(4, os.cpu_count() or 1))
+_STAGE = 256 << 10  # bytes: what is smaller is gathered before it is hashed and compressed
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Image(NamedTuple):
+    """A finished EROFS image with its hash tree; the fields are those of a Stratum."""
+
+    digest: str
+    size: int
+    data_size: int
+    verity_root: str
+
+
+class Made(NamedTuple):
+    """Both forms of a stratum, as they were kept."""
+
+    diff_id: str
+    layer: Descriptor
+    image: Image
+
+
+class Makers:
+    """Makes strata, as many at a time as there are processors and room for in memory. A context manager."""
+
+    def __init__(self, *, in_memory: int = IN_MEMORY, room: int = ROOM) -> None:
+        """`in_memory`, `room`: as the constants; `room` is at least twice `in_memory`."""
+        self._pool = ThreadPoolExecutor(_WORKERS)
+        self._in_memory, self._room = in_memory, room
+        self._freed = threading.Condition()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._pool.shutdown(cancel_futures=raised[0] is not None)
+
+    def begin(self, sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader, compression: Compression) -> Callable[[], Made]:
+        """Begin to make both forms of a stratum; returns how to wait for them. Raises what `sink` and `contents` raise."""
+        size = sum(node.size for node in nodes if node.link is None)
+        if size <= self._in_memory:
+            return self._submit(2 * size, _both, sink, nodes, contents, compression).result
+        image = self._submit(0, _image, sink, nodes, contents)
+        layer = self._submit(max(0, 2 * self._in_memory), keep_layer, sink, tar.stream(nodes, contents), compression)
+        return lambda: Made(*layer.result(), image.result())
+
+    def _submit(self, need: int, make: Callable[P, T], *args: P.args, **more: P.kwargs) -> Future[T]:
+        def made() -> T:
+            with self._freed:
+                self._freed.wait_for(lambda: self._room >= need)
+                self._room -= need
+            try:
+                return make(*args, **more)
+            finally:
+                with self._freed:
+                    self._room += need
+                    self._freed.notify_all()
+
+        return self._pool.submit(made)
+
+
+def _both(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader, compression: Compression) -> Made:
+    layout = erofs_layout.plan(nodes)
+    uuid = erofs.image_uuid(nodes)
+    room = mmap.mmap(-1, verity.file_size(layout.data_size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    room.madvise(mmap.MADV_HUGEPAGE)  # a fault for each small page costs more than all that is written to it
+    image = memoryview(room)  # nobody closes it: it goes with the last view of it
+    for data, offset in erofs.structure(layout, uuid):
+        image[offset : offset + len(data)] = data
+    layer = keep_layer(sink, tar.stream(nodes, _Placed(contents, layout.pieces(), image)), compression, alone=False)
+    return Made(*layer, _keep(sink, image, layout.data_size, uuid))
+
+
+class _Placed:
+    """Contents that are put into an image when they are first read."""
+
+    def __init__(self, contents: ContentReader, pieces: dict[str, list[Piece]], image: memoryview) -> None:
+        self._contents, self._pieces, self._image = contents, pieces, image
+
+    def _place(self, pieces: Iterable[Piece], data: bytes | memoryview, start: int) -> None:
+        image = self._image
+        for part, offset in erofs.placed(pieces, data, start):
+            image[offset : offset + len(part)] = part
+
+    def read(self, digest: str) -> bytes:
+        """See the port."""
+        data = self._contents.read(digest)
+        self._place(self._pieces.pop(digest, ()), data, 0)
+        return data
+
+    def chunks(self, digest: str, size: int = PIECE) -> Iterator[bytes]:
+        """See the port."""
+        pieces, done = self._pieces.pop(digest, ()), 0
+        for chunk in self._contents.chunks(digest, size):
+            self._place(pieces, chunk, done)
+            done += len(chunk)
+            yield chunk
+
+
+def _keep(sink: BlobSink, image: memoryview, data_size: int, uuid: bytes) -> Image:
+    """Keep an image that is whole but for its hash area."""
+    root = verity.fill(image, data_size, uuid)
+    digest = "sha256:" + hashlib.sha256(image).hexdigest()
+    with sink.draft("image") as draft:
+        os.ftruncate(draft.fd, len(image))
+        for at in range(0, len(image), PIECE):
+            if not durable.is_hole(image[at : at + PIECE]):
+                durable.write_at(draft.fd, image[at : at + PIECE], at)
+        draft.commit(digest)
+    return Image(digest, len(image), data_size, root)
+
+
+def keep_layer(
+    sink: BlobSink, parts: Iterable[bytes | memoryview], compression: Compression, *, alone: bool = True
+) -> tuple[str, Descriptor]:
+    """Keep a stratum's tar, compressed; returns its diff_id and the blob. Raises what `sink` and `parts` raise.
+
+    `alone`: whether all processors are for this one.
+    """
+    with sink.draft("blob") as draft:
+        diff_id, digest, size = write_layer(draft.fd, parts, compression, alone=alone)
+        draft.commit(digest)
+    return diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
+
+
+def write_layer(fd: int, parts: Iterable[bytes | memoryview], compression: Compression, *, alone: bool = True) -> tuple[str, str, int]:
+    """Write a stratum's tar, compressed, to `fd`; returns its diff_id, and digest and size of what was written."""
+    writing = _Writing(fd, codec.encoder(compression, alone=alone))
+    stage = bytearray(_STAGE)
+    view, held = memoryview(stage), 0
+    for part in parts:
+        size = len(part)
+        if held + size > _STAGE:
+            writing.put(view[:held])
+            held = 0
+            if size > _STAGE // 2:
+                writing.put(part)
+                continue
+        stage[held : held + size] = part
+        held += size
+    writing.put(view[:held])
+    return writing.end()
+
+
+class _Writing:
+    """A tar on its way into a file."""
+
+    def __init__(self, fd: int, encoder: Encoder) -> None:
+        self._fd, self._encoder = fd, encoder
+        self._plain, self._packed, self._size = hashlib.sha256(), hashlib.sha256(), 0
+
+    def put(self, data: bytes | memoryview) -> None:
+        """The next bytes of the tar."""
+        self._plain.update(data)
+        self._write(self._encoder.compress(data))
+
+    def _write(self, data: bytes) -> None:
+        if data:
+            self._packed.update(data)
+            self._size += len(data)
+            durable.write_all(self._fd, data)
+
+    def end(self) -> tuple[str, str, int]:
+        """All of it is there; returns its diff_id, and digest and size of what was written."""
+        self._write(self._encoder.flush())
+        return "sha256:" + self._plain.hexdigest(), "sha256:" + self._packed.hexdigest(), self._size
+
+
+def _image(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader) -> Image:
+    with sink.draft("image") as draft:
+        layout = erofs_layout.plan(nodes)
+        uuid = erofs.write(draft.fd, nodes, layout, contents)
+        image = finish_image(draft.fd, layout.data_size, uuid)
+        draft.commit(image.digest)
+    return image
+
+
+def finish_image(fd: int, data_size: int, uuid: bytes) -> Image:
+    """Append the hash area to the image in `fd`, and hash the whole."""
+    root = verity.append(fd, data_size, uuid)
+    state = hashlib.sha256()
+    buffer = bytearray(PIECE)
+    view = memoryview(buffer)
+    at = 0
+    while count := os.preadv(fd, [buffer], at):
+        state.update(view[:count])
+        at += count
+    return Image("sha256:" + state.hexdigest(), at, data_size, root)
