@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from stele import __version__
-from stele.cli.exits import BROKEN, INTERNAL, USAGE, exit_code
+from stele.cli.ends import exit_of
+from stele.cli.exits import USAGE
 from stele.cli.table import COMMANDS
-from stele.trust.errors import SteleError
+from stele.host.logs import FORMAT
 
 EPILOG = """\b
 The first steps:
@@ -65,36 +64,20 @@ def cli(ctx: click.Context, data: Path | None, as_json: bool, debug: bool) -> No
     """Seal an application into one signed release, run it so that nothing can change it, and prove what ran."""
     ctx.ensure_object(dict)
     ctx.obj.update(data=data, json=as_json, debug=debug)
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format=FORMAT)
 
 
 def run(argv: list[str]) -> int:
     """Run one command line; returns the exit code (docs/guide/exit-codes.md)."""
-    debug = "--debug" in argv
-    try:
-        result: Any = cli.main(args=argv, prog_name="stele", standalone_mode=False)
-    except SteleError as error:
-        if debug:
-            logging.getLogger(__name__).exception("the command failed")
-        from stele.cli.render import show_error
+    return exit_of(lambda: _run(argv), argv)
 
-        show_error(error, as_json="--json" in argv)
-        return exit_code(error)
+
+def _run(argv: list[str]) -> object:
+    try:
+        return cli.main(args=argv, prog_name="stele", standalone_mode=False)
     except click.exceptions.Abort:
         sys.stderr.write("aborted\n")
         return USAGE
     except click.ClickException as error:
         error.show()
         return USAGE
-    except BrokenPipeError:
-        # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN
-    except Exception as error:
-        if debug:
-            raise
-        sys.stderr.write(
-            f"error: internal error: {type(error).__name__}: {error}\n  remedy: run again with --debug and report what it prints\n"
-        )
-        return INTERNAL
-    return int(result) if isinstance(result, int) else 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stele.cli import render
-from stele.cli.context import Call, with_call
+from stele.cli.context import Call, call_of, with_call
 from stele.cli.log_lines import Lines
 from stele.cli.log_options import reading, selection, view
 from stele.cli.table import LOG_COMMANDS
@@ -60,7 +60,7 @@ def log(ctx: click.Context, /, last: int | None, reverse: bool, follow: bool, ev
     """
     if ctx.invoked_subcommand is not None:
         return
-    call = Call(ctx, json=sub_json)
+    call = call_of(ctx, json=sub_json)
     from stele.flow import holding
 
     if notice := holding.notice(call.places):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from stele.cli import render
-from stele.cli.context import Call, with_call
+from stele.cli.context import Call, call_of, with_call
 from stele.model.units import parse_duration_ms
 
 SECOND_NS = 1_000_000_000
@@ -24,7 +24,7 @@ def witnesses(ctx: click.Context, sub_json: bool) -> None:
     """What is published and what is witnessed, and how it stands with each witness. Needs no agent and no network."""
     if ctx.invoked_subcommand is not None:
         return
-    call = Call(ctx, json=sub_json)
+    call = call_of(ctx, json=sub_json)
     call.need_keys()
     from stele.flow import cosigning
 
@@ -107,7 +107,7 @@ def timestamps(ctx: click.Context, sub_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    call = Call(ctx, json=sub_json)
+    call = call_of(ctx, json=sub_json)
     call.need_keys()
     from stele.flow import cosigning
 

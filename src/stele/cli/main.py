@@ -13,6 +13,13 @@ def main() -> None:
         # before click is imported: this is the call that scripts make
         sys.stdout.write(f"stele {__version__}\n")
         return
-    from stele.cli.app import run
+    code = None
+    if "seal" in sys.argv:
+        from stele.cli import plain
 
-    sys.exit(run(sys.argv[1:]))
+        code = plain.run(sys.argv[1:])
+    if code is None:
+        from stele.cli.app import run
+
+        code = run(sys.argv[1:])
+    sys.exit(code)

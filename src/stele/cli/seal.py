@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from stele.cli import render
+from stele.cli import sealed
 from stele.cli.context import Call, with_call
-from stele.cli.secret import Secrets, with_secrets
+from stele.cli.secret import with_secrets
 
 KINDS = ["auto", "folder", "docker-archive", "oci-layout", "registry", "root-tar", "debian", "containerfile"]
 
@@ -61,44 +61,4 @@ def seal(call: Call, source: str | None, base: str, spec_file: Path, delta: bool
     """
     if (source is None) == (not base):
         raise click.UsageError("give either SOURCE or --from RELEASE")
-    call.need_keys()
-    from stele.flow import sealing
-
-    what = base if source is None else sealing.source_of(source, given["kind"])
-    secrets = Secrets(passphrase_file)
-    secrets.warm(call.places, given["key"])
-    with render.progress(f"sealing {source or base}", quiet=call.json) as say:
-        sealed = sealing.seal(
-            call.places,
-            what,
-            spec_file,
-            options=sealing.Options(**given),
-            say=say,
-            ask=secrets,
-            record=sealing.recorder(call.places, lambda body: call.agent.call("POST", "/v1/record", body)),
-        )
-        if delta:
-            say("making deltas")
-            sealed["deltas"] = _deltas(call, sealed["release"])
-    if call.json:
-        render.show_json(sealed)
-        return
-    render.say_line(f"sealed {sealed['workload']} as {sealed['release']}")
-    render.say_line(f"  tree    {sealed['tree']}  ({sealed['paths']} paths, {render.size(sealed['bytes'])})")
-    commit = sealed["provenance"]["commit"]
-    state = {True: ", with changes", False: "", None: ", state unknown"}[sealed["provenance"]["dirty"]] if commit else ""
-    render.say_line(
-        f"  sbom    {sealed['sbom']['packages']} packages; provenance {f'commit {commit[:12]}{state}' if commit else 'without a commit'}"
-    )
-    for note in sealed["notes"]:
-        render.say_line(f"  note    {note}")
-    for made in sealed.get("deltas", ()):
-        render.say_line(f"  delta   from {made['base']}  ({render.size(made['size'])})")
-    render.say_line(f"  took    {render.took(sealed['took_ns'])}")
-
-
-def _deltas(call: Call, digest: str) -> list[dict[str, Any]]:
-    from stele.flow import opening, packing
-
-    store = opening.open_store(call.places)
-    return [{"base": offer.base, "size": offer.size} for offer in packing.attach(call.places, store, store.find(digest))]
+    sealed.seal(call, source, base, spec_file, passphrase_file, delta=delta, given=given)

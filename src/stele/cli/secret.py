@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -67,7 +65,12 @@ class Secrets:
             from stele.flow import signers
 
             return signers.nobody(what)
-        return str(click.prompt(what, hide_input=True, confirmation_prompt=again, err=True))
+        import click  # which who signs with a key without a passphrase need not wait for
+
+        try:
+            return str(click.prompt(what, hide_input=True, confirmation_prompt=again, err=True))
+        except click.Abort as error:
+            raise KeyboardInterrupt from error
 
 
 def _first_line(path: Path) -> str:
@@ -84,6 +87,8 @@ def _first_line(path: Path) -> str:
 
 def with_secrets(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --passphrase-file; the command gets `passphrase_file`, and makes `Secrets` of it."""
+    import click
+
     return click.option(
         "--passphrase-file",
         type=click.Path(path_type=Path, dir_okay=False),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 import sqlite3
 import threading
 import zlib
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from stele.host import logs
 from stele.model.event import decode_entry
 from stele.trust.errors import SteleError
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from stele.model.event import Entry
 
-log = logging.getLogger(__name__)
 VERSION = 2  # another one is deleted and made anew
 BLOCK = 256
 SCHEMA = """
@@ -77,7 +76,7 @@ class Projection:
         return self._db is not None
 
     def _give_up(self, error: Exception) -> None:
-        log.warning("the projection %s cannot be used: %s", self._path.name, error)
+        logs.of(__name__).warning("the projection %s cannot be used: %s", self._path.name, error)
         if self._db is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()

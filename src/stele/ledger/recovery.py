@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from typing import TYPE_CHECKING, NamedTuple
 
+from stele.host import logs
 from stele.ledger import openings, tiles
 from stele.ledger.edge import Edge
 from stele.ledger.mapfile import MapFile
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from stele.ledger.wal import Wal
     from stele.trust.root import Root
-
-log = logging.getLogger(__name__)
 
 
 class Recovered(NamedTuple):
@@ -127,7 +125,7 @@ def edge_at(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) -> 
         edge.trail.take(entry, base - 1)
         edge.ends_in_epoch = True
         return edge
-    log.warning("the epoch map is missing or does not fit: it is made again from all %d entries", base)
+    logs.of(__name__).warning("the epoch map is missing or does not fit: it is made again from all %d entries", base)
     return _replayed(folder, base, roots, maps)
 
 

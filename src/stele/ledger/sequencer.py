@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from stele.host import durable
+from stele.host import durable, logs
 from stele.ledger import erasing, openings, projection, read_only, recovery, tiles
 from stele.ledger.group import Group, Ticket
 from stele.ledger.lock import Lock
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from stele.model.epochmap import Node
     from stele.trust.root import Root
 
-log = logging.getLogger(__name__)
 RECYCLE_BYTES = 1 << 20  # opening reads so much: a second is too long
 PUBLISH_EVERY_S = 0.1
 LONGEST_PAUSE_S = 1.0  # between two publishings under load
@@ -388,7 +386,7 @@ class Ledger:
                     self._fail(error)
                     raise
         except OSError as error:
-            log.warning("the ledger's write-ahead log could not be recycled yet: %s", error)
+            logs.of(__name__).warning("the ledger's write-ahead log could not be recycled yet: %s", error)
             return
         old_names, self._synced_names = self._synced_names, names
         self._drop(old_names)
@@ -415,12 +413,12 @@ class Ledger:
                 self.publish()
             except SteleError as error:
                 if error.reason != said:  # once, however often it is tried
-                    log.error("%s", error.reason)  # noqa: TRY400  the reason says it all
+                    logs.of(__name__).error("%s", error.reason)
                 said = error.reason
                 if error.retryable:
                     self._wake.set()  # held back: whoever did it sets the pace
-            except Exception:
-                log.exception("the ledger could not be published")
+            except Exception:  # noqa: BLE001  it is logged, and tried again
+                logs.of(__name__).exception("the ledger could not be published")
             took = time.monotonic() - begun
 
     def close(self) -> None:

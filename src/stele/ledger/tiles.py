@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import secrets
 import struct
 from typing import TYPE_CHECKING
 
+from stele.host import logs
 from stele.model.damage import damaged as damaged  # noqa: PLC0414  readers of tiles raise it, too
 from stele.trust import merkle
 from stele.trust.errors import SteleError
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-log = logging.getLogger(__name__)
 WIDTH = 256
 CACHED_TILES = 1024  # 8 KiB each
 
@@ -95,8 +93,8 @@ def write_tile(root: Path, name: str, data: bytes) -> None:
             return
         if not _is_torn(found, data):
             raise damaged(f"{name} is there with other content")
-        log.warning("%s was torn by a crash and is written again from the write-ahead log", name)
-    temp = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        logs.of(__name__).warning("%s was torn by a crash and is written again from the write-ahead log", name)
+    temp = path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
     try:
         temp.write_bytes(data)
         os.rename(temp, path)

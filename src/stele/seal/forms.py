@@ -10,7 +10,6 @@ import hashlib
 import mmap
 import os
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, Self, TypeVar
 
 from stele.host import durable
@@ -19,6 +18,7 @@ from stele.seal import codec, erofs, erofs_layout, tar, verity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
     from stele.model.ports import BlobSink, ContentReader
     from stele.model.tree import Node
@@ -56,6 +56,8 @@ class Makers:
 
     def __init__(self, *, in_memory: int = IN_MEMORY, room: int = ROOM) -> None:
         """`in_memory`, `room`: as the constants; `room` is at least twice `in_memory`."""
+        from concurrent.futures import ThreadPoolExecutor  # with all of logging, which who splices need not load
+
         self._pool = ThreadPoolExecutor(_WORKERS)
         self._in_memory, self._room = in_memory, room
         self._freed = threading.Condition()

@@ -10,8 +10,6 @@ from stele.model.tree import Kind, quote
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PYC_HEADER = 16  # bytes: magic, flags, source mtime, source size (PEP 552)
-
 
 @dataclass(slots=True, eq=False)
 class Inode:
@@ -34,13 +32,6 @@ class Inode:
     compiled: tuple[int, int] | None = None
     children: dict[bytes, Inode] = field(default_factory=dict)
     layer: int = 0
-
-
-def compiled_from(head: bytes) -> tuple[int, int] | None:
-    """(mtime, size) of the source from the first 16 bytes of a file, if these can be a .pyc that checks times."""
-    if len(head) < PYC_HEADER or head[2:4] != b"\r\n" or head[4:8] != b"\0\0\0\0":
-        return None
-    return int.from_bytes(head[8:12], "little"), int.from_bytes(head[12:16], "little")
 
 
 def walk(root: Inode) -> Iterator[tuple[bytes, Inode]]:

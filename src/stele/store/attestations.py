@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 from typing import TYPE_CHECKING, Any
 
+from stele.host import logs
 from stele.store import index as indexes
 from stele.store import signatures
 from stele.trust import dsse
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from stele.store.signatures import Blobs
     from stele.trust.release_key import PublicKey
 
-log = logging.getLogger(__name__)
 LIMIT = 64 << 20  # bytes of one bundle: an SBOM of many packages is larger than a signature
 
 
@@ -39,7 +38,7 @@ def read(blobs: Blobs, index: Plain, digest: str, predicate_type: str, trusted: 
                 raise bundle
             found = _predicate(bundle, digest, predicate_type, trusted)
         except SteleError as error:
-            log.info("an attestation of %s is passed over: %s", digest, error.reason)
+            logs.of(__name__).info("an attestation of %s is passed over: %s", digest, error.reason)
             failed = failed or error
         else:
             holds = True

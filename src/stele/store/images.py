@@ -7,7 +7,6 @@ import hashlib
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO
 
 from stele.host import durable, immutable
@@ -85,6 +84,8 @@ def check_all(parts: Sequence[tuple[Path, str]]) -> list[int]:
             return _check(fd, *part)
         finally:
             os.close(fd)
+
+    from concurrent.futures import ThreadPoolExecutor  # with all of logging, which who checks nothing need not load
 
     with ThreadPoolExecutor(_WORKERS) as pool:  # the largest first, so that none is left for the end
         checking = {part: pool.submit(one, part) for part in sorted(parts, key=lambda part: -_size(part[0]))}

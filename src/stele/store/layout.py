@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Literal
 
-from stele.host import durable
+from stele.host import durable, logs
 from stele.model import release as releases
 from stele.model import tree as trees
 from stele.model.release import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Publication, Referrer, Release, ReleaseEvidence, Stratum
@@ -183,9 +183,7 @@ class Layout:
                 yield self._read(digest)
             except SteleError as error:
                 if error.code != "release.malformed":  # an image that another tool put here
-                    import logging
-
-                    logging.getLogger(__name__).warning("release %s cannot be read: %s", digest, error.reason)
+                    logs.of(__name__).warning("release %s cannot be read: %s", digest, error.reason)
 
     def find(self, name: str) -> Release:
         """The release with this digest, unique beginning of a digest (4 digits or more), or tag; or the newest of a workload.

@@ -9,18 +9,12 @@ import json
 import re
 from typing import Any
 
-from cryptography.hazmat.primitives import padding
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-
-from stele.trust import der
+from stele.trust import der, plain_keys
 from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey, unusable
 
 ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
-_COSIGN = re.compile(
-    rb"-----BEGIN ENCRYPTED (SIGSTORE|COSIGN) PRIVATE KEY-----\n([A-Za-z0-9+/=\r\n]+)-----END ENCRYPTED \1 PRIVATE KEY-----\s*\Z"
-)
+_COSIGN = rb"-----BEGIN ENCRYPTED (SIGSTORE|COSIGN) PRIVATE KEY-----\n([A-Za-z0-9+/=\r\n]+)-----END ENCRYPTED \1 PRIVATE KEY-----\s*\Z"
 MAX_BYTES = 1 << 16
 # scrypt: 16 MiB and some 100 ms for each guess; OpenSSL reads no more than 32 MiB without being told to
 COST, BLOCK, PARALLEL = 1 << 14, 8, 5
@@ -31,7 +25,7 @@ _PBES2, _SCRYPT, _AES = (bytes.fromhex(text) for text in ("06092a864886f70d01050
 
 def is_encrypted(data: bytes) -> bool:
     """Whether a passphrase is needed to read a key file."""
-    return ENCRYPTED in data or _COSIGN.match(data) is not None
+    return b"ENCRYPTED" in data and (ENCRYPTED in data or re.match(_COSIGN, data) is not None)
 
 
 def load(data: bytes, passphrase: bytes | None) -> PrivateKey:
@@ -42,10 +36,10 @@ def load(data: bytes, passphrase: bytes | None) -> PrivateKey:
     """
     if len(data) > MAX_BYTES:
         raise unusable("the file is larger than 64 KiB")
-    if found := _COSIGN.match(data):
-        return _cosign(found[2], passphrase or b"")
-    if ENCRYPTED not in data:
+    if not is_encrypted(data):
         return PrivateKey.from_pem(data)
+    if found := re.match(_COSIGN, data):
+        return _cosign(found[2], passphrase or b"")
     try:
         return PrivateKey.from_pem(data, passphrase or b"")
     except SteleError as error:
@@ -57,6 +51,10 @@ def encrypt(pkcs8: bytes, passphrase: bytes, random: bytes) -> bytes:
 
     Written here, because the library would derive the key with 2,048 rounds of PBKDF2. `random`: RANDOM_BYTES fresh random bytes.
     """
+    from cryptography.hazmat.primitives import padding
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
     assert len(random) == RANDOM_BYTES
     salt, iv = random[:16], random[16:]
     secret = Scrypt(salt=salt, length=32, n=COST, r=BLOCK, p=PARALLEL).derive(passphrase)
@@ -66,13 +64,13 @@ def encrypt(pkcs8: bytes, passphrase: bytes, random: bytes) -> bytes:
     sealed = cipher.update(plain) + cipher.finalize()
     derivation = der.element(0x30, _SCRYPT, der.element(0x30, der.element(0x04, salt), *map(der.integer, (COST, BLOCK, PARALLEL))))
     scheme = der.element(0x30, _PBES2, der.element(0x30, derivation, der.element(0x30, _AES, der.element(0x04, iv))))
-    text = base64.b64encode(der.element(0x30, scheme, der.element(0x04, sealed)))
-    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
-    return b"\n".join([ENCRYPTED, *lines, b"-----END ENCRYPTED PRIVATE KEY-----", b""])
+    return plain_keys.encode("ENCRYPTED PRIVATE KEY", der.element(0x30, scheme, der.element(0x04, sealed)))
 
 
 def _cosign(text: bytes, passphrase: bytes) -> PrivateKey:
     """Cosign's own format: JSON with scrypt and NaCl's secretbox around PKCS#8 DER."""
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
     try:
         plain = json.loads(base64.b64decode(b"".join(text.split()), validate=True))
         kdf, cipher = plain["kdf"], plain["cipher"]

@@ -10,10 +10,10 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA44PublicKey
 
+from stele.trust import plain_keys
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Key:
         self._private = private
         ed25519 = COSIGNATURE if cosigner else ED25519
         algorithm = ML_DSA_44 if isinstance(private, MLDSA44PrivateKey) else ed25519
-        public = private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+        public = private.public_key().public_bytes_raw()
         self.verifier = Verifier(name, key_id(name, public, algorithm), public, algorithm)
 
     def __repr__(self) -> str:
@@ -207,10 +207,12 @@ class Key:
 
     def pem(self) -> bytes:
         """PKCS#8 PEM, unencrypted."""
-        return self._private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        return plain_keys.encode("PRIVATE KEY", self.der())
 
     def der(self) -> bytes:
         """PKCS#8 DER, unencrypted."""
+        from cryptography.hazmat.primitives import serialization
+
         return self._private.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
@@ -224,6 +226,10 @@ def two_keys(data: bytes, head: bytes) -> tuple[str, Ed25519PrivateKey, MLDSA44P
     blocks = re.findall(rb"-----BEGIN [^-]+-----\n[^-]*-----END [^-]+-----\n", rest)
     if not first.startswith(head) or b"".join(blocks) != rest:
         raise ValueError
+    if len(blocks) == 2 and (one := plain_keys.ed25519_private(blocks[0])) and (other := plain_keys.ml_dsa_44_private(blocks[1])):
+        return first.removeprefix(head).decode("ascii"), one, other
+    from cryptography.hazmat.primitives import serialization
+
     ed25519, ml_dsa_44 = (serialization.load_pem_private_key(block, None) for block in blocks)
     if not isinstance(ed25519, Ed25519PrivateKey) or not isinstance(ml_dsa_44, MLDSA44PrivateKey):
         raise TypeError

@@ -7,9 +7,10 @@ import hashlib
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from stele.trust import plain_keys
 from stele.trust.errors import SteleError
 
 
@@ -27,7 +28,7 @@ class PublicKey:
         if not isinstance(key.curve, ec.SECP256R1):
             raise unusable(f"its curve is {key.curve.name}")
         self._key = key
-        self.der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        self.der = plain_keys.p256_spki(key)
 
     @classmethod
     def from_pem(cls, data: bytes) -> PublicKey:
@@ -36,6 +37,10 @@ class PublicKey:
         Raises:
             SteleError: `trust.bad-key`.
         """
+        if plain := plain_keys.p256_public(plain_keys.decode("PUBLIC KEY", data) or b""):
+            return cls(plain)
+        from cryptography.hazmat.primitives import serialization
+
         try:
             key = serialization.load_pem_public_key(data)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -51,6 +56,10 @@ class PublicKey:
         Raises:
             SteleError: `trust.bad-key`.
         """
+        if plain := plain_keys.p256_public(data):
+            return cls(plain)
+        from cryptography.hazmat.primitives import serialization
+
         try:
             key = serialization.load_der_public_key(data)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -75,7 +84,7 @@ class PublicKey:
 
     def pem(self) -> bytes:
         """SPKI PEM."""
-        return self._key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return plain_keys.encode("PUBLIC KEY", self.der)
 
     def verify(self, data: bytes, signature: bytes) -> bool:
         """Whether the DER signature over `data` holds."""
@@ -123,6 +132,10 @@ class PrivateKey:
         Raises:
             SteleError: `trust.bad-key`.
         """
+        if passphrase is None and (plain := plain_keys.p256_private(data)):
+            return cls(plain)
+        from cryptography.hazmat.primitives import serialization
+
         try:
             key = serialization.load_pem_private_key(data, passphrase)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -133,10 +146,12 @@ class PrivateKey:
 
     def pem(self) -> bytes:
         """PKCS#8 PEM, unencrypted."""
-        return self._key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        return plain_keys.encode("PRIVATE KEY", self.der())
 
     def der(self) -> bytes:
         """PKCS#8 DER, unencrypted."""
+        from cryptography.hazmat.primitives import serialization
+
         return self._key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
     def sign(self, data: bytes) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stele.host import states
 from stele.host.below import open_below
 from stele.seal.again.last import PARTICULAR, UNKNOWN
-from stele.seal.inode import PYC_HEADER, compiled_from
+from stele.seal.byte_code import PYC_HEADER, compiled_from
 from stele.seal.normalise import is_kept_xattr
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from stele.host import durable
+from stele.host.beside import Beside
 from stele.model.tree import joined
 from stele.seal import codec, erofs, forms, tar, verity
 from stele.seal.erofs_layout import BLOCK, INODE, SLOT, tail_of
@@ -61,8 +61,7 @@ def stratum(
     for edit in edits:  # equal contents share their blocks
         if encoded.count(edit.new.sha256.encode()) != 1 or edit.old.sha256.encode() in encoded:
             raise NotAlikeError
-    with ThreadPoolExecutor(1) as pool:
-        making = pool.submit(_layer, old, files, edits, sink, compression)
+    with Beside(lambda: _layer(old, files, edits, sink, compression)) as making:
         image, root = _image(old, files, edits, erofs.uuid_of(encoded), sink)
         diff_id, layer = making.result()
     return msgspec.structs.replace(old, diff_id=diff_id, layer=layer, image=image, verity_root=root, nodes=sha256(encoded))

@@ -14,8 +14,9 @@ from stele.host import states
 from stele.host.below import open_below
 from stele.host.states import State
 from stele.model.tree import Kind, name_fault, quote
+from stele.seal.byte_code import PYC_HEADER, compiled_from
 from stele.seal.contents import CHUNK, Contents, InFolder, Place, changed, unreadable
-from stele.seal.inode import PYC_HEADER, Inode, Notes, compiled_from
+from stele.seal.inode import Inode, Notes
 from stele.seal.normalise import MOUNT_POINTS, folder_owner, is_kept_xattr, kept_xattrs, tree_of
 from stele.seal.sources.source import Source
 from stele.seal.sources.statcache import Known, Listed, StatCache

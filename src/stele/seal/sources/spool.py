@@ -8,8 +8,8 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from stele.host import durable
+from stele.seal.byte_code import PYC_HEADER, compiled_from
 from stele.seal.contents import InSpool, Place
-from stele.seal.inode import PYC_HEADER, compiled_from
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
