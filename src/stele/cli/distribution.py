@@ -39,13 +39,13 @@ def push(call: Call, release: str, target: str, *, plain_http: bool, delta: bool
 )
 @click.argument("source", metavar="REGISTRY/REPOSITORY[:TAG|@DIGEST]")
 @click.option("--plain-http", is_flag=True, help="Speak http without TLS, to a registry that is not on this machine, too.")
-@click.option("--whole", is_flag=True, help="Take whole strata, never deltas; look for new signatures, too, if it is here.")
+@click.option("--whole", is_flag=True, help="Take whole strata, never deltas; look for all that refers to it, too, if it is here.")
 @with_call
 def pull(call: Call, source: str, *, plain_http: bool, whole: bool) -> None:
     """Bring a release into the store. Nothing of it is visible there before a signature by a trusted key held.
 
-    The cheapest way is taken: strata that are here already, deltas from a release that is here, whole strata. What a pull that was
-    killed had brought is gone on with.
+    The cheapest way is taken: strata that are here already, an update or deltas from a release that is here, whole strata. An
+    update leaves SBOM and provenance out. What a pull that was killed had brought is gone on with.
     """
     call.need_keys()
     from stele.flow import distribution, sealing
@@ -57,5 +57,7 @@ def pull(call: Call, source: str, *, plain_http: bool, whole: bool) -> None:
         render.show_json(done)
         return
     render.say_line(f"pulled {done['workload']} {done['release']}")
-    way = {"nothing": "all strata were here", "deltas": "by deltas", "strata": "as whole strata"}[done["way"]]
+    way = {"nothing": "all strata were here", "update": "by an update", "deltas": "by deltas", "strata": "as whole strata"}[done["way"]]
     render.say_line(f"  moved   {render.size(done['received'])} in {render.took(done['took_ns'])}, {way}")
+    if done["way"] == "update":
+        render.say_line("  left    its SBOM and provenance, which an update does not bring (`stele pull --whole` does)")

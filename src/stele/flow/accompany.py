@@ -122,7 +122,7 @@ def shown(store: Layout, digest: str, what: str, form: str = sbom_forms.FORMS[0]
     if not found:
         raise SteleError(
             f"release {digest[:19]} has no {what} here",
-            remedy="copy the release again with what refers to it (the tag sha256-<hex>), or seal it again",
+            remedy="pull it again with `stele pull --whole`: updates leave it out; or copy what refers to it (the tag sha256-<hex>)",
             code="store.no-attestation",
         )
     if what == "sbom" and form != sbom_forms.FORMS[0]:

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from stele.flow import deltas, opening, origins, packing, signing, unpacking, updates
+from stele.flow import deltas, opening, origins, packing, short_updates, signing, unpacking, updates
 from stele.host import registry_transfer
 from stele.host.http_registry import Connections, bad_answer
 from stele.host.registry import Manifest, Repository
@@ -91,6 +91,8 @@ def push(
         _push_manifest(repository, release.digest, MANIFEST_TYPE, store.blob(release.digest))
         _push_referrers(repository, store, release, say, beside)
         _push_signatures(repository, store, release)
+        if delta:
+            short_updates.push(repository, store, release, say)
         repository.put_manifest(tag, MANIFEST_TYPE, store.blob(release.digest))
         sent = repository.connections.sent
     where = f"{reference.registry}/{reference.repository}"
@@ -234,23 +236,9 @@ def pull(
     begun = time.monotonic_ns()
     reference = references.parse(source)
     store = opening.open_store(places)
-    with _open(reference, plain_http=plain_http) as repository:
-        found = repository.named()
-        say(f"found {found.digest[:19]}")
-        with store.adding():
-            here = None if whole else _here(store, found.digest)
-            if here is not None:
-                release, way = here, "nothing"
-                if store.releases()[-1].digest != found.digest:
-                    store.publish(Publication(release=release))  # it is the newest of its workload again
-            else:
-                publication, tree = _release(repository, store, found)
-                release = publication.release
-                way = _strata(repository, store, release, whole=whole, say=say)
-                if tree is not None and not store.has_blob(release.tree_digest):
-                    _fetch(repository, store, tree)
-                store.put(found.data)
-                store.publish(publication)
+    with _open(reference, plain_http=plain_http) as repository, store.adding():
+        found = None if whole or not store.releases() else _nearly(repository, store, reference.name, say)
+        release, way = found or _wholly(repository, store, whole=whole, say=say)
         received = repository.connections.received
     keys = signing.keys_of(store, release.digest)
     record(release.workload, "release.pulled", release=release.digest, tree=release.tree_digest, keys=keys, origin=str(reference))
@@ -261,6 +249,34 @@ def pull(
         "way": way,
         "took_ns": time.monotonic_ns() - begun,
     }
+
+
+def _nearly(repository: Repository, store: Layout, name: str, say: Callable[[str], None]) -> tuple[Release, str] | None:
+    """A release that is here already, or that an update makes of one that is; None where it has to be fetched. With the way."""
+    digest = repository.find(name)
+    if not digest:
+        return None
+    say(f"found {digest[:19]}")
+    here = _here(store, digest)
+    if here is None:
+        made = short_updates.pull(repository, store, digest, say)
+        return None if made is None else (made, "update")
+    if store.releases()[-1].digest != digest:
+        store.publish(Publication(release=here))  # it is the newest of its workload again
+    return here, "nothing"
+
+
+def _wholly(repository: Repository, store: Layout, *, whole: bool, say: Callable[[str], None]) -> tuple[Release, str]:
+    """A release with all that refers to it, and the way by which its strata came."""
+    found = repository.named()
+    publication, tree = _release(repository, store, found)
+    release = publication.release
+    way = _strata(repository, store, release, whole=whole, say=say)
+    if tree is not None and not store.has_blob(release.tree_digest):
+        _fetch(repository, store, tree)
+    store.put(found.data)
+    store.publish(publication)
+    return release, way
 
 
 def _here(store: Layout, digest: str) -> Release | None:

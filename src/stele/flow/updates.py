@@ -11,7 +11,6 @@ import msgspec
 from stele.flow import deltas
 from stele.model import release as releases
 from stele.model import tree as trees
-from stele.model.tree import TREE_HEADER
 from stele.seal import packages, restore, strata
 from stele.seal.delta import codec, cutting, quick
 from stele.seal.erofs_reader import BadImageError, ImageReader
@@ -103,8 +102,8 @@ def _receive(store: Layout, target: str, origin: Origin, chain: tuple[Offer, ...
         if len(files) == 1 and chain[0].base != deltas.EMPTY:
             old = store.find(chain[0].base)
             built = _carried(old.tree_digest, deltas.carried(store, old), target, files)
-            made = build_quickly(store, old, built.release, files[0])
-        if len(files) > 1 or chain[0].base == deltas.EMPTY or made is None:
+            made = build_of_one(store, old, built.release, files[0], record=record_of(origin, found[-1]))
+        else:
             base = stack.enter_context(deltas.whole(store, chain[0].base))
             built = head(base, target, files)
             made = build(store, base, built.release, files, record=record_of(origin, found[-1]))
@@ -164,7 +163,24 @@ def build(store: Layout, base: Side, release: Release, chain: Sequence[BinaryIO]
         return restore_missing(store, release, tree, contents, slices_of(release, tree, contents, record))
 
 
-def build_quickly(store: Layout, base: Release, release: Release, delta: BinaryIO) -> int | None:
+def build_of_one(
+    store: Layout,
+    base: Release,
+    release: Release,
+    delta: BinaryIO,
+    *,
+    record: Callable[[], bytes] = bytes,
+    lines: quick.Lines | None = None,
+) -> int:
+    """Like `build`, from one delta of a release that is here, in the quicker way where that is one. `lines`: of its tree, if at hand."""
+    made = build_quickly(store, base, release, delta, lines)
+    if made is not None:
+        return made
+    with deltas.whole(store, base.digest) as old:
+        return build(store, old, release, [delta], record=record)
+
+
+def build_quickly(store: Layout, base: Release, release: Release, delta: BinaryIO, lines: quick.Lines | None = None) -> int | None:
     """Like `build`, where the update only changes what is at paths that the base has: neither tree is decoded as a whole.
 
     Returns:
@@ -176,7 +192,7 @@ def build_quickly(store: Layout, base: Release, release: Release, delta: BinaryI
         s.name not in before or not store.has_image(before[s.name]) or not s.nodes for s in missing
     ):
         return None
-    lines = quick.Lines(store.blob(base.tree_digest, TREE_LIMIT))
+    lines = lines or quick.Lines(store.blob(base.tree_digest, TREE_LIMIT))
     with contextlib.ExitStack() as stack:
 
         def contents(paths: Mapping[str, bytes]) -> StoredContents:
@@ -200,6 +216,12 @@ def build_quickly(store: Layout, base: Release, release: Release, delta: BinaryI
 
 def _nodes(store: Layout, before: Stratum, stratum: Stratum, tree: quick.Lines) -> tuple[Node, ...] | None:
     """The nodes of a stratum that has the same paths as one of the base; None if it has others."""
+    data = node_lines(store, before, tree)
+    return trees.decode(data).nodes if data is not None and sha256(data) == stratum.nodes else None
+
+
+def node_lines(store: Layout, before: Stratum, tree: quick.Lines) -> bytes | None:
+    """The lines of a tree for the paths of a stratum, as a tree of their own; None where its image is not there."""
     fd = store.open_image(before)
     if fd is None:
         return None
@@ -209,9 +231,7 @@ def _nodes(store: Layout, before: Stratum, stratum: Stratum, tree: quick.Lines) 
         return None
     finally:
         os.close(fd)
-    lines = [tree.lines[at] for at in sorted(at for at in places if at is not None)]
-    data = TREE_HEADER + b"".join(line + b"\n" for line in lines)
-    return trees.decode(data).nodes if sha256(data) == stratum.nodes else None
+    return trees.joined(tree.lines[at] + b"\n" for at in sorted(at for at in places if at is not None))
 
 
 def restore_missing(store: Layout, release: Release, tree: Tree, contents: ContentReader, slices: Sequence[Slice]) -> int:

@@ -56,6 +56,13 @@ class BlobSink(Protocol):
         """
 
 
+class SmallBlobs(Protocol):
+    """Where small blobs are put."""
+
+    def put(self, data: bytes) -> str:
+        """Keep a blob and return its digest. Idempotent."""
+
+
 class ContentReader(Protocol):
     """The bytes of regular files by SHA-256 (64 hex digits). Safe to use from several threads."""
 

@@ -29,6 +29,7 @@ EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 EMPTY = b"{}"
 TREE_TYPE = "application/vnd.dev.stele.tree.v0"
 DELTA_TYPE = "application/vnd.dev.stele.delta.v0"
+UPDATE_TYPE = "application/vnd.dev.stele.update.v0"
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SIMPLE_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
 LAYER_TYPES = {

@@ -16,7 +16,7 @@ from stele.trust.digest import sha256
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from stele.model.ports import BlobSink, ContentReader
+    from stele.model.ports import BlobSink, ContentReader, SmallBlobs
     from stele.model.spec import Spec
     from stele.model.tree import Tree
     from stele.seal.codec import Compression
@@ -96,13 +96,17 @@ def assemble(
     sink.put(config)
     digest = sink.put(manifest)
     release = releases.parse(digest, manifest, config)
-    tree_descriptor = Descriptor(media_type=TREE_TYPE, digest=tree_digest, size=len(tree_bytes))
-    referrer = attach(sink, release, TREE_TYPE, tree_descriptor, {"org.opencontainers.image.created": releases.rfc3339(spec.time)})
-    return Sealed(release, manifest, config, (referrer,))
+    return Sealed(release, manifest, config, (refer_tree(sink, release, len(tree_bytes)),))
+
+
+def refer_tree(sink: SmallBlobs, release: Release, size: int) -> Referrer:
+    """Let a release's tree, of `size` bytes, refer to it. Raises those of `sink`."""
+    blob = Descriptor(media_type=TREE_TYPE, digest=release.tree_digest, size=size)
+    return attach(sink, release, TREE_TYPE, blob, {"org.opencontainers.image.created": releases.rfc3339(release.spec.time)})
 
 
 def attach(
-    sink: BlobSink, release: Release, artifact_type: str, blob: Descriptor, annotations: dict[str, str], more: Sequence[Descriptor] = ()
+    sink: SmallBlobs, release: Release, artifact_type: str, blob: Descriptor, annotations: dict[str, str], more: Sequence[Descriptor] = ()
 ) -> Referrer:
     """Put an OCI artifact of one or more blobs, with the release as its subject, into `sink` (OCI image-spec 1.1, manifest.md)."""
     empty = sink.put(releases.EMPTY)

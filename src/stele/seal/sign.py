@@ -10,8 +10,8 @@ from stele.seal.release import attach
 from stele.trust import cosign
 
 if TYPE_CHECKING:
-    from stele.model.ports import BlobSink
-    from stele.model.release import Release
+    from stele.model.ports import BlobSink, SmallBlobs
+    from stele.model.release import Referrer, Release
     from stele.seal.release import Sealed
     from stele.trust.release_key import ReleaseSigner
 
@@ -33,15 +33,25 @@ def sign_again(release: Release, key: ReleaseSigner, sink: BlobSink) -> Publicat
         SteleError: those of `sink` and of the key.
     """
     bundle = cosign.make_bundle(release.digest, key)
-    payload = cosign.make_payload(release.digest, release.workload)
-    signature = base64.b64encode(key.sign(payload)).decode("ascii")  # before anything is written: a key service may fail
+    signature = key.sign(cosign.make_payload(release.digest, release.workload))  # before anything is written: a key service may fail
+    return Publication(
+        release=release, referrers=(refer(release, bundle, sink),), signatures=(older(release, signature, sink),), newest=False
+    )
+
+
+def refer(release: Release, bundle: bytes, sink: SmallBlobs) -> Referrer:
+    """Let a bundle refer to the release that it signs. Raises those of `sink`."""
     blob = Descriptor(media_type=BUNDLE_TYPE, digest=sink.put(bundle), size=len(bundle))
     annotations = {
         "dev.sigstore.bundle.content": "dsse-envelope",
         "dev.sigstore.bundle.predicateType": cosign.PREDICATE_TYPE,
         "org.opencontainers.image.created": rfc3339(release.spec.time),
     }
-    referrer = attach(sink, release, BUNDLE_TYPE, blob, annotations)
+    return attach(sink, release, BUNDLE_TYPE, blob, annotations)
+
+
+def older(release: Release, signature: bytes, sink: SmallBlobs) -> SimpleSignature:
+    """A DER signature over the release's payload in the older form. Raises those of `sink`."""
+    payload = cosign.make_payload(release.digest, release.workload)
     described = Descriptor(media_type=SIMPLE_TYPE, digest=sink.put(payload), size=len(payload))
-    simple = SimpleSignature(payload=described, signature=signature)
-    return Publication(release=release, referrers=(referrer,), signatures=(simple,), newest=False)
+    return SimpleSignature(payload=described, signature=base64.b64encode(signature).decode("ascii"))

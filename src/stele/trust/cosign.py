@@ -40,21 +40,35 @@ class Checked(NamedTuple):
 
 def make_bundle(digest: str, key: ReleaseSigner) -> bytes:
     """A sigstore bundle that signs the manifest `digest`."""
+    return bundle_of(digest, key.public.hint, key.sign(signed_bytes(digest)))
+
+
+def signed_bytes(digest: str) -> bytes:
+    """What a bundle's signature of the manifest `digest` is made over."""
+    return dsse.pae(PAYLOAD_TYPE, _statement(digest))
+
+
+def bundle_of(digest: str, hint: str, signature: bytes) -> bytes:
+    """The bundle of a DER signature by the key that `hint` names."""
+    # no keyid: cosign takes it for the SSH fingerprint of the key, and passes over a signature that has another
+    envelope = dsse.sign(PAYLOAD_TYPE, _statement(digest), "", lambda _: signature)
+    return canonical.encode(
+        {
+            "mediaType": BUNDLE_TYPE,
+            "verificationMaterial": {"publicKey": {"hint": hint}},
+            "dsseEnvelope": envelope,
+        }
+    )
+
+
+def _statement(digest: str) -> bytes:
     statement = {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": "", "digest": {"sha256": digest_hex(digest)}}],
         "predicateType": PREDICATE_TYPE,
         "predicate": {},
     }
-    # no keyid: cosign takes it for the SSH fingerprint of the key, and passes over a signature that has another
-    envelope = dsse.sign(PAYLOAD_TYPE, canonical.encode(statement), "", key.sign)
-    return canonical.encode(
-        {
-            "mediaType": BUNDLE_TYPE,
-            "verificationMaterial": {"publicKey": {"hint": key.public.hint}},
-            "dsseEnvelope": envelope,
-        }
-    )
+    return canonical.encode(statement)
 
 
 def check_bundle(data: bytes, digest: str, trusted: Sequence[PublicKey]) -> Checked:

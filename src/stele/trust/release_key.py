@@ -9,6 +9,7 @@ from typing import Protocol
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from stele.trust import plain_keys
 from stele.trust.errors import SteleError
@@ -93,6 +94,35 @@ class PublicKey:
         except InvalidSignature:
             return False
         return True
+
+
+def raw_signature(der: bytes) -> bytes:
+    """The 64 bytes of a DER signature's two numbers.
+
+    Raises:
+        SteleError: `trust.bad-signature-file`: it is no such signature, or not in the one spelling.
+    """
+    try:
+        one, two = decode_dss_signature(der)
+        raw = one.to_bytes(32, "big") + two.to_bytes(32, "big")
+    except (ValueError, OverflowError) as error:
+        raise _no_signature() from error
+    if der_signature(raw) != der:
+        raise _no_signature()
+    return raw
+
+
+def der_signature(raw: bytes) -> bytes:
+    """The inverse of `raw_signature`."""
+    return encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
+
+
+def _no_signature() -> SteleError:
+    return SteleError(
+        "the signature cannot be read: it is not ECDSA P-256 in DER",
+        remedy="it is damaged or forged; get it again from its source, or sign the release again",
+        code="trust.bad-signature-file",
+    )
 
 
 class ReleaseSigner(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import msgspec
@@ -33,8 +34,10 @@ WINDOW_LOG = 26
 TABLE_LOG = 25  # entries; zstd takes 5 bytes for each, twice
 LEVEL = 12  # measured: 9 is a third larger on binaries, 19 a tenth smaller and ten times slower
 SMALL_LEVEL = 19  # of what is small enough not to take a second
+TINY_LEVEL = 22  # of what is so small that some bytes count
 PATCH_LEVEL = 9  # more is wasted on digests
 SMALL = 8 << 20  # bytes, old and new
+TINY = 1 << 18  # the same
 
 
 class Side(NamedTuple):
@@ -93,8 +96,9 @@ def wrong_base(tree_digest: str) -> SteleError:
 def _compressor(dictionary: bytes, size: int, level: int) -> zstandard.ZstdCompressor:
     # the tables must have room for all of the dictionary: zstd's long distance matching does not look into it
     bits = max(10, (size + len(dictionary)).bit_length())
+    usual = TINY_LEVEL if size + len(dictionary) <= TINY else SMALL_LEVEL if size + len(dictionary) <= SMALL else LEVEL
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        level or (SMALL_LEVEL if size + len(dictionary) <= SMALL else LEVEL),
+        level or usual,
         window_log=min(WINDOW_LOG, bits),
         hash_log=min(TABLE_LOG, bits),
         chain_log=min(TABLE_LOG, bits),
@@ -109,7 +113,8 @@ def _dictionary(data: bytes) -> zstandard.ZstdCompressionDict | None:
     return zstandard.ZstdCompressionDict(data, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if data else None
 
 
-def _pack(data: bytes, dictionary: bytes, level: int = 0) -> bytes:
+def pack(data: bytes, dictionary: bytes, level: int = 0) -> bytes:
+    """A frame (docs/spec/delta.md, Layout); `level` 0: by size."""
     return _compressor(dictionary, len(data), level).compress(data)
 
 
@@ -118,7 +123,7 @@ def _longest(size: int) -> int:
     return size + (size >> 7) + 1024
 
 
-def _unpack(packed: bytes, dictionary: bytes, size: int) -> bytes:
+def unpack(packed: bytes, dictionary: bytes, size: int) -> bytes:
     """The content of a frame, which must have `size` bytes; nothing is allocated before that is known."""
     try:
         frame = zstandard.get_frame_parameters(packed)
@@ -145,10 +150,10 @@ def make(base: Side, new: Side, out: BinaryIO, *, thorough: bool = False) -> int
     found = pairs(base.tree, new.tree)
     placed = starts(found, base.contents, new.contents)
     planned = groups(place(found, placed))
-    carried = _pack(new.carried, base.carried) if new.carried else b""
+    carried = pack(new.carried, base.carried) if new.carried else b""
     patch = patches.make(base.tree, new.tree)
     base_bytes = base.tree.encode()
-    patch_frame = _pack(patch, base_bytes, PATCH_LEVEL)
+    patch_frame = pack(patch, base_bytes, PATCH_LEVEL)
     # frames are written behind room for the longest header that their number allows, then moved up to the real one
     begin = out.tell()
     room = len(MAGIC) + 1024 + 24 * (len(planned) + len(placed))
@@ -157,20 +162,10 @@ def make(base: Side, new: Side, out: BinaryIO, *, thorough: bool = False) -> int
     before, after = Windows(base.contents), Windows(new.contents)
     sizes = []
     for group in planned:
-        packed = _pack(after.all(group.pieces), before.all(group.old), SMALL_LEVEL if thorough else 0)
+        packed = pack(after.all(group.pieces), before.all(group.old), SMALL_LEVEL if thorough else 0)
         sizes.append(len(packed))
         out.write(packed)
-    header = _Header(
-        base=sha256(base_bytes),
-        tree=new.tree.digest(),
-        carried_size=len(new.carried),
-        carried_packed=len(carried),
-        patch_size=len(patch),
-        patch_packed=len(patch_frame),
-        frames=tuple(sizes),
-        starts=tuple(placed),
-    )
-    head = MAGIC + canonical.encode(msgspec.to_builtins(header)) + b"\n"
+    head = _head(sha256(base_bytes), new.tree.digest(), (len(new.carried), len(carried)), (len(patch), len(patch_frame)), sizes, placed)
     body = len(carried) + len(patch_frame) + sum(sizes)
     _move(out, begin + room, begin + len(head), body)
     out.truncate(begin + len(head) + body)
@@ -178,6 +173,43 @@ def make(base: Side, new: Side, out: BinaryIO, *, thorough: bool = False) -> int
     out.write(head)
     out.seek(begin + len(head) + body)
     return len(head) + body
+
+
+def _head(base: str, tree: str, carried: tuple[int, int], patch: tuple[int, int], frames: Sequence[int], placed: Sequence[int]) -> bytes:
+    """What stands before the frames. `carried`, `patch`: bytes of each, and of its frame."""
+    header = _Header(
+        base=base,
+        tree=tree,
+        carried_size=carried[0],
+        carried_packed=carried[1],
+        patch_size=patch[0],
+        patch_packed=patch[1],
+        frames=tuple(frames),
+        starts=tuple(placed),
+    )
+    return MAGIC + canonical.encode(msgspec.to_builtins(header)) + b"\n"
+
+
+def assembled(base_tree: bytes, tree_digest: str, patch: bytes, frames: Sequence[int], starts: Sequence[int], content: bytes) -> bytes:
+    """A delta of its parts, which carries nothing. `content`: the content frames; their sizes are in `frames`."""
+    packed = pack(patch, b"", 1)
+    return _head(sha256(base_tree), tree_digest, (0, 0), (len(patch), len(packed)), frames, starts) + packed + content
+
+
+class Parts(NamedTuple):
+    """What a delta consists of. `patch`: its lines. `content`: the content frames as they are."""
+
+    patch: bytes
+    frames: tuple[int, ...]
+    starts: tuple[int, ...]
+    content: bytes
+
+
+def dismantled(delta: bytes, base_tree: bytes, tree_digest: str) -> Parts:
+    """The parts of a delta, without what it carries. Raises like `open_patch`."""
+    file = io.BytesIO(delta)
+    header, patch = open_patch(file, base_tree, tree_digest)
+    return Parts(patch, header.frames, header.starts, file.read())
 
 
 def _move(file: BinaryIO, source: int, target: int, size: int) -> None:
@@ -229,7 +261,7 @@ def read_carried(delta: BinaryIO, against: bytes) -> bytes:
     """What a delta carries, of which nothing is believed. `against`: what its base carries. Raises like `read_ends`."""
     header = _header(delta)
     packed = _take(delta, header.carried_packed)
-    return _unpack(packed, against, header.carried_size) if packed else b""
+    return unpack(packed, against, header.carried_size) if packed else b""
 
 
 def open_patch(delta: BinaryIO, base: bytes, tree_digest: str) -> tuple[_Header, bytes]:
@@ -246,7 +278,7 @@ def open_patch(delta: BinaryIO, base: bytes, tree_digest: str) -> tuple[_Header,
     if header.tree != tree_digest:
         raise wrong_result(f"it says that it makes the tree {header.tree[:19]}")
     _take(delta, header.carried_packed)
-    return header, _unpack(_take(delta, header.patch_packed), base, header.patch_size)
+    return header, unpack(_take(delta, header.patch_packed), base, header.patch_size)
 
 
 def _tree(base: Tree, delta: BinaryIO, tree_digest: str) -> tuple[_Header, Tree]:
@@ -311,7 +343,7 @@ def _contents(planned: Sequence[Group], frames: Sequence[int], old: Windows, del
     for number, (group, packed) in enumerate(zip(planned, frames, strict=True)):
         if not 0 < packed <= _longest(group.size):
             raise damaged("its header says sizes that cannot be")
-        data = memoryview(_unpack(_take(delta, packed), old.all(group.old), group.size))
+        data = memoryview(unpack(_take(delta, packed), old.all(group.old), group.size))
         following = planned[number + 1].pieces[0] if number + 1 < len(planned) else None
         for at_piece, piece in enumerate(group.pieces):
             if not piece.start:

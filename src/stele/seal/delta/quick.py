@@ -101,8 +101,10 @@ def apply(
     seen: set[str] = set()
     for at in sorted(changes):
         node, before = trees.decode_line(changes[at]), trees.decode_line(base.lines[at])
-        if node.kind != "file" or node.link is not None or not node.size or node.sha256 in seen or base.has_content(node.sha256):
+        if node.kind != "file" or node.link is not None or not node.size or node.sha256 in seen or node.sha256 == before.sha256:
             continue
+        if base.has_content(node.sha256):
+            return None  # what is at another path, the whole tree tells
         if before.kind != "file" or not before.size:
             return None  # which old content it goes with, only the whole tree tells
         seen.add(node.sha256)

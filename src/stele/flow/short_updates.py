@@ -1,0 +1,231 @@
+"""Updates in their shortest form, as a registry has them at a tag that names both releases (docs/spec/update.md).
+
+What one says is believed only where the release comes out at its digest, and is signed by who is trusted; then its contents are made.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+from typing import TYPE_CHECKING
+
+from stele.flow import deltas, updates
+from stele.host import registry_transfer
+from stele.model import release as releases
+from stele.model import tree as trees
+from stele.model.release import BUNDLE_TYPE, MANIFEST_TYPE, UPDATE_TYPE, Descriptor, Publication
+from stele.seal import sign
+from stele.seal.delta import codec, patches, quick, short
+from stele.seal.release import refer_tree
+from stele.store import index as indexes
+from stele.store import signatures
+from stele.store.layout import TREE_LIMIT
+from stele.trust import canonical, cosign, dsse
+from stele.trust.digest import sha256
+from stele.trust.errors import SteleError
+from stele.trust.release_key import der_signature, raw_signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stele.flow.deltas import Offer
+    from stele.host.registry import Repository
+    from stele.model.release import Release, Stratum
+    from stele.seal.delta.short import Short
+    from stele.store.layout import Layout
+
+BASES = 4  # releases that are asked for
+# what the ordinary way has a better word for, or does not need
+REFUSED = ("delta.", "release.", "tree.", "trust.", "store.unsigned", "store.unknown-signer", "store.bad-signature")
+REFUSED_ANSWERS = ("registry.bad-answer", "registry.wrong-bytes")
+
+
+# --- push
+
+
+def push(repository: Repository, store: Layout, release: Release, say: Callable[[str], None]) -> None:
+    """Let a registry have the updates to `release` for which the store has deltas.
+
+    Raises:
+        SteleError: `registry.*`, `store.*`.
+    """
+    for offer in deltas.offers(release.digest, store.referrers(release.digest)):
+        data = made(store, release, offer)
+        if not data:
+            continue
+        blob = Descriptor(media_type=UPDATE_TYPE, digest=sha256(data), size=len(data))
+        manifest = canonical.encode({"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": blob.plain(), "layers": []})
+        tag = short.tag(offer.base, release.digest)
+        if repository.find(tag) == sha256(manifest):
+            continue
+        say(f"pushing the update from {offer.base[:19]} ({len(data)} bytes)")
+        try:
+            if not repository.has_blob(blob.digest):
+                registry_transfer.upload(repository, blob.digest, blob.size, io.BytesIO(data))
+            repository.put_manifest(tag, MANIFEST_TYPE, manifest)
+        except SteleError as error:
+            if error.code != "registry.refused":
+                raise
+            say(f"the registry does not take updates in their short form: {error.reason}")
+
+
+def made(store: Layout, release: Release, offer: Offer) -> bytes:
+    """The update that an offered delta makes; b"" where there is none."""
+    if offer.base == deltas.EMPTY or offer.size > short.LIMIT:
+        return b""
+    try:
+        base = store.find(offer.base)
+    except SteleError:
+        return b""
+    with store.open_blob(deltas.artifact(store, offer).delta) as file:
+        delta = file.read()
+    lines = quick.Lines(store.tree(base.digest).encode())
+    data = short.shortened(base, release, lines, delta, _signatures(store, release))
+    if not data:
+        return b""
+    update = short.decode(data, base.digest, lines.data)
+    nodes = {stratum.name: stratum.nodes for stratum in release.strata}
+    manifest, _ = short.documents(base, update, release.tree_digest, lambda before: nodes[before.name])
+    return data if update.bundles and sha256(manifest) == release.digest else b""
+
+
+def _signatures(store: Layout, release: Release) -> tuple[list[bytes], list[bytes]]:
+    """Those that can be told by 64 bytes: in bundles, and in the older form."""
+    bundles, older = [], []
+    for item in store.referrers(release.digest):
+        if item.artifact_type == BUNDLE_TYPE:
+            with contextlib.suppress(SteleError):
+                plain = indexes.decode(store.blob(item.descriptor.digest), "a referrer")
+                bundle = store.blob(indexes.descriptor(plain["layers"][0]).digest)
+                signature = dsse.decode(indexes.decode(bundle, "a bundle")["dsseEnvelope"]).signature
+                hint = indexes.decode(bundle, "a bundle")["verificationMaterial"]["publicKey"]["hint"]
+                if cosign.bundle_of(release.digest, hint, signature) == bundle:
+                    bundles.append(raw_signature(signature))
+    payload = sha256(cosign.make_payload(release.digest, release.workload))
+    held = store.tagged(indexes.signatures_tag(release.digest))
+    for layer in indexes.decode(held, "signatures").get("layers", []) if held else []:
+        with contextlib.suppress(SteleError, ValueError):
+            if indexes.descriptor(layer).digest == payload:
+                older.append(raw_signature(base64.b64decode(indexes.annotations_of(layer).get(cosign.ANNOTATION_SIGNATURE, ""))))
+    return bundles, older
+
+
+# --- pull
+
+
+def pull(repository: Repository, store: Layout, target: str, say: Callable[[str], None]) -> Release | None:
+    """Bring a release into the store by an update from one that is here, and publish it; None where the ordinary way is to be gone.
+
+    Raises:
+        SteleError: `registry.*` if it could not be looked up; `store.full`, `store.not-writable`, and a base that is damaged
+            (`store.damaged`).
+    """
+    for base in _bases(store):
+        tag = short.tag(base.digest, target)
+        if not repository.find(tag):
+            continue
+        try:
+            found = _fetched(repository, tag)
+            say(f"taking the update from {base.digest[:19]}: {len(found)} bytes")
+            return receive(store, base, target, found)
+        except SteleError as error:
+            if not error.code.startswith(REFUSED) and error.code not in REFUSED_ANSWERS:
+                raise
+            say(f"the update was refused: {error.reason}")
+    return None
+
+
+def _bases(store: Layout) -> Iterator[Release]:
+    """Releases that an update may start from, the likeliest first: those that were added last."""
+    for release in store.releases()[: -BASES - 1 : -1]:
+        if deltas.is_whole(store, release) and store.has_blob(release.tree_digest):
+            yield release
+
+
+def _fetched(repository: Repository, tag: str) -> bytes:
+    found = repository.manifest(tag)
+    plain = indexes.decode(found.data, "an update's manifest") if found else {}
+    try:
+        blob = indexes.descriptor(plain.get("config"))
+    except SteleError as error:
+        raise codec.damaged("its manifest is that of something else") from error
+    if blob.media_type != UPDATE_TYPE or blob.size > short.LIMIT:
+        raise codec.damaged("its manifest is that of something else")
+    data = repository.blob(blob.digest, blob.size)
+    if data is None:
+        raise codec.damaged("its blob is not there")
+    return data
+
+
+def receive(store: Layout, base: Release, target: str, data: bytes) -> Release:
+    """Make and publish the release `target` (digest) of an update, which is not trusted, and of a release that is here whole.
+
+    Raises:
+        SteleError: `delta.*`, `release.*`, `tree.*`, `trust.*`, `store.*`. Nothing is visible then.
+    """
+    lines = quick.Lines(store.blob(base.tree_digest, TREE_LIMIT))
+    update = short.decode(data, base.digest, lines.data)
+    patch = short.patch(update, lines)
+    tree = _tree(update, lines, patch)
+
+    def nodes(before: Stratum) -> str:
+        store.image(before)
+        found = updates.node_lines(store, before, tree)
+        if found is None:
+            raise codec.wrong_base(base.tree_digest)
+        return sha256(found)
+
+    manifest, config = short.documents(base, update, sha256(tree.data), nodes)
+    release = releases.parse(target, manifest, config)
+    held, publication = _publication(store, release, update, len(tree.data))
+    delta = short.expand(update, lines.data, release.tree_digest, patch)
+    updates.build_of_one(store, base, release, io.BytesIO(delta), lines=lines)
+    for blob in (manifest, config, *held.data.values()):
+        store.put(blob)
+    store.publish(publication)
+    return release
+
+
+def _tree(update: Short, base: quick.Lines, patch: bytes) -> quick.Lines:
+    if not update.lines:
+        return base.replaced(dict(zip((edit.line for edit in update.edits), patch.split(b"\n")[:-1], strict=True)))
+    try:
+        return quick.Lines(patches.apply(trees.decode(base.data), patch))
+    except patches.PatchError as error:
+        raise codec.damaged(f"its change of the tree is not valid ({error})") from error
+
+
+class _Held:
+    """Blobs that are not in the store yet; what `signatures.check` reads."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, bytes] = {}
+
+    def put(self, data: bytes) -> str:
+        digest = sha256(data)
+        self.data[digest] = data
+        return digest
+
+    def blob(self, digest: str, limit: int = 0) -> bytes:
+        del limit  # they were made here
+        return self.data[digest]
+
+
+def _publication(store: Layout, release: Release, update: Short, tree_size: int) -> tuple[_Held, Publication]:
+    """What refers to the release, made again of the signatures; one by a trusted key holds, or as many as the policy wants."""
+    held = _Held()
+    referrers = [refer_tree(held, release, tree_size)]
+    signed = cosign.signed_bytes(release.digest)
+    known = store.judge.known()
+    for signature in map(der_signature, update.bundles):
+        key = next((key for key in known if key.verify(signed, signature)), None)
+        if key is not None:
+            referrers.append(sign.refer(release, cosign.bundle_of(release.digest, key.hint, signature), held))
+    listed = [indexes.referrer_entry(item) for item in referrers]
+    signatures.check(held, {"manifests": listed}, release.digest, release.workload, store.judge)
+    payload = cosign.make_payload(release.digest, release.workload)
+    older = [signature for signature in map(der_signature, update.older) if any(key.verify(payload, signature) for key in known)]
+    return held, Publication(
+        release=release, referrers=tuple(referrers), signatures=tuple(sign.older(release, each, held) for each in older)
+    )
