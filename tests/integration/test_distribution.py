@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import io
 import json
 import os
 import shutil
@@ -23,7 +24,11 @@ import pytest
 
 from stele.flow import distribution, initialise, opening, repairing, sealing, storecheck
 from stele.flow.places import Places
-from stele.host import immutable
+from stele.host import immutable, registry_transfer
+from stele.host.http_registry import Connections
+from stele.host.registry import Repository
+from stele.model import reference as references
+from stele.seal.delta import short
 from tests.refusals import code
 
 
@@ -100,8 +105,8 @@ def test_there_and_back_and_only_what_is_missing_moves(places, registry, tmp_pat
     assert pull(to, f"{target.rpartition(':')[0]}@{digest}")["release"] == digest
 
 
-def test_an_update_moves_a_delta(places, registry, tmp_path):
-    target = f"{registry}/delta-{tmp_path.name.replace('_', '-').lower()}:"
+def test_an_update_moves_little_more_than_what_changed(places, registry, tmp_path):
+    target = f"{registry}/update-{tmp_path.name.replace('_', '-').lower()}:"
     one = seal(places, "1")
     push(places, one, target + "v1")
     to = other(tmp_path, "two", places)
@@ -109,14 +114,63 @@ def test_an_update_moves_a_delta(places, registry, tmp_path):
     two = seal(places, "2")
     assert push(places, two, target + "v2", delta=True)["deltas"] == 1
     updated = pull(to, target + "v2")
-    assert (updated["release"], updated["way"]) == (two, "deltas")
-    store = opening.open_store(to)
-    assert store.tree(two) == opening.open_store(places).tree(two)
+    assert (updated["release"], updated["way"]) == (two, "update")
+    assert updated["received"] < 900
+    store, here = opening.open_store(to), opening.open_store(places)
+    assert store.tree(two) == here.tree(two)
     for stratum in store.release(two).strata:
         assert store.prepare_image(stratum).path
+    assert store.evidence(two) == here.evidence(two)
+    bom = "https://cyclonedx.org/bom"
+    assert store.attestations(two, bom) == []  # an update leaves it out
+    assert pull(to, target + "v2", whole=True)["way"] == "nothing"
+    assert store.attestations(two, bom) == here.attestations(two, bom)
     fresh = other(tmp_path, "three", places)
     assert pull(fresh, target + "v2")["way"] == "strata"  # it has no base
     assert pull(other(tmp_path, "four", places), target + "v2", whole=True)["way"] == "strata"
+
+
+def put_update(registry: str, target: str, blob: bytes, tag: str) -> None:
+    """Somebody who may write there lets the tag of an update name other bytes."""
+    with Repository(Connections(registry, plain_http=True), references.parse(target)) as repository:
+        digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+        registry_transfer.upload(repository, digest, len(blob), io.BytesIO(blob))
+        config = {"mediaType": "application/vnd.dev.stele.update.v0", "digest": digest, "size": len(blob)}
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        repository.put_manifest(tag, kind, json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": []}).encode())
+
+
+def test_a_forged_update_is_refused_and_a_delta_taken(places, registry, tmp_path):
+    target = f"{registry}/forged-{tmp_path.name.replace('_', '-').lower()}:"
+    one = seal(places, "1")
+    push(places, one, target + "v1")
+    to, stranger = other(tmp_path, "two", places), other(tmp_path, "stranger", places)
+    pull(to, target + "v1")
+    pull(stranger, target + "v1")
+    strange = other(tmp_path, "strange", None).policy
+    two = seal(places, "2")
+    push(places, two, target + "v2", delta=True)
+    shutil.copy(strange, stranger.policy)
+    assert code(pull, stranger, target + "v2") == "store.unknown-signer"  # which the update cannot tell
+    assert [release.digest for release in opening.open_store(stranger).releases()] == [one]
+    put_update(registry, target + "v2", b"stu\0nonsense", short.tag(one, two))
+    said: list[str] = []
+    found = distribution.pull(to, target + "v2", plain_http=False, whole=False, say=said.append, record=quiet)
+    assert (found["release"], found["way"]) == (two, "deltas")
+    assert any("the update was refused" in line for line in said)
+    assert opening.open_store(to).verify(opening.open_store(to).release(two))
+
+
+def test_releases_that_were_left_out_are_passed_by_a_chain_of_deltas(places, registry, tmp_path):
+    target = f"{registry}/chain-{tmp_path.name.replace('_', '-').lower()}:"
+    push(places, seal(places, "1"), target + "v1")
+    to = other(tmp_path, "two", places)
+    pull(to, target + "v1")
+    push(places, seal(places, "2"), target + "v2", delta=True)
+    three = seal(places, "3")
+    push(places, three, target + "v3", delta=True)
+    found = pull(to, target + "v3")
+    assert (found["release"], found["way"]) == (three, "deltas")
 
 
 def test_what_is_not_signed_by_a_trusted_key_does_not_come_in(places, registry, tmp_path):
@@ -152,8 +206,8 @@ def test_others_take_it(places, registry, tmp_path):
     target = f"{registry}/others-{tmp_path.name.replace('_', '-').lower()}:v1"
     seal(places, "hello", compression="gzip")
     push(places, "app", target)
-    short = Path(tempfile.mkdtemp(prefix="stele-"))  # podman wants at most 50 characters
-    podman = ["podman", "--root", str(short / "root"), "--runroot", str(short / "run"), "--storage-driver", "vfs"]
+    near = Path(tempfile.mkdtemp(prefix="stele-"))  # podman wants at most 50 characters
+    podman = ["podman", "--root", str(near / "root"), "--runroot", str(near / "run"), "--storage-driver", "vfs"]
     podman += ["--cgroup-manager", "cgroupfs", "--runtime", "runc"]
     try:
         subprocess.run([*podman, "pull", "-q", "--tls-verify=false", target], check=True, capture_output=True)
@@ -162,7 +216,7 @@ def test_others_take_it(places, registry, tmp_path):
         assert ran.stdout == b"hello", ran.stderr
     finally:
         subprocess.run([*podman, "rmi", "-af"], capture_output=True, check=False)
-        shutil.rmtree(short, ignore_errors=True)
+        shutil.rmtree(near, ignore_errors=True)
     layout = tmp_path / "copied"
     subprocess.run(["skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{target}", f"oci:{layout}:v1"], check=True)
     subprocess.run(["umoci", "raw", "unpack", "--rootless", "--image", f"{layout}:v1", str(tmp_path / "out")], check=True)
@@ -183,7 +237,7 @@ class _Between(http.server.BaseHTTPRequestHandler):
         except urllib.error.HTTPError as error:
             status, sent, body = error.code, error.headers, error.read()
         trick = self.server.trick if "/blobs/" in self.path and len(body) > 100_000 else ""  # type: ignore[attr-defined]
-        if self.server.trick == "throttled" and "sha256-" in self.path:  # type: ignore[attr-defined]
+        if self.server.trick == "throttled" and ("sha256-" in self.path or "update-" in self.path):  # type: ignore[attr-defined]
             status, body, trick = 429, b"", ""
         if trick == "altered":
             body = body[:-1] + bytes([body[-1] ^ 1])
@@ -217,6 +271,20 @@ def between(registry) -> Iterator[http.server.ThreadingHTTPServer]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+def test_an_update_that_cannot_be_looked_up_is_no_reason_to_go_on(places, registry, between, tmp_path, monkeypatch):
+    monkeypatch.setattr("stele.host.http_registry.Connections.pause", quiet)
+    name = f"looked-{tmp_path.name.replace('_', '-').lower()}"
+    push(places, seal(places, "1"), f"{registry}/{name}:v1")
+    to, source = other(tmp_path, "two", places), f"127.0.0.1:{between.server_address[1]}/{name}:"
+    pull(to, source + "v1")
+    two = seal(places, "2")
+    push(places, two, f"{registry}/{name}:v2", delta=True)
+    between.trick = "throttled"
+    assert code(pull, to, source + "v2") == "registry.throttled"
+    between.trick = ""
+    assert pull(to, source + "v2")["way"] == "update"
 
 
 @pytest.mark.parametrize("trick", ["altered", "longer", "cut", "throttled"])
@@ -302,7 +370,7 @@ def test_what_came_as_a_delta_is_pushed_on_with_its_layers(places, registry, tmp
     pull(to, target + ":v1")
     two = seal(places, "2")
     push(places, two, target + ":v2", delta=True)
-    assert pull(to, target + ":v2")["way"] == "deltas"
+    assert pull(to, target + ":v2")["way"] == "update"
     release = opening.open_store(to).release(two)
     assert not all(opening.open_store(to).has_blob(stratum.layer.digest) for stratum in release.strata)
     push(to, two, f"{registry}/elsewhere-{tmp_path.name.replace('_', '-').lower()}:v2")

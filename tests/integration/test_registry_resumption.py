@@ -291,7 +291,7 @@ def test_a_pull_of_what_is_here_costs_one_request(places, relay):
     relay.asked.clear()
     again = pull(to, f"{relay.name}/here/app:v1")
     assert (again["release"], again["way"]) == (one, "nothing")
-    assert [(method, path.rpartition("/")[2]) for method, path in relay.asked] == [("GET", "v1")]
+    assert [(method, path.rpartition("/")[2]) for method, path in relay.asked] == [("HEAD", "v1")]
     assert opening.open_store(to).find("app").digest == one  # what was pulled last is the newest
     pull(to, f"{relay.name}/here/app:v2")
     assert opening.open_store(to).find("app").digest == two
