@@ -34,7 +34,7 @@ TYPES = {
 def made(tree: Tree, held: Held, path: Path) -> forms.Image:
     layout = erofs_layout.plan(tree.nodes)
     with path.open("w+b") as out:
-        erofs.write(out.fileno(), tree.nodes, layout, held)
+        erofs.write(out.fileno(), layout, erofs.image_uuid(tree.nodes), held)
         return forms.finish_image(out.fileno(), layout.data_size, erofs.image_uuid(tree.nodes))
 
 

@@ -22,7 +22,7 @@ from tests.trees import Held, file, folder, trees, varied
 
 def image(tree: Tree, held: Held, target: Path) -> Path:
     with target.open("w+b") as out:
-        erofs.write(out.fileno(), tree.nodes, erofs_layout.plan(tree.nodes), held)
+        erofs.write(out.fileno(), erofs_layout.plan(tree.nodes), erofs.image_uuid(tree.nodes), held)
     return target
 
 

@@ -16,7 +16,7 @@ from tests.trees import varied
 TREE, HELD = varied()
 FILE = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the tests
 LAYOUT = erofs_layout.plan(TREE.nodes)
-erofs.write(FILE.fileno(), TREE.nodes, LAYOUT, HELD)
+erofs.write(FILE.fileno(), LAYOUT, erofs.image_uuid(TREE.nodes), HELD)
 META = min(piece.offset for pieces in LAYOUT.pieces().values() for piece in pieces if piece.offset % 4096 == 0)
 PATHS = [node.path for node in TREE.nodes]
 

@@ -14,7 +14,7 @@ from tests.trees import Held, MemorySink, file, folder, trees, varied
 def made(tree: Tree, held: Held, compression="zstd", **limits):
     sink = MemorySink()
     with forms.Makers(**limits) as makers:
-        return makers.begin(sink, tree.nodes, held, compression)(), sink
+        return makers.begin(sink, tree.nodes, tree.encode(), held, compression)(), sink
 
 
 def check_alike(tree: Tree, held: Held, compression="zstd"):
@@ -47,7 +47,7 @@ def test_with_little_room_they_are_made_one_after_the_other():
     ]
     sink = MemorySink()
     with forms.Makers(in_memory=20_000, room=45_000) as makers:
-        waiting = [makers.begin(sink, tree.nodes, held, "zstd") for tree, held in cases]
+        waiting = [makers.begin(sink, tree.nodes, tree.encode(), held, "zstd") for tree, held in cases]
         assert [wait() for wait in waiting] == [made(tree, held)[0] for tree, held in cases]
 
 
@@ -58,6 +58,6 @@ def test_a_content_of_another_size_is_refused_and_nothing_is_kept(limit):
     held.data[tree.nodes[1].sha256] = b"longer than it was"
     sink = MemorySink()
     with pytest.raises(SteleError) as caught, forms.Makers(in_memory=limit) as makers:
-        makers.begin(sink, tree.nodes, held, "zstd")()
+        makers.begin(sink, tree.nodes, tree.encode(), held, "zstd")()
     assert caught.value.code == "seal.source-changed"
     assert not sink.images

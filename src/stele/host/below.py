@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import platform
+
+_OPENAT2 = 437  # on every architecture
+_NO_SYMLINKS = 0x04  # RESOLVE_NO_SYMLINKS
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_NUMBER = ctypes.c_long(_OPENAT2)
+
+
+class _How(ctypes.Structure):
+    """struct open_how (include/uapi/linux/openat2.h)."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+_SIZE = ctypes.c_size_t(ctypes.sizeof(_How))
+_hows: dict[int, object] = {}
+_missing = platform.system() != "Linux"
 
 
 def open_below(root: int, path: bytes, flags: int) -> int:
     """Open `path` (relative, no '.' or '..'; b"": the folder itself) below the folder descriptor `root`.
 
-    Every component is opened with O_NOFOLLOW, so neither a symlink nor a rename can lead elsewhere.
+    No component is followed where it is a symlink, so neither a symlink nor a rename can lead elsewhere.
 
     Raises:
         OSError: ELOOP or ENOTDIR where a symlink is met, else as open(2).
@@ -17,17 +37,44 @@ def open_below(root: int, path: bytes, flags: int) -> int:
     flags |= os.O_NOFOLLOW | os.O_CLOEXEC
     if not path:
         return os.open(".", flags, dir_fd=root)
-    *above, last = path.split(b"/")
-    if {b"", b".", b".."} & {*above, last}:
+    parts = path.split(b"/")
+    if b"" in parts or b"." in parts or b".." in parts or b"\0" in path:
         raise ValueError(f"not a plain relative path: {path!r}")
+    if len(parts) == 1:
+        return os.open(path, flags, dir_fd=root)
+    fd = _at_once(root, path, flags)
+    return _by_component(root, parts, flags) if fd is None else fd
+
+
+def _at_once(root: int, path: bytes, flags: int) -> int | None:
+    """By openat2(2); None where it is not to be had (a kernel before 5.6, or a sandbox that does not know it)."""
+    global _missing  # noqa: PLW0603
+    if _missing:
+        return None
+    how = _hows.get(flags)
+    if how is None:
+        how = _hows[flags] = ctypes.byref(_How(flags, 0, _NO_SYMLINKS))
+    while True:
+        fd = int(_libc.syscall(_NUMBER, root, path, how, _SIZE))
+        if fd >= 0:
+            return fd
+        number = ctypes.get_errno()
+        if number in {errno.ENOSYS, errno.EPERM}:
+            _missing = number == errno.ENOSYS
+            return None
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number), path)
+
+
+def _by_component(root: int, parts: list[bytes], flags: int) -> int:
     fd = root
     try:
-        for part in above:
+        for part in parts[:-1]:
             inner = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
             if fd != root:
                 os.close(fd)
             fd = inner
-        return os.open(last, flags, dir_fd=fd)
+        return os.open(parts[-1], flags, dir_fd=fd)
     finally:
         if fd != root:
             os.close(fd)

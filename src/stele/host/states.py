@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 WIDTH = 48  # bytes of one state
-CTIME = 5  # its place in a state
+SIZE, CTIME = 3, 5  # their places in a state
 # file times advance with the timer tick, 1 to 10 ms: a file whose ctime is younger than this when a seal begins
 # may yet be written within the same tick, and would look the same
 SETTLED_NS = 20_000_000

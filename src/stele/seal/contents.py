@@ -31,7 +31,14 @@ class InSpool(NamedTuple):
     size: int
 
 
-Place = bytes | InFolder | InSpool
+class InRoom(NamedTuple):
+    """A stretch of the room, in bytes."""
+
+    offset: int
+    size: int
+
+
+Place = bytes | InFolder | InSpool | InRoom
 
 
 def changed(path: bytes) -> SteleError:
@@ -60,11 +67,12 @@ class Contents:
     or `seal.source-changed` at the end, before it can take them for whole.
     """
 
-    def __init__(self, places: Mapping[str, Place], *, folder: int = -1, spool: int = -1) -> None:
-        """Take over the descriptors `folder` (of the source folder) and `spool` (of the spool file); -1: none."""
+    def __init__(self, places: Mapping[str, Place], *, folder: int = -1, spool: int = -1, room: memoryview | None = None) -> None:
+        """Take over the descriptors `folder` (of the source folder) and `spool` (of the spool file); -1: none. `room`: memory."""
         self._places = dict(places)
         self._folder = folder
         self._spool = spool
+        self._room = room if room is not None else memoryview(b"")
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._places
@@ -74,7 +82,7 @@ class Contents:
 
     def extended(self, more: Mapping[str, bytes]) -> Contents:
         """These contents and some more; the descriptors stay with (and die with) the original."""
-        return Contents({**self._places, **more}, folder=self._folder, spool=self._spool)
+        return Contents({**self._places, **more}, folder=self._folder, spool=self._spool, room=self._room)
 
     def size(self, digest: str) -> int:
         """Bytes of one content."""
@@ -84,7 +92,7 @@ class Contents:
     def position(self, digest: str) -> tuple[int, int, bytes]:
         """A sort key by which reading many contents is cheapest (memory, then spool by offset, then folder by path)."""
         place = self._places[digest]
-        if isinstance(place, bytes):
+        if isinstance(place, bytes | InRoom):
             return (0, 0, b"")
         return (1, place.offset, b"") if isinstance(place, InSpool) else (2, 0, place.path)
 
@@ -95,7 +103,7 @@ class Contents:
             SteleError: `seal.source-changed`, `seal.unreadable`; after which what was yielded is worthless.
             KeyError: no such content.
         """
-        place = self._places[digest]
+        place = self._held(digest)
         if isinstance(place, bytes):
             if len(place) <= size:
                 if place:
@@ -110,15 +118,20 @@ class Contents:
 
     def read(self, digest: str) -> bytes:
         """One content whole; only for what is known to be small. Raises like `chunks`."""
-        place = self._places[digest]
+        place = self._held(digest)
         return place if isinstance(place, bytes) else b"".join(self.chunks(digest))
 
     def open(self, digest: str) -> BinaryIO:
         """One content as a readable binary stream. Raises like `chunks`, at the read that meets the end."""
-        place = self._places[digest]
+        place = self._held(digest)
         if isinstance(place, bytes):
             return io.BytesIO(place)
         return io.BufferedReader(_Chunked(self.chunks(digest)), CHUNK)
+
+    def _held(self, digest: str) -> bytes | InFolder | InSpool:
+        """A content that is in memory, or where it is to be read."""
+        place = self._places[digest]
+        return bytes(self._room[place.offset : place.offset + place.size]) if isinstance(place, InRoom) else place
 
     def close(self) -> None:
         """Give up the descriptors."""
@@ -126,6 +139,7 @@ class Contents:
             if fd >= 0:
                 os.close(fd)
         self._folder = self._spool = -1
+        self._room = memoryview(b"")
         self._places = {}
 
     def _from_spool(self, place: InSpool, size: int) -> Iterator[bytes]:

@@ -166,20 +166,19 @@ def place(fd: int, pieces: Iterable[Piece], chunk: bytes | memoryview, start: in
             durable.write_at(fd, part, offset)
 
 
-def write(fd: int, nodes: Sequence[Node], layout: Layout, contents: ContentReader) -> bytes:
-    """Write the image of `nodes` to the empty file `fd`; returns its UUID, 16 bytes.
+def write(fd: int, layout: Layout, uuid: bytes, contents: ContentReader) -> None:
+    """Write an image to the empty file `fd`.
 
     Args:
         fd: open for writing.
-        nodes: one stratum, as `erofs_layout.plan` took it.
-        layout: what it returned.
+        layout: of one stratum, by `erofs_layout.plan`.
+        uuid: of its nodes.
         contents: the bytes of the files.
 
     Raises:
         SteleError: `seal.source-changed`, and what `contents` raises.
         OSError: the file could not be written.
     """
-    uuid = image_uuid(nodes)
     write_structure(fd, layout, uuid)
     sizes = {inode.node.sha256: inode.size for inode in layout.inodes if inode.node.kind == "file"}
     for digest, pieces in layout.pieces().items():
@@ -194,7 +193,6 @@ def write(fd: int, nodes: Sequence[Node], layout: Layout, contents: ContentReade
                 code="seal.source-changed",
                 retryable=True,
             )
-    return uuid
 
 
 assert _SUPER.size == 128

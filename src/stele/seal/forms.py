@@ -68,12 +68,26 @@ class Makers:
     def __exit__(self, *raised: object) -> None:
         self._pool.shutdown(cancel_futures=raised[0] is not None)
 
-    def begin(self, sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader, compression: Compression) -> Callable[[], Made]:
-        """Begin to make both forms of a stratum; returns how to wait for them. Raises what `sink` and `contents` raise."""
+    def begin(
+        self, sink: BlobSink, nodes: tuple[Node, ...], encoded: bytes, contents: ContentReader, compression: Compression
+    ) -> Callable[[], Made]:
+        """Begin to make both forms of a stratum; returns how to wait for them.
+
+        Args:
+            sink: takes them.
+            nodes: the stratum's.
+            encoded: their canonical bytes.
+            contents: the bytes of its files.
+            compression: of the layer.
+
+        Raises:
+            SteleError: those of `sink` and `contents`, when it is waited for.
+        """
+        uuid = erofs.uuid_of(encoded)
         size = sum(node.size for node in nodes if node.link is None)
         if size <= self._in_memory:
-            return self._submit(2 * size, _both, sink, nodes, contents, compression).result
-        image = self._submit(0, _image, sink, nodes, contents)
+            return self._submit(2 * size, _both, sink, nodes, uuid, contents, compression).result
+        image = self._submit(0, _image, sink, nodes, uuid, contents)
         layer = self._submit(max(0, 2 * self._in_memory), keep_layer, sink, tar.stream(nodes, contents), compression)
         return lambda: Made(*layer.result(), image.result())
 
@@ -92,9 +106,8 @@ class Makers:
         return self._pool.submit(made)
 
 
-def _both(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader, compression: Compression) -> Made:
+def _both(sink: BlobSink, nodes: tuple[Node, ...], uuid: bytes, contents: ContentReader, compression: Compression) -> Made:
     layout = erofs_layout.plan(nodes)
-    uuid = erofs.image_uuid(nodes)
     room = mmap.mmap(-1, verity.file_size(layout.data_size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     room.madvise(mmap.MADV_HUGEPAGE)  # a fault for each small page costs more than all that is written to it
     image = memoryview(room)  # nobody closes it: it goes with the last view of it
@@ -199,10 +212,10 @@ class _Writing:
         return "sha256:" + self._plain.hexdigest(), "sha256:" + self._packed.hexdigest(), self._size
 
 
-def _image(sink: BlobSink, nodes: tuple[Node, ...], contents: ContentReader) -> Image:
+def _image(sink: BlobSink, nodes: tuple[Node, ...], uuid: bytes, contents: ContentReader) -> Image:
     with sink.draft("image") as draft:
         layout = erofs_layout.plan(nodes)
-        uuid = erofs.write(draft.fd, nodes, layout, contents)
+        erofs.write(draft.fd, layout, uuid, contents)
         image = finish_image(draft.fd, layout.data_size, uuid)
         draft.commit(image.digest)
     return image

@@ -139,11 +139,12 @@ def begin(
     reuse: Mapping[str, Stratum],
 ) -> Callable[[], Stratum]:
     """Begin to make a stratum, unless it is there; returns how to wait for it."""
-    nodes = sha256(joined(lines[node.path] for node in piece.nodes))
+    encoded = joined(lines[node.path] for node in piece.nodes)
+    nodes = sha256(encoded)
     same = reuse.get(nodes)
     if same is not None:
         return lambda: msgspec.structs.replace(same, name=piece.name)
-    making = makers.begin(sink, piece.nodes, contents, compression)
+    making = makers.begin(sink, piece.nodes, encoded, contents, compression)
 
     def finish() -> Stratum:
         made = making()

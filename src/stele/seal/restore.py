@@ -44,7 +44,8 @@ def images(wanted: Sequence[tuple[Stratum, Sequence[Node]]], contents: ContentRe
         if layout.data_size != stratum.data_size:
             raise differs(stratum, "size")
         with sink.draft("image") as draft:
-            uuid = erofs.write(draft.fd, nodes, layout, contents)
+            uuid = erofs.image_uuid(nodes)
+            erofs.write(draft.fd, layout, uuid, contents)
             image = finish_image(draft.fd, layout.data_size, uuid)
             if (image.digest, image.size, image.verity_root) != (stratum.image, stratum.image_size, stratum.verity_root):
                 raise differs(stratum, "image digest")

@@ -22,21 +22,21 @@ _MAX_NAME = 100  # bytes that fit a header
 _MAX_ID = 0o7777777
 _MAX_SIZE = 0o77777777777
 _XATTR = b"SCHILY.xattr."
-
-
-def _octal(value: int, digits: int) -> bytes:
-    return b"%0*o\0" % (digits, value)
+_MAGIC = b"ustar\x0000"
+_FIXED = sum(_MAGIC) + 8 * ord(" ")  # what is the same in all checksums: the checksum itself counts as spaces
 
 
 def _header(name: bytes, kind: bytes, numbers: tuple[int, int, int, int, int], target: bytes, rdev: tuple[int, int]) -> bytes:
     """A ustar header; `numbers`: mode, uid, gid, size, mtime."""
-    mode, uid, gid, size, mtime = numbers
-    parts = (
-        name.ljust(_MAX_NAME, b"\0"), _octal(mode, 7), _octal(uid, 7), _octal(gid, 7), _octal(size, 11), _octal(mtime, 11),
-        b"        ", kind, target.ljust(_MAX_NAME, b"\0"), b"ustar\x0000", bytes(64), _octal(rdev[0], 7), _octal(rdev[1], 7), bytes(167),
+    fields = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % numbers
+    devices = b"%07o\0%07o\0" % rdev
+    total = sum(name) + sum(fields) + sum(kind) + sum(target) + sum(devices) + _FIXED  # the zeros between them add nothing
+    return b"".join(
+        (
+            name.ljust(_MAX_NAME, b"\0"), fields, b"%06o\0 " % total, kind, target.ljust(_MAX_NAME, b"\0"), _MAGIC, bytes(64), devices,
+            bytes(167),
+        )
     )  # fmt: skip
-    raw = b"".join(parts)
-    return raw[:148] + b"%06o\0 " % sum(raw) + raw[156:]
 
 
 def _record(key: bytes, value: bytes) -> bytes:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import mmap
 import os
 import stat
-import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from stele.host import states
 from stele.host.below import open_below
 from stele.host.states import State
 from stele.model.tree import Kind, name_fault, quote
-from stele.seal.byte_code import PYC_HEADER, compiled_from
-from stele.seal.contents import CHUNK, Contents, InFolder, Place, changed, unreadable
+from stele.seal.contents import Contents, InFolder, InRoom, Place, changed, unreadable
 from stele.seal.inode import Inode, Notes
 from stele.seal.normalise import MOUNT_POINTS, folder_owner, is_kept_xattr, kept_xattrs, tree_of
+from stele.seal.sources.reading import Found, Reader, Reading, Wanted
 from stele.seal.sources.source import Source
 from stele.seal.sources.statcache import Known, Listed, StatCache
 from stele.trust.errors import SteleError
@@ -25,12 +23,9 @@ from stele.trust.errors import SteleError
 if TYPE_CHECKING:
     from pathlib import Path
 
-SMALL = 128 << 10  # bytes up to which a file is read at once
+SMALL = 128 << 10  # bytes up to which a file is kept
 KEPT = 64 << 20  # bytes of small files kept in memory, so that they are read once
-WORKERS = min(4, os.cpu_count() or 1)
-OPEN_FILES = 64  # large files that wait open for a worker
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def load(folder: Path, *, time: int, cache: StatCache | None = None) -> Source:
@@ -53,10 +48,18 @@ def load(folder: Path, *, time: int, cache: StatCache | None = None) -> Source:
         top = walk.run()
         tree = tree_of(top, time=time, notes=walk.notes)
         undo.pop_all()
-        return Source(tree=tree, contents=Contents(walk.places, folder=root), kind="folder", notes=walk.notes.lines())
+        return Source(tree=tree, contents=Contents(walk.places, folder=root, room=walk.room), kind="folder", notes=walk.notes.lines())
 
 
-_Hashing = list[tuple[Inode, bytes, State, Future[str]]]
+class _Waiting(NamedTuple):
+    """A file that is being read. `at`: where it goes in the room, -1: nowhere. `number`: of the entry in `listed` that it is."""
+
+    inode: Inode
+    path: bytes
+    state: State
+    at: int
+    listed: Listed
+    number: int
 
 
 class _Walk:
@@ -72,27 +75,22 @@ class _Walk:
         self.places: dict[str, Place] = {}
         self.kept = 0
         self.linked: dict[tuple[int, int], Inode] = {}
-        self.directories: list[tuple[bytes, tuple[int, ...]]] = []
-        self.room = threading.BoundedSemaphore(OPEN_FILES)
-        self.failed = threading.Event()
+        self.directories: list[tuple[bytes, State]] = []
+        self.waiting: list[_Waiting] = []
+        room = mmap.mmap(-1, max(KEPT, mmap.PAGESIZE))  # shared with helpers
+        self.room = memoryview(room)
+        self.reader = Reader(root, room)
 
     def run(self) -> Inode:
         """Walk; returns the root directory."""
         top = self._inode("dir", os.fstat(self.root))
         pending = [(b"", top)]
-        hashing: _Hashing = []
-        with ThreadPoolExecutor(WORKERS) as self.pool:
-            try:
-                while pending:
-                    path, inode = pending.pop()
-                    pending += self._directory(path, inode, hashing)
-            except BaseException:
-                self.failed.set()
-                raise
-        for inode, path, before, future in hashing:
-            inode.sha256 = future.result()
-            self.places.setdefault(inode.sha256, InFolder(path, inode.size))
-            self._record(path, inode, before)
+        with Reading(self.reader) as self.reading:
+            while pending:
+                path, inode = pending.pop()
+                pending += self._directory(path, inode)
+            for waiting, found in zip(self.waiting, self.reading.results(), strict=True):
+                self._read(waiting, found or self.reader.one(waiting.path, waiting.state, waiting.at))
         for path, was in self.directories:
             self._compare(path, was)
         return top
@@ -108,7 +106,7 @@ class _Walk:
             finally:
                 os.close(fd)
 
-    def _directory(self, path: bytes, inode: Inode, hashing: _Hashing) -> list[tuple[bytes, Inode]]:
+    def _directory(self, path: bytes, inode: Inode) -> list[tuple[bytes, Inode]]:
         """Read one directory; returns the directories in it."""
         try:
             fd = open_below(self.root, path, _DIRECTORY)
@@ -131,9 +129,10 @@ class _Walk:
             prefix = path + b"/" if path else b""
             listed = Listed(path, states.of(info))
             self.cache.folders.append(listed)
+            self.reading.folder(path)
             for name in names:
                 below = _stat(fd, name, prefix + name)
-                child = self._entry(fd, name, prefix + name, below, hashing)
+                child = self._entry(fd, name, prefix + name, below, listed)
                 if child is not None:
                     inode.children[name] = child
                     if child.kind == "dir" and prefix + name not in MOUNT_POINTS:
@@ -146,7 +145,7 @@ class _Walk:
             os.close(fd)
         return inner
 
-    def _entry(self, folder: int, name: bytes, path: bytes, info: os.stat_result, hashing: _Hashing) -> Inode | None:
+    def _entry(self, folder: int, name: bytes, path: bytes, info: os.stat_result, listed: Listed) -> Inode | None:
         if len(path) > 4095:  # before the pending list is filled with what cannot be sealed
             raise SteleError(f"the path /{quote(path)[:300]}… {name_fault(path)}", remedy="rename it in the source", code="seal.bad-name")
         kind = _kind(info.st_mode)
@@ -163,7 +162,7 @@ class _Walk:
         if info.st_nlink > 1:
             self.linked[info.st_dev, info.st_ino] = inode
         if kind == "file":
-            self._file(folder, name, path, inode, info, hashing)
+            self._file(name, path, inode, states.of(info), listed)
         elif kind == "symlink":
             try:
                 inode.target = os.readlink(name, dir_fd=folder)
@@ -183,82 +182,34 @@ class _Walk:
             size=info.st_size if kind == "file" else 0,
         )
 
-    def _file(
-        self,
-        folder: int,
-        name: bytes,
-        path: bytes,
-        inode: Inode,
-        info: os.stat_result,
-        hashing: _Hashing,
-    ) -> None:
-        before = states.of(info)
-        known = self.cache.find(path, before)
+    def _file(self, name: bytes, path: bytes, inode: Inode, state: State, listed: Listed) -> None:
+        known = self.cache.find(path, state)
         if known is not None:
             inode.sha256, inode.compiled = known.sha256, known.compiled
             self.places.setdefault(known.sha256, InFolder(path, inode.size))
             return
-        try:
-            fd = os.open(name, _FILE, dir_fd=folder)
-        except PermissionError as error:
-            raise unreadable(path, error) from error
-        except OSError as error:
-            raise changed(path) from error
-        try:
-            if states.of(os.fstat(fd)) != before:
-                raise changed(path)
-            inode.xattrs = self._xattrs(fd, path)
-            if inode.size > SMALL:
-                self._check_pyc(inode, os.pread(fd, PYC_HEADER, 0))
-                self.room.acquire()
-                large, fd = fd, -1  # whoever hashes it closes it
-                hashing.append((inode, path, before, self.pool.submit(self._hash, large, path, before)))
-                return
-            try:
-                data = _read_all(fd, inode.size)
-            except OSError as error:
-                raise unreadable(path, error) from error
-            if len(data) != inode.size or states.of(os.fstat(fd)) != before:
-                raise changed(path)
-        finally:
-            if fd >= 0:
-                os.close(fd)
-        self._check_pyc(inode, data)
-        inode.sha256 = hashlib.sha256(data).hexdigest()
-        self._record(path, inode, before)
-        if inode.sha256 in self.places:
-            return
-        if self.kept + len(data) <= KEPT:
-            self.kept += len(data)
-            self.places[inode.sha256] = data
-        else:
-            self.places[inode.sha256] = InFolder(path, inode.size)
+        at = -1
+        if inode.size <= SMALL and self.kept + inode.size <= KEPT:
+            at = self.kept
+            self.kept += inode.size
+        self.waiting.append(_Waiting(inode, path, state, at, listed, len(listed.names)))
+        self.reading.add(Wanted(name, state, at))
+
+    def _read(self, waiting: _Waiting, found: Found) -> None:
+        """What a file holds is known now."""
+        inode, path = waiting.inode, waiting.path
+        inode.sha256, inode.compiled = found.sha256, found.compiled
+        if found.xattrs:
+            inode.xattrs = kept_xattrs(path, found.xattrs, self.notes)
+        if not _is_plain(inode):
+            waiting.listed.plain[waiting.number] = False
+        self._record(path, inode, waiting.state)
+        here = InFolder(path, inode.size) if waiting.at < 0 else InRoom(waiting.at, inode.size)
+        self.places.setdefault(inode.sha256, here)
 
     def _record(self, path: bytes, inode: Inode, state: State) -> None:
         if not inode.xattrs:  # those with any are few, and read again
             self.cache.record(path, Known(state, inode.sha256, inode.compiled))
-
-    def _check_pyc(self, inode: Inode, head: bytes) -> None:
-        inode.compiled = compiled_from(head[:PYC_HEADER])
-
-    def _hash(self, fd: int, path: bytes, before: tuple[int, ...]) -> str:
-        """Hash one large file in a worker thread; closes `fd`."""
-        try:
-            state = hashlib.sha256()
-            buffer = bytearray(CHUNK)
-            view = memoryview(buffer)
-            while not self.failed.is_set() and (count := os.readv(fd, [buffer])):
-                state.update(view[:count])
-            if states.of(os.fstat(fd)) != before:
-                self.failed.set()
-                raise changed(path)
-            return state.hexdigest()
-        except OSError as error:
-            self.failed.set()
-            raise unreadable(path, error) from error
-        finally:
-            os.close(fd)
-            self.room.release()
 
     def _xattrs(self, fd: int, path: bytes) -> dict[bytes, bytes]:
         try:
@@ -276,7 +227,7 @@ class _Walk:
                 raise unreadable(path, error) from error
         return kept_xattrs(path, raw, self.notes)
 
-    def _compare(self, path: bytes, before: tuple[int, ...]) -> None:
+    def _compare(self, path: bytes, before: State) -> None:
         try:
             fd = open_below(self.root, path, os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
@@ -286,14 +237,6 @@ class _Walk:
                 raise changed(path)
         finally:
             os.close(fd)
-
-
-def _read_all(fd: int, size: int) -> bytes:
-    """Up to size + 1 bytes: one more than expected shows growth."""
-    data = os.read(fd, size + 1)
-    while data and len(data) < size and (more := os.read(fd, size + 1 - len(data))):
-        data += more
-    return data
 
 
 def _stat(folder: int, name: bytes, path: bytes) -> os.stat_result:

@@ -1,0 +1,102 @@
+"""A helper answers until it fails or dies, never takes the asker along, and never outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from stele.host.helper import Helper, possible
+
+
+@pytest.fixture
+def begin():
+    begun: list[Helper] = []
+
+    def make(serve) -> Helper:
+        begun.append(Helper(serve))
+        return begun[-1]
+
+    yield make
+    for helper in begun:
+        helper.close()
+
+
+def test_it_answers_every_request_in_its_own_process(begin):
+    helper = begin(lambda request: b"%d " % os.getpid() + request[::-1])
+    for request in (b"", b"abc", bytes(3 << 20), b"x" * 70_000):
+        pid, _, answer = helper.ask(request).partition(b" ")
+        assert answer == request[::-1]
+        assert int(pid) != os.getpid()
+
+
+def test_one_that_fails_gives_no_answer_and_ends(begin):
+    def serve(request: bytes) -> bytes:
+        if request == b"fail":
+            raise ValueError
+        return request
+
+    helper = begin(serve)
+    assert helper.ask(b"fine") == b"fine"
+    assert helper.ask(b"fail") is None
+    assert helper.ask(b"fine") is None
+
+
+def test_who_waits_for_one_that_is_killed_gets_no_answer(begin):
+    out, into = os.pipe()
+
+    def serve(request: bytes) -> bytes:
+        os.write(into, b"busy")
+        signal.pause()
+        return request
+
+    helper = begin(serve)
+    answers: list[bytes | None] = [b"none yet"]
+    asking = threading.Thread(target=lambda: answers.append(helper.ask(b"x")))
+    asking.start()
+    assert os.read(out, 4) == b"busy"
+    helper.kill()
+    asking.join()
+    assert answers[-1] is None
+    os.close(out)
+    os.close(into)
+
+
+def test_several_do_not_keep_each_other_alive(begin):
+    helpers = [begin(lambda request: request) for _ in range(3)]
+    assert [helper.ask(b"x") for helper in helpers] == [b"x"] * 3
+    helpers[0].kill()
+    assert helpers[0].ask(b"x") is None
+    assert helpers[2].ask(b"y") == b"y"
+
+
+def test_it_is_gone_when_who_forked_it_is_killed():
+    program = (
+        "import os, signal, sys\nfrom stele.host.helper import Helper\n"
+        "def serve(request):\n    print(os.getpid(), flush=True)\n    signal.pause()\n"
+        "Helper(serve).ask(b'x')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as forker:
+        assert forker.stdout is not None
+        assert int(forker.stdout.readline()) != forker.pid
+        forker.kill()
+        assert forker.stdout.read() == ""  # it ends when the last process that could write to it is gone
+
+
+def test_with_other_threads_there_is_none():
+    stop = threading.Event()
+    other = threading.Thread(target=stop.wait)
+    other.start()
+    try:
+        assert not possible()
+    finally:
+        stop.set()
+        other.join()
+    alone = subprocess.run(
+        [sys.executable, "-c", "from stele.host import helper; print(helper.possible())"], capture_output=True, text=True
+    )
+    assert alone.stdout == "True\n"
