@@ -260,7 +260,7 @@ def _at_rest(kind: str, folder: Path, roots: list[Path]) -> dict[str, int]:
     times = {}
     for name, everything in (("packed", False), ("packed, all", True)):
         begun = time.perf_counter()
-        packing.pack(store, (), everything=everything, say=lambda _: None)
+        packing.pack(store, (), everything=everything, record=lambda *_, **__: None, say=lambda _: None)
         times[name] = time.perf_counter() - begun
         found[name] = size()
     found["images of the newest"] = size(images=True)

@@ -399,7 +399,7 @@ def test_a_store_is_repaired_from_where_its_release_came(places, registry, tmp_p
             path.unlink()
         else:
             path.write_bytes(whole[path][:-1] + bytes([whole[path][-1] ^ 1]))
-        done = repairing.run(to, opening.open_store(to), (), local=False, plain_http=False, say=quiet)
+        done = repairing.run(to, opening.open_store(to), (), local=False, plain_http=False, record=quiet, say=quiet)
         assert done.left == (), path
         assert path.exists() or number % 2  # a layer that is gone while its image is there is no loss
         assert not path.exists() or path.read_bytes() == whole[path]
@@ -407,8 +407,8 @@ def test_a_store_is_repaired_from_where_its_release_came(places, registry, tmp_p
         immutable.make_mutable(path)
         path.unlink(missing_ok=True)
     assert code(opening.open_store(to).release, digest) == "store.damaged"
-    done = repairing.run(to, opening.open_store(to), (), local=True, plain_http=False, say=quiet)
+    done = repairing.run(to, opening.open_store(to), (), local=True, plain_http=False, record=quiet, say=quiet)
     assert done.left
-    done = repairing.run(to, opening.open_store(to), (target,), local=False, plain_http=False, say=quiet)
+    done = repairing.run(to, opening.open_store(to), (target,), local=False, plain_http=False, record=quiet, say=quiet)
     assert done.left == ()
     assert opening.open_store(to).verify(opening.open_store(to).release(digest))["bytes"]

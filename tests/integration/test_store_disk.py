@@ -19,6 +19,7 @@ from stele.store.layout import Layout
 from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey
 from tests.trees import Held, file, folder
+from tests.unit.test_packing import unrecorded
 
 pytestmark = pytest.mark.root
 KEY = PrivateKey.generate()
@@ -129,13 +130,13 @@ def test_a_repair_without_room_leaves_everything_as_it_was(small):
     subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], check=False, capture_output=True)  # until it is full
     before = {path: path.read_bytes() for path in (small / "store").rglob("*") if path.is_file()}
     with mending.Registries({}, (), plain_http=False) as registries, pytest.raises(SteleError) as raised:
-        repairing.repair(opened(small / "store"), {}, registries, (), lambda _: None)
+        repairing.repair(opened(small / "store"), {}, registries, (), record=unrecorded, say=lambda _: None)
     assert raised.value.code == "store.full"
     assert {path: path.read_bytes() for path in (small / "store").rglob("*") if path.is_file()} == before
     assert [item.path for item in storecheck.check(store, {}, lambda _: None).problems] == [str(image.relative_to(store.root))]
     filler.unlink()
     with mending.Registries({}, (), plain_http=False) as registries:
-        assert repairing.repair(opened(small / "store"), {}, registries, (), lambda _: None).left == ()
+        assert repairing.repair(opened(small / "store"), {}, registries, (), record=unrecorded, say=lambda _: None).left == ()
     assert image.read_bytes() == data
 
 
@@ -147,7 +148,7 @@ def test_an_image_in_use_that_can_be_written_to_is_a_problem(tmp_path):
     found = storecheck.check(store, running, lambda _: None).problems
     assert {item.kind for item in found} == {"mutable"}
     with mending.Registries({}, (), plain_http=False) as registries:
-        done = repairing.repair(store, running, registries, (), lambda _: None)
+        done = repairing.repair(store, running, registries, (), record=unrecorded, say=lambda _: None)
     assert done.left == ()
     assert {item.how for item in done.mended} == {"made immutable"}
     for stratum in release.strata:

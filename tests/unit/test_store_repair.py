@@ -20,7 +20,7 @@ from stele.model import reference as references
 from stele.seal.rebuild import LayerRebuilder
 from stele.store.layout import Layout
 from stele.trust.errors import SteleError
-from tests.unit.test_packing import version
+from tests.unit.test_packing import unrecorded, version
 from tests.unit.test_store import put
 from tests.unit.test_updates import KEY, seal
 
@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made") / "store"
     store = opened(root)
     one, two, three = (seal(store, version(number)) for number in range(3))
-    packing.pack(store, {two.digest}, everything=False, say=lambda _: None)
+    packing.pack(store, {two.digest}, everything=False, record=unrecorded, say=lambda _: None)
     deltas.attach_delta(store, two, three)
     packing.set_pin(store, two.digest, pinned=True)
     for path in root.glob("erofs/*"):
@@ -72,7 +72,7 @@ def check(root: Path) -> storecheck.Report:
 
 def repair(root: Path) -> repairing.Repaired:
     with mending.Registries({}, (), plain_http=False) as registries:
-        return repairing.repair(opened(root), {}, registries, (), lambda _: None)
+        return repairing.repair(opened(root), {}, registries, (), record=unrecorded, say=lambda _: None)
 
 
 def spoil(path: Path, way: str) -> None:
@@ -297,7 +297,7 @@ def test_a_release_whose_signature_does_not_hold_does_not_come_back_with_the_ind
     stranger = Layout(root, trusted=[])
     (root / "index.json").unlink()
     with mending.Registries({}, (), plain_http=False) as registries:
-        repairing.repair(stranger, {}, registries, (), lambda _: None)
+        repairing.repair(stranger, {}, registries, (), record=unrecorded, say=lambda _: None)
     assert stranger.releases() == []
 
 

@@ -49,6 +49,7 @@ def application(fleet: Fleet, stop: Callable[[], None]) -> Starlette:
         ("POST", "/v1/incidents/release"): lambda f, b, s: f.release_incident(_text(b, "incident"), _person(b)),
         ("POST", "/v1/record"): lambda f, b, s: f.record_release(b, _person(b)),
         ("POST", "/v1/keys"): lambda f, b, s: f.record_keys(_text(b, "kind"), b.get("data", {}), _person(b)),
+        ("POST", "/v1/store"): lambda f, b, s: f.record_upkeep(_text(b, "kind"), b.get("data", {}), _person(b)),
         ("POST", "/v1/accessed"): lambda f, b, s: f.record_access(_text(b, "incident"), _text(b, "how"), _person(b)),
         ("POST", "/v1/holds/place"): lambda f, b, s: f.custody.place(on_from(b.get("on")), _text(b, "reason"), _person(b)),
         ("POST", "/v1/holds/release"): lambda f, b, s: f.custody.release(_text(b, "hold"), _text(b, "reason"), _person(b)),

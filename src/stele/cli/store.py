@@ -13,10 +13,13 @@ from stele.cli.exits import ANSWER_IS_NO, OK
 
 if TYPE_CHECKING:
     from stele.flow.storecheck import Report
+    from stele.flow.upkeep import Record
     from stele.store.checking import Finding
 
 
-@click.group(epilog="\b\nExample:\n  stele store check\n  stele store usage\n  stele store pack\n  stele store pin 4be1")
+@click.group(
+    epilog="\b\nExample:\n  stele store check\n  stele store usage\n  stele store prune\n  stele store pack\n  stele store pin 4be1"
+)
 def store() -> None:
     """Look after the store."""
 
@@ -32,12 +35,13 @@ def pack(call: Call, keep: tuple[str, ...], everything: bool) -> None:
     pinned. What is packed is unpacked and compared with its signed digests before anything is removed. Other tools (skopeo, podman)
     no longer find the layers of packed releases.
     """
+    call.need_keys()
     from stele.flow import opening, packing
 
     found = opening.open_store(call.places)
     stay = packing.in_use(call.places) | dict.fromkeys(packing.pins(found), "pinned") | {found.find(name).digest: "named" for name in keep}
     with render.progress("packing", quiet=call.json) as say:
-        done = packing.pack(found, stay, everything=everything, say=say)
+        done = packing.pack(found, stay, everything=everything, record=_recorder(call), say=say)
     if call.json:
         render.show_json(
             {"packed": list(done.packed), "whole": list(done.kept), "left": done.left, "freed": done.freed, "added": done.added}
@@ -110,13 +114,15 @@ def check(call: Call, deep: bool) -> int:
 def repair(call: Call, origins: tuple[str, ...], local: bool, plain_http: bool) -> int:
     """Mend what `stele store check` finds: from what is whole beside it, from deltas, or from a registry; at its digest or not at all.
 
-    Damaged bytes are set aside below store/damaged, not thrown away. What cannot be mended stays as it is, and is named.
+    Damaged bytes are set aside below store/damaged, not thrown away. What cannot be mended stays as it is, and is named. The ledger has
+    what was found before it is touched, and what became of it.
     """
+    call.need_keys()
     from stele.flow import opening, repairing
 
     found = opening.open_store(call.places)
     with render.progress("repairing the store", quiet=call.json) as say:
-        done = repairing.run(call.places, found, origins, local=local, plain_http=plain_http, say=say)
+        done = repairing.run(call.places, found, origins, local=local, plain_http=plain_http, record=_recorder(call), say=say)
     if call.json:
         left = [item._asdict() for item in done.left]
         render.show_json({**_plain(done.report), "mended": [item._asdict() for item in done.mended], "problems": left})
@@ -125,6 +131,42 @@ def repair(call: Call, origins: tuple[str, ...], local: bool, plain_http: bool) 
         render.show_table(("FILE", "MENDED", "DAMAGED BYTES"), rows, empty="nothing was to be mended")
         _show(done.report, list(done.left))
     return ANSWER_IS_NO if done.left else OK
+
+
+@store.command(epilog="\b\nExample:\n  stele store prune --dry-run\n  stele store prune\n  stele store prune --damaged --json")
+@click.option("--damaged", is_flag=True, help="Remove what repairs set aside, too.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
+@with_call
+def prune(call: Call, damaged: bool, dry_run: bool) -> None:
+    """Remove files that nothing names: what seals and pulls that were killed left, and what was replaced.
+
+    No release loses anything. A pull that was killed begins again afterwards. Nothing is removed while something is sealed, pulled or
+    packed, nor where a damaged index leaves it open what is needed. The ledger has the names of the files before they go.
+    """
+    call.need_keys()
+    from stele.flow import opening, pruning
+
+    found = opening.open_store(call.places)
+    done = pruning.run(call.places, found, damaged=damaged, dry_run=dry_run, record=_recorder(call))
+    if call.json:
+        gone = [item._asdict() for item in done.gone]
+        render.show_json({"dry_run": dry_run, "bytes": done.held, "removed": gone, "strays": list(done.strays), "aside": done.aside})
+        return
+    words = {"unnamed": "nothing names it", "partial": "the beginning of a blob", "damaged": "set aside by a repair"}
+    if dry_run:
+        rows = [(item.path, render.size(item.held), words[item.what]) for item in done.gone]
+        render.show_table(("FILE", "TAKES", "WHAT"), rows, empty="nothing is to be removed")
+    render.say_line(f"{'would free' if dry_run else 'freed'} {render.size(done.held)}, {len(done.gone)} files")
+    if done.aside:
+        render.say_line(f"  {render.size(done.aside)} set aside by repairs stay; --damaged removes them")
+    if done.strays:
+        render.say_line(f"  {len(done.strays)} files that are not the store's stay (`stele store check --json` names them)")
+
+
+def _recorder(call: Call) -> Record:
+    from stele.flow import sealing
+
+    return sealing.event_recorder(call.places, lambda body: call.agent.call("POST", "/v1/store", {"kind": body.pop("kind"), "data": body}))
 
 
 def _plain(report: Report) -> dict[str, Any]:
@@ -148,9 +190,9 @@ def _show(report: Report, problems: list[Finding]) -> None:
         counts[item.kind] = counts.get(item.kind, 0) + 1
     words = {
         "absent": "files are not kept, and made again when they are needed",
-        "unnamed": "files are named by nothing: what a seal that broke off left, or what was replaced",
+        "unnamed": "files are named by nothing: what a seal that broke off left, or what was replaced (`stele store prune` removes them)",
         "stray": "files do not belong to a store",
-        "aside": "damaged files were set aside by repairs (in damaged/); remove them when nobody wants to look at them any more",
+        "aside": "damaged files were set aside by repairs (in damaged/); `stele store prune --damaged` removes them",
         "odd": "entries of index.json are not as Stele writes them",
     }
     for kind, count in counts.items():

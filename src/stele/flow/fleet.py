@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from stele.flow import deploy, evidence, health, holding, incident, launch, reviewing, signing
+from stele.flow import deploy, evidence, health, holding, incident, launch, reviewing, signing, upkeep
 from stele.flow.spares import keep_spares
 from stele.flow.world import Running
 from stele.model.report import Report
@@ -141,6 +141,12 @@ class Fleet:
         """Record a change of the trust policy that another process made (`key.*`)."""
         record = self._world.record.by(person)
         record.commit(signing.key_event(record, kind, data))
+        return {"kind": kind}
+
+    def record_upkeep(self, kind: str, data: dict[str, Any], person: str) -> dict[str, Any]:
+        """Record what another process does with this agent's store (`store.*`)."""
+        record = self._world.record.by(person)
+        record.commit(upkeep.event(record, kind, data))
         return {"kind": kind}
 
     def record_access(self, incident_id: str, how: str, person: str) -> dict[str, Any]:

@@ -48,6 +48,11 @@ def _word(facts: Mapping[str, Any], key: str, before: str = "") -> str:
     return f"({short(value)})" if before == "()" else _join(before, short(value))
 
 
+def _count(facts: Mapping[str, Any], key: str) -> int:
+    value = facts.get(key)
+    return len(value) if isinstance(value, list) else 0
+
+
 def _report(facts: Mapping[str, Any]) -> str:
     who = _word(facts, "comm", "by")
     count = facts.get("count")
@@ -93,6 +98,9 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         _word(facts, "incident"), f"{facts['files']} files" if facts.get("files") else "", _word(facts, "root", "root")
     ),
     "evidence.accessed": _with("incident", "how"),
+    "store.removing": lambda facts: f"{_count(facts, 'files')} files of the store {_word(facts, 'why', '()')}",
+    "store.repairing": lambda facts: f"{_count(facts, 'problems')} problems of the store",
+    "store.repaired": lambda facts: f"{_count(facts, 'mended')} files of the store, {_count(facts, 'left')} not",
     "agent.stopped": lambda facts: "with everything that ran" if facts.get("removed") else "instances run on",
     "agent.started": lambda facts: "",
     "epoch": _with("covers", "map|map_root"),

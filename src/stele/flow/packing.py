@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from stele.flow import deltas, reading, updates
+from stele.flow import deltas, reading, updates, upkeep
 from stele.host import durable
 from stele.model.history import advance, start
 from stele.seal import packages, restore, strata
@@ -14,6 +14,7 @@ from stele.seal.delta import cutting
 from stele.seal.rebuild import LayerRebuilder
 from stele.seal.sources.spool import anonymous_file
 from stele.seal.strata import Slice
+from stele.store import census
 from stele.store.index import damaged
 from stele.trust.digest import parse_digest, sha256
 from stele.trust.errors import SteleError
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from typing import Self
 
     from stele.flow.places import Places
+    from stele.flow.upkeep import Record
     from stele.model.history import WorkloadState
     from stele.model.ports import ContentReader
-    from stele.model.release import Publication, Release
+    from stele.model.release import Publication, Release, Stratum
     from stele.model.tree import Tree
     from stele.store.layout import Layout
 
@@ -134,17 +136,18 @@ def plan(order: Sequence[str], keep: Collection[str], known: Mapping[str, str]) 
     return found
 
 
-def pack(store: Layout, keep: Collection[str], *, everything: bool, say: Callable[[str], None]) -> Packed:
+def pack(store: Layout, keep: Collection[str], *, everything: bool, record: Record, say: Callable[[str], None]) -> Packed:
     """Keep releases as deltas; only what was proven to come out again is removed.
 
     Args:
         store: the store.
         keep: digests of releases that stay whole, besides the newest of each workload.
         everything: pack the content of those too; their images stay, their layers go.
+        record: commits an event, before something is removed.
         say: told of each step.
 
     Raises:
-        SteleError: `store.busy`, `store.damaged`, `store.full`, `store.not-writable`. Nothing was removed then.
+        SteleError: `store.busy`, `store.damaged`, `store.full`, `store.not-writable`, `ledger.*`. Nothing was removed then.
     """
     here = store.releases()
     foreign = store.foreign_layers()
@@ -176,8 +179,8 @@ def pack(store: Layout, keep: Collection[str], *, everything: bool, say: Callabl
                     raise
                 left[digest] = error.reason
                 say(f"{release.workload} {digest[:19]} stays whole: {error.reason}")
-    freed = _remove(store, here, kept, packed, foreign, everything=everything)
-    freed += _remove_stale(store, here, bases)
+    freed = _remove(store, here, kept, packed, foreign, everything=everything, record=record)
+    freed += _remove_stale(store, here, bases, record)
     return Packed(tuple(d for d in packed if d not in kept), tuple(sorted(kept & {r.digest for r in here})), freed, added, left)
 
 
@@ -204,11 +207,12 @@ def _pack_one(store: Layout, base: Release | None, release: Release, say: Callab
         if offer.base == named and not deltas.is_whole(store, release):
             return 0  # packed before, and proven then
     say(f"packing {release.workload} {release.digest[:19]}")
-    with deltas.opened(store, release) as side:
-        slices = _slices(store, release, side.tree, side.contents)
-        cut = cutting.encode(side.tree, slices)
-    offer = deltas.attach_delta(store, base, release, cut=cut, thorough=base is not None)
-    prove(store, base, release, offer)
+    with store.adding():
+        with deltas.opened(store, release) as side:
+            slices = _slices(store, release, side.tree, side.contents)
+            cut = cutting.encode(side.tree, slices)
+        offer = deltas.attach_delta(store, base, release, cut=cut, thorough=base is not None)
+        prove(store, base, release, offer)
     return offer.size
 
 
@@ -277,7 +281,14 @@ class _Forgotten:
 
 
 def _remove(
-    store: Layout, here: Sequence[Release], kept: Collection[str], packed: Mapping[str, Release], foreign: set[str], *, everything: bool
+    store: Layout,
+    here: Sequence[Release],
+    kept: Collection[str],
+    packed: Mapping[str, Release],
+    foreign: set[str],
+    *,
+    everything: bool,
+    record: Record,
 ) -> int:
     """Remove what only packed releases need; returns the bytes."""
     with store.removing():
@@ -299,10 +310,17 @@ def _remove(
                     blobs.add(stratum.layer.digest)
         gone += [stratum.layer.digest for release in packed.values() for stratum in release.strata]
         old = [stratum for digest, release in packed.items() if digest not in kept for stratum in release.strata]
-        return store.remove((digest for digest in dict.fromkeys(gone) if digest not in blobs), [s for s in old if s.image not in images])
+        dropped = [digest for digest in dict.fromkeys(gone) if digest not in blobs]
+        return _let_go(store, dropped, [stratum for stratum in old if stratum.image not in images], record)
 
 
-def _remove_stale(store: Layout, here: Sequence[Release], bases: Mapping[str, str]) -> int:
+def _let_go(store: Layout, blobs: Sequence[str], strata: Sequence[Stratum], record: Record) -> int:
+    paths = [*map(census.blob_path, blobs), *(census.image_path(stratum.image) for stratum in strata)]
+    upkeep.removing(record, "packed", store.root, paths)
+    return store.remove(blobs, strata)
+
+
+def _remove_stale(store: Layout, here: Sequence[Release], bases: Mapping[str, str], record: Record) -> int:
     """Remove packed forms that another one took the place of; returns the bytes."""
     gone: list[str] = []
     for release in here:
@@ -317,4 +335,4 @@ def _remove_stale(store: Layout, here: Sequence[Release], bases: Mapping[str, st
         if stale:
             store.unrefer(release.digest, {offer.manifest.digest for offer in stale})
     with store.removing():
-        return store.remove(gone, ())
+        return _let_go(store, gone, (), record)

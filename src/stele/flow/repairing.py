@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from stele.flow import mending, origins, packing, storecheck
+from stele.flow import mending, origins, packing, storecheck, upkeep
 from stele.host import durable
 from stele.model import reference as references
 from stele.store import aside, census, checking, reindex
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stele.flow.mending import Registries
     from stele.flow.places import Places
     from stele.flow.storecheck import Report
+    from stele.flow.upkeep import Record
     from stele.model.release import Release, Stratum
     from stele.store.census import Part
     from stele.store.checking import Finding
@@ -60,7 +61,9 @@ class Repaired(NamedTuple):
     report: Report
 
 
-def repair(store: Layout, running: Mapping[str, str], registries: Registries, order: Sequence[str], say: Callable[[str], None]) -> Repaired:
+def repair(
+    store: Layout, running: Mapping[str, str], registries: Registries, order: Sequence[str], *, record: Record, say: Callable[[str], None]
+) -> Repaired:
     """Check a store, mend what can be mended, and check again what was touched.
 
     Args:
@@ -68,14 +71,21 @@ def repair(store: Layout, running: Mapping[str, str], registries: Registries, or
         running: as in `storecheck.check`.
         registries: where to ask for what cannot be made here.
         order: digests of releases as they came, for an index.json of which nothing is legible.
+        record: commits an event: what is wrong before it is touched, and what became of it.
         say: told of each step.
 
     Raises:
-        SteleError: `store.full`, `store.not-writable`; what was not mended by then is as it was.
+        SteleError: `ledger.*`, `agent.*`: nothing was touched; `store.full`, `store.not-writable`: what was not mended is as it was.
     """
     with store.adding():
         work = _Repair(store, storecheck.judge(store, checking.look(store, say), running), running, registries, order, say)
-        return work.run()
+        if not work.wanted:
+            return work.done()
+        upkeep.repairing(record, work.wanted)
+        try:
+            return work.run()
+        finally:
+            upkeep.repaired(record, work.done())
 
 
 class _Repair:
@@ -95,7 +105,18 @@ class _Repair:
         self._indexed = False
         self._came_back = False
 
+    @property
+    def wanted(self) -> list[Finding]:
+        """What is to be mended."""
+        return list(dict.fromkeys([*self._report.problems, *self._work()]))
+
+    def done(self) -> Repaired:
+        """What was mended so far, and what is left."""
+        left = [item._replace(reason=self._why.get(item.path, item.reason)) for item in self._report.problems]
+        return Repaired(tuple(self._mended.values()), tuple(left), self._report)
+
     def run(self) -> Repaired:
+        """Mend."""
         for _ in range(PASSES):
             done = [self._try(finding) for finding in self._work()]
             if any(done):
@@ -108,8 +129,7 @@ class _Repair:
             self._look_again()
         if self._came_back:
             self._look_again()
-        left = [item._replace(reason=self._why.get(item.path, item.reason)) for item in self._report.problems]
-        return Repaired(tuple(self._mended.values()), tuple(left), self._report)
+        return self.done()
 
     def _work(self) -> list[Finding]:
         """What is to be mended, what others are made from first; also images and trees of whole releases that are only absent."""
@@ -296,14 +316,12 @@ class _Repair:
         return [(release, stratum) for release in self._releases(finding) for stratum in release.strata]
 
 
-def run(places: Places, store: Layout, given: Sequence[str], *, local: bool, plain_http: bool, say: Callable[[str], None]) -> Repaired:
+def run(
+    places: Places, store: Layout, given: Sequence[str], *, local: bool, plain_http: bool, record: Record, say: Callable[[str], None]
+) -> Repaired:
     """Repair a data folder's store. `given`: registries to ask besides those that the ledger knows; `local`: ask none. See `repair`."""
-    try:
-        known, order = origins.known(places)
-        running = packing.in_use(places)
-    except SteleError as error:
-        say(f"the ledger cannot be read ({error.reason}); only what is named is asked")
-        known, order, running = {}, [], {}
+    known, order = origins.known(places)
+    running = packing.in_use(places)
     more = [references.parse(text) for text in given]
     with mending.Registries({} if local else known, more, plain_http=plain_http) as registries:
-        return repair(store, running, registries, order, say)
+        return repair(store, running, registries, order, record=record, say=say)

@@ -41,7 +41,8 @@ def sign(places: Places, name: str, *, key: str, ask: Ask, record: Callable[...,
     # what is signed here is what is in the store: whoever signs should not have to believe what they did not check
     store.verify(release, signed=False)
     if signer.public.hint not in {one.hint for one in store.signing_keys(release.digest)}:
-        store.publish(sign_again(release, signer, store))
+        with store.adding():
+            store.publish(sign_again(release, signer, store))
     keys = keys_of(store, release.digest)
     record(release.workload, "release.signed", release=release.digest, keys=keys)
     found = {"release": release.digest, "workload": release.workload, "key": key_id(signer.public), "keys": keys}

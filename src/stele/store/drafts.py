@@ -186,6 +186,20 @@ def sweep(root: Path) -> int:
     return count
 
 
+def idle_partials(root: Path) -> list[str]:
+    """Names of the blobs below `partial/` that came in part and that nobody is fetching."""
+    found = []
+    for path in sorted(_listed(root / "partial")):
+        with contextlib.suppress(OSError):  # it was committed meanwhile, is another's, or no file
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found.append(path.name)
+            finally:
+                os.close(fd)
+    return found
+
+
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
     """The store's one lock, which serialises changes of index.json."""
