@@ -85,7 +85,8 @@ def repair(
         try:
             return work.run()
         finally:
-            upkeep.repaired(record, work.done())
+            done = work.done()
+            upkeep.repaired(record, [(item.path, item.how, item.aside) for item in done.mended], done.left)
 
 
 class _Repair:

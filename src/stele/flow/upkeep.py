@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stele.flow.record import Recorder
-    from stele.flow.repairing import Repaired
     from stele.model.event import Event
     from stele.store.checking import Finding
 
@@ -53,12 +52,12 @@ def repairing(record: Record, work: Sequence[Finding]) -> None:
         record(HOST_WORKLOAD, "store.repairing", problems=items)
 
 
-def repaired(record: Record, done: Repaired) -> None:
-    """Say what became of it. Raises like `removing`."""
-    mended = [[item.path, item.how, item.aside] for item in done.mended]
-    left = list(dict.fromkeys(item.path for item in done.left))
-    for at in range(0, max(len(mended), len(left)), MOST):
-        record(HOST_WORKLOAD, "store.repaired", mended=mended[at : at + MOST], left=left[at : at + MOST])
+def repaired(record: Record, mended: Sequence[tuple[str, str, str]], left: Sequence[Finding]) -> None:
+    """Say what became of it; `mended`: path, by which way, and where the damaged bytes are. Raises like `removing`."""
+    items = [list(item) for item in mended]
+    paths = list(dict.fromkeys(item.path for item in left))
+    for at in range(0, max(len(items), len(paths)), MOST):
+        record(HOST_WORKLOAD, "store.repaired", mended=items[at : at + MOST], left=paths[at : at + MOST])
 
 
 def _pieces(items: list[Any]) -> Iterator[list[Any]]:
