@@ -115,7 +115,7 @@ class MapFile:
             _, left_at, left, right_at, right = _BRANCH.unpack_from(raw)
             if branch_hash(left, right) != stub.hash or not self._fits(left_at, left, at) or not self._fits(right_at, right, at):
                 raise stale("a branch is not the one that is meant")
-            node = Branch(Stub(left, left_at) if left_at else None, Stub(right, right_at) if right_at else None)
+            node = Branch(Stub(left, left_at) if left_at else None, Stub(right, right_at) if right_at else None, stub.hash)
         elif raw[:1] == b"L" and len(raw) >= _LEAF.size:
             _, length = _LEAF.unpack_from(raw)
             if length > _MAX_LEAF:
@@ -224,13 +224,30 @@ def _leaf_body(leaf: Leaf | Ran) -> bytes:
     if isinstance(leaf, Ran):
         return canonical.encode({"workload": leaf.workload, "release": leaf.release, "seq": leaf.seq})
     assert isinstance(leaf.kept, facts.Facts)
-    plain: dict[str, Any] = {"workload": leaf.workload, "count": leaf.count, "head": leaf.head, "facts": leaf.kept.plain()}
-    return canonical.encode(plain)
+    kept = leaf.kept
+    made = canonical.encode_record(_Record(leaf.count, msgspec.Raw(kept.encoded), leaf.head, leaf.workload))
+    return made or canonical.encode({"workload": leaf.workload, "count": leaf.count, "head": leaf.head, "facts": kept.plain()})
+
+
+class _Record(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A workload's leaf."""
+
+    count: int
+    facts: msgspec.Raw
+    head: str
+    workload: str
+
+
+_READER = msgspec.json.Decoder(_Record)
 
 
 def _leaf(body: bytes) -> Leaf | Ran:
     try:
         # how it is spelled does not matter: all that is read of it is in the hash
+        if b"\\" not in body and body[:9] == b'{"count":':
+            found = _READER.decode(body)
+            kept = facts.from_bytes(bytes(found.facts))
+            return Leaf(found.workload, found.count, found.head, kept.digest, kept)
         plain = msgspec.json.decode(body) if b"\\" not in body else canonical.decode(body)
         if "release" in plain:
             return Ran(plain["workload"], plain["release"], plain["seq"])

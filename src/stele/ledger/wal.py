@@ -27,6 +27,7 @@ RECORD = struct.Struct("<HHI")
 _LENGTHS = struct.Struct("<HH")
 MAX_ENTRY = 65535
 STEP = 8 << 20  # preallocated at a time, bytes
+_READ = 1 << 20  # bytes at a time
 _ZEROS = bytes(1 << 20)
 _NONE: Mapping[int, bytes] = MappingProxyType({})
 
@@ -139,28 +140,29 @@ class Wal:
 
     def _read(self) -> None:
         size = os.fstat(self._fd).st_size
-        data = os.pread(self._fd, HEADER.size, 0)
-        _, self.generation, self.base, scrub, _ = HEADER.unpack(data)
+        held = os.pread(self._fd, _READ, 0)
+        _, self.generation, self.base, scrub, _ = HEADER.unpack_from(held)
         self._scrub, crc = bool(scrub), _seed(self.generation, self.base)
         position = HEADER.size
-        while position + RECORD.size <= size:
-            length, more, stored = RECORD.unpack(os.pread(self._fd, RECORD.size, position))
-            if not length:
+        while True:
+            if len(held) - position < RECORD.size + 2 * MAX_ENTRY and len(held) < size:
+                held += os.pread(self._fd, max(_READ, len(held)), len(held))
+            if len(held) - position < RECORD.size:
                 break
-            data = os.pread(self._fd, length + more, position + RECORD.size)
-            following = zlib.crc32(data, zlib.crc32(_LENGTHS.pack(length, more), crc))
-            if len(data) < length + more or following != stored:
+            length, more, stored = RECORD.unpack_from(held, position)
+            begin = position + RECORD.size
+            data = held[begin : begin + length + more]
+            following = zlib.crc32(data, zlib.crc32(held[position : position + _LENGTHS.size], crc))
+            if not length or len(data) < length + more or following != stored:
                 break  # the torn end of a batch that was never acknowledged
             if more:
                 self.openings[self.base + len(self.recovered)] = data[length:]
-            self.recovered.append(data[:length])
+            self.recovered.append(data[:length] if more else data)
             crc = stored
-            position += RECORD.size + len(data)
+            position = begin + length + more
         self._end, self._crc, self._size = position, crc, size
         # after a failed fdatasync the page cache may show what the disk does not have: make it true before anything builds on it
-        openings = {index - self.base: data for index, data in self.openings.items()}
-        frames = _frames(self.recovered, _seed(self.generation, self.base), openings)[0]
-        durable.write_at(self._fd, os.pread(self._fd, HEADER.size, 0) + frames, 0)
+        durable.write_at(self._fd, held[:position], 0)
         os.fdatasync(self._fd)
 
     def append(self, entries: Sequence[bytes], openings: Mapping[int, bytes] = _NONE) -> None:

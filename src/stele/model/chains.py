@@ -56,8 +56,8 @@ class Chains:
         """
         known = self._known.get(workload)
         if known is None:
-            leaf = epochmap.find(self.root, epochmap.key_of(workload), self._load).leaf
-            if not isinstance(leaf, Leaf) or leaf.workload != workload:
+            leaf = epochmap.leaf_of(self.root, epochmap.key_of(workload), self._load)
+            if not isinstance(leaf, Leaf):
                 known = NEW
                 self._fresh.add(workload)
             else:
@@ -100,8 +100,7 @@ class Chains:
         if (name, release) in self._ran:
             return
         made = Ran(name, release, seq)
-        leaf = epochmap.find(self.root, made.key, self._load).leaf
-        if leaf is None or leaf.key != made.key:
+        if epochmap.leaf_of(self.root, made.key, self._load) is None:
             self._first.append(made)
         self._ran.add((name, release))
 

@@ -12,6 +12,8 @@ from hashlib import sha256
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from stele.trust import canonical
 
 if TYPE_CHECKING:
@@ -63,9 +65,10 @@ class Branch:
 
     __slots__ = ("at", "hash", "left", "right")
 
-    def __init__(self, left: Node | None, right: Node | None) -> None:
+    def __init__(self, left: Node | None, right: Node | None, digest: bytes | None = None) -> None:
+        """`digest`: its hash, if that is known."""
         self.left, self.right = left, right
-        self.hash = branch_hash(hash_of(left), hash_of(right))
+        self.hash = digest or sha256(b"\1" + (left.hash if left else EMPTY) + (right.hash if right else EMPTY)).digest()
         self.at = 0
 
 
@@ -73,6 +76,15 @@ Kept = Leaf | Ran | Branch
 Node = Stub | Kept
 Load = Callable[[Stub], Kept]
 _KEY = attrgetter("key")
+
+
+class _Record(msgspec.Struct, gc=False):
+    """What a workload's leaf is the hash of."""
+
+    count: int
+    head: str
+    state: str
+    workload: str
 
 
 class Found(NamedTuple):
@@ -98,7 +110,9 @@ def ran_key(workload: str, release: str) -> int:
 
 def leaf_hash(workload: str, count: int, head: str, state: str) -> bytes:
     """The hash of a leaf. `head`, `state`: as `sha256:<hex>`."""
-    return sha256(b"\0" + canonical.encode({"workload": workload, "count": count, "head": head, "state": state})).digest()
+    record = canonical.encode_record(_Record(count, head, state, workload)) if type(count) is int and 0 <= count < 1 << 63 else None
+    plain = record or canonical.encode({"workload": workload, "count": count, "head": head, "state": state})
+    return sha256(b"\0" + plain).digest()
 
 
 def ran_hash(workload: str, release: str, seq: int) -> bytes:
@@ -176,6 +190,25 @@ def find(node: Node | None, key: int, load: Load = no_stubs) -> Found:
             if isinstance(node.left, Stub):
                 node.left = load(node.left)
             node = node.left
+
+
+def leaf_of(node: Node | None, key: int, load: Load = no_stubs) -> Leaf | Ran | None:
+    """The leaf of a key, if it is in the map: `find` without what proves it."""
+    bit = _HIGH
+    while type(node) is Branch:
+        if key & bit:
+            child = node.right
+            if type(child) is Stub:
+                child = node.right = load(child)
+        else:
+            child = node.left
+            if type(child) is Stub:
+                child = node.left = load(child)
+        node = child
+        bit >>= 1
+    if type(node) is Stub:
+        return leaf_of(load(node), key, load)
+    return node if node is not None and not isinstance(node, Stub | Branch) and node.key == key else None
 
 
 def leaves(node: Node | None, load: Load = no_stubs) -> Iterator[Leaf | Ran]:

@@ -121,13 +121,42 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def encode(self) -> bytes:
         """Canonical bytes: the leaf data of the log, at most 65,535 bytes."""
-        return canonical.encode(self.plain())
+        event, made = self.event, None
+        if (
+            type(self.seq) is int
+            and type(event.time_ns) is int
+            and isinstance(event.data, dict)
+            and 0 <= self.seq <= canonical.MAX_SAFE_INT
+            and 0 <= event.time_ns <= canonical.MAX_SAFE_INT
+            and str is type(event.actor) is type(event.kind) is type(self.prev) is type(event.workload)
+        ):
+            canonical.check(event.data)
+            if self.sealed:
+                canonical.check(self.sealed)
+            record = _Record(event.actor, event.data, event.kind, self.prev, self.sealed, self.seq, event.time_ns, VERSION, event.workload)
+            made = canonical.encode_record(record)
+        return canonical.encode(self.plain()) if made is None else made
 
     def digest(self) -> str:
         """`sha256:<hex>` of `encode()`; the next entry's `prev`."""
         return sha256(self.encode())
 
 
+class _Record(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """An entry's fields as they are spelled: what msgspec makes and reads at once, where it is sure to be right."""
+
+    actor: str
+    data: dict[str, Any]
+    kind: str
+    prev: str
+    sealed: dict[str, str]
+    seq: int
+    time_ns: int
+    v: int
+    workload: str
+
+
+_READER = msgspec.json.Decoder(_Record)
 LATEST_NS = 1 << 62  # stamps end in 2116: an epoch is stamped later than all before it, and must have room to
 NO_PREVIOUS = ""  # `prev` of a workload's first entry
 VERSION = 1
@@ -142,7 +171,14 @@ def decode_entry(data: bytes, *, any_kind: bool = False) -> Entry:
     Raises:
         SteleError: `trust.not-canonical`, `ledger.bad-entry`.
     """
-    return from_plain(canonical.decode(data), any_kind=any_kind)
+    found = canonical.decode_record(data, _READER)
+    if found is None or found.v != VERSION or found.seq > canonical.MAX_SAFE_INT or found.time_ns > canonical.MAX_SAFE_INT:
+        return from_plain(canonical.decode(data), any_kind=any_kind)
+    canonical.check(found.data)
+    event = Event(workload=found.workload, kind=found.kind, time_ns=found.time_ns, actor=found.actor, data=found.data)
+    entry = Entry(event=event, seq=found.seq, prev=found.prev, sealed=found.sealed)
+    check(entry, any_kind=any_kind)
+    return entry
 
 
 def from_plain(raw: Any, *, any_kind: bool = False) -> Entry:

@@ -51,9 +51,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return plain
 
     @cached_property
+    def encoded(self) -> bytes:
+        """Canonical JSON."""
+        return canonical.encode(self.plain())
+
+    @cached_property
     def digest(self) -> str:
         """`sha256:<hex>` of the canonical JSON."""
-        return sha256(canonical.encode(self.plain()))
+        return sha256(self.encoded)
 
     def after(self, event: Event) -> Facts:
         """The facts after one more event of the workload."""
@@ -75,6 +80,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 NONE = Facts()
+_DECODER = msgspec.json.Decoder(Facts)
 
 
 def of(state: WorkloadState) -> Facts:
@@ -87,6 +93,17 @@ def of(state: WorkloadState) -> Facts:
         frozen=dict(state.frozen),
         good=state.good[-1] if state.good else "",
     )
+
+
+def from_bytes(encoded: bytes) -> Facts:
+    """Facts of their canonical JSON. That it is canonical, the caller sees by the digest.
+
+    Raises:
+        msgspec.DecodeError: it is something else.
+    """
+    found = _DECODER.decode(encoded)
+    found.__dict__["encoded"] = encoded
+    return found
 
 
 def from_plain(raw: Any) -> Facts:
