@@ -64,6 +64,7 @@ def opened(folder_: Path, signer: note.Signer = SIGNER, clock: Clock | None = No
 def quiet(folder_: Path, monkeypatch: Any) -> Ledger:
     """A ledger that publishes only when it is told to."""
     monkeypatch.setattr("stele.ledger.sequencer.PUBLISH_EVERY_S", 3600)
+    monkeypatch.setattr("stele.ledger.sequencer.MOST_ENTRIES", 1 << 40)
     return Ledger.open(folder_, signer=SIGNER, clock=Clock())
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from stele.ledger.mapfile import MapFile
 from stele.model import epochmap, facts, history
+from stele.model.chains import Chains
 from stele.model.epochmap import EMPTY, Leaf, Ran, find, hash_of, key_of, put, ran_key, root_from, shows_absence
-from stele.model.event import KINDS
+from stele.model.event import KINDS, Entry
 from stele.trust.errors import SteleError
 from tests.ledgers import event
 
@@ -142,6 +143,36 @@ def test_what_could_not_be_written_is_written_by_the_next_call(tmp_path):
         file._roots = real
         file.commit(0, node, 2, 1)
         assert file.check({0: (hash_of(node), 2, 1)}) == []
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("rst"), st.sampled_from(["take", "take", "draft", "adopt", "fold"])))
+)
+def test_a_map_that_is_made_in_parts_is_the_same(steps):
+    """What is counted in while a draft is worked out goes into the next map."""
+    parts, whole, draft = Chains(), Chains(), None
+    for name, release, step in steps:
+        if step == "take":
+            for chains in (parts, whole):
+                chain = chains.get(name)
+                chains.take(
+                    Entry(event=event(1, name, "instance.starting", instance="i", release=release), seq=chain.count, prev=chain.head),
+                    release,
+                    0,
+                )
+        elif step == "draft":
+            draft = parts.draft()
+            draft.work_out()
+        elif step == "adopt" and draft is not None:
+            parts.adopt(draft)
+            draft = None
+        elif step == "fold" and draft is None:
+            assert parts.fold() == whole.fold()
+    if draft is not None:
+        parts.adopt(draft)
+    assert parts.fold() == whole.fold()
+    assert parts.workloads == len({name for name, _, step in steps if step == "take"})
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from stele.ledger import wal
-from stele.model.event import KINDS, Entry, decode_entry, from_plain
+from stele.model.event import KINDS, Entry, Event, decode_entry, from_plain
 from stele.trust import canonical, note, trust_keys
 from stele.trust.errors import SteleError
 from tests.ledgers import TRUST, event
@@ -41,6 +43,59 @@ def test_the_examples_of_the_specs():
 def test_entries_read_back():
     entry = Entry(event=event(1), seq=3, prev="sha256:" + "0" * 64)
     assert decode_entry(entry.encode()) == entry == from_plain(entry.plain())
+
+
+TEXTS = st.text(max_size=4) | st.sampled_from(["\x7f", "\ud800", "é", '"\\', "w1"])
+VALUES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | TEXTS | st.just(b"x")
+
+
+@given(
+    st.fixed_dictionaries({"workload": TEXTS | st.just(5), "kind": st.sampled_from(sorted(KINDS)), "actor": TEXTS, "prev": TEXTS}),
+    st.dictionaries(TEXTS, VALUES | st.lists(VALUES, max_size=2) | st.dictionaries(TEXTS, VALUES, max_size=2), max_size=3),
+    st.integers(-1, 2**64),
+    st.integers(-1, 2**64),
+)
+@example({"workload": "", "kind": "epoch", "actor": "a", "prev": ""}, {"a": {"b": ["c", 1]}}, 2**63 - 1, 2**63 - 1)
+def test_the_short_way_spells_and_reads_what_the_general_way_does(texts, data, seq, time_ns):
+    entry = Entry(
+        event=Event(workload=texts["workload"], kind=texts["kind"], time_ns=time_ns, actor=texts["actor"], data=data),
+        seq=seq,
+        prev=texts["prev"],
+    )
+    try:
+        expected = canonical.encode(entry.plain())
+    except SteleError as error:
+        with pytest.raises(SteleError) as raised:
+            entry.encode()
+        assert raised.value.code == error.code
+        return
+    assert entry.encode() == expected
+    try:
+        again = from_plain(canonical.decode(expected))
+    except SteleError as error:
+        with pytest.raises(SteleError) as raised:
+            decode_entry(expected)
+        assert raised.value.code == error.code
+    else:
+        assert decode_entry(expected) == again == entry
+
+
+@given(st.data())
+def test_bytes_of_an_entry_that_were_altered_are_judged_the_same_both_ways(data):
+    raw = bytearray(Entry(event=event(1, detail={"a": [1, "x"]}, n=-5), seq=3, prev="sha256:" + "0" * 64).encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(raw)))
+        raw[at : at + data.draw(st.integers(0, 2))] = data.draw(
+            st.sampled_from([b"", b"1", b".0", b" ", b'"', b",", b"e3", b"\\", b"{}", b"\x7f"])
+        )
+
+    def judged(read):
+        try:
+            return read(bytes(raw))
+        except SteleError as error:
+            return error.code
+
+    assert judged(decode_entry) == judged(lambda given: from_plain(canonical.decode(given)))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from stele.ledger import tiles
 from stele.model import epoch
@@ -10,6 +12,19 @@ from stele.model.chains import Chains
 from stele.model.event import Entry, decode_entry
 from stele.trust import merkle
 from stele.trust.digest import sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+class Placed(msgspec.Struct, frozen=True, gc=False):
+    """An entry with its bytes, their digest (`sha256:<hex>`), and what opens its private fields, or nothing."""
+
+    raw: bytes
+    entry: Entry
+    digest: str
+    opening: bytes
 
 
 class Edge:
@@ -64,22 +79,34 @@ class Edge:
         self.chains.take(entry, digest, self.size)
         self.trail.take(entry, self.size)
         self.ends_in_epoch = entry.event.kind == "epoch"
+        self._add(raw)
+
+    def _add(self, raw: bytes) -> None:
         self._tail.append(raw)
-        self._push(0, merkle.leaf_hash(raw))
+        self._levels[0].append(merkle.leaf_hash(raw))
         self.size += 1
-        if self.size % tiles.WIDTH == 0:
+        if len(self._tail) == tiles.WIDTH:
+            self._fill(0)
             self.pending.append((tiles.bundle_path(self.size // tiles.WIDTH - 1, tiles.WIDTH), tiles.pack_bundle(self._tail)))
             self._tail = []
 
-    def _push(self, level: int, digest: bytes) -> None:
-        if level == len(self._levels):
+    def take_own(self, placed: Sequence[Placed]) -> None:
+        """Count in what was numbered for this edge (`numbering.place`) and written: one entry or more."""
+        for each in placed:
+            self.chains.put(each.entry, each.digest)
+            self.trail.take(each.entry, self.size)
+            self._add(each.raw)
+        self.ends_in_epoch = placed[-1].entry.event.kind == "epoch"
+
+    def _fill(self, level: int) -> None:
+        """The tile of a level is full: it goes to disk, its root to the level above."""
+        tile, self._levels[level] = self._levels[level], []
+        self.pending.append((tiles.tile_path(level, (self.size >> (8 * (level + 1))) - 1, tiles.WIDTH), b"".join(tile)))
+        if level + 1 == len(self._levels):
             self._levels.append([])
-        tile = self._levels[level]
-        tile.append(digest)
-        if len(tile) == tiles.WIDTH:
-            self.pending.append((tiles.tile_path(level, self.size >> (8 * (level + 1)), tiles.WIDTH), b"".join(tile)))
-            self._push(level + 1, merkle.root(tile))
-            self._levels[level] = []
+        self._levels[level + 1].append(merkle.root(tile))
+        if len(self._levels[level + 1]) == tiles.WIDTH:
+            self._fill(level + 1)
 
     def root(self) -> bytes:
         """Root over all entries."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from stele.ledger import erasing
+from stele.ledger.edge import Placed
 from stele.ledger.wal import MAX_ENTRY
 from stele.model import private
 from stele.model.event import Entry, check
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
     from stele.model.event import Event
 
 Heads = dict[str, tuple[int, str]]  # workload → entries so far, digest of the last
-
-
-class Placed(msgspec.Struct, frozen=True, gc=False):
-    """An entry with its bytes, their digest (`sha256:<hex>`), and what opens its private fields, or nothing."""
-
-    raw: bytes
-    entry: Entry
-    digest: str
-    opening: bytes
 
 
 def place(events: Sequence[Event], edge: Edge, heads: Heads, random: Callable[[int], bytes]) -> list[Placed]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import itertools
 import threading
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from stele.host import durable, logs
-from stele.ledger import erasing, openings, projection, read_only, recovery, tiles
+from stele.ledger import erasing, opening, openings, projection, read_only, recovery, tiles
+from stele.ledger.edge import Placed
 from stele.ledger.group import Group, Ticket
 from stele.ledger.lock import Lock
-from stele.ledger.notary import Cosign, HeldBack, Notary, Signs
-from stele.ledger.numbering import Heads, Placed, place
+from stele.ledger.notary import HeldBack, Notary, Signs
+from stele.ledger.numbering import Heads, place
+from stele.ledger.opening import Terms as Terms  # noqa: PLC0414  of what is here
+from stele.ledger.opening import write_failed
+from stele.ledger.pace import Pace
 from stele.ledger.read_only import ReadOnlyLedger
 from stele.ledger.wal import NoRoom, Wal
 from stele.model.epoch import ACTOR, epoch_event
@@ -24,32 +27,19 @@ from stele.model.event import HOST_WORKLOAD, Entry, Event, decode_entry
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from stele.model.epochmap import Node
-    from stele.trust.root import Root
 
 RECYCLE_BYTES = 1 << 20  # opening reads so much: a second is too long
 PUBLISH_EVERY_S = 0.1
 LONGEST_PAUSE_S = 1.0  # between two publishings under load
 AHEAD_TILES = 64  # full ones, that is 8,192 entries: so many do not wait for the end of such a pause
-AHEAD_EVERY_S = 0.02  # how often that is looked at
+MOST_ENTRIES = 16384  # to be published: so many do not wait for the end of such a pause, and opening replays few more
+PROJECTED_AT_ONCE = 2048  # entries: what the projection lacks beyond that is applied after opening
+MOST_DRAFTED = 1024  # workloads: where more change at a time, all of them will have changed again
 SECOND_NS = 1_000_000_000
-
-
-class Terms(NamedTuple):
-    """How a ledger is written.
-
-    signer: its keys. clock: UTC nanoseconds since 1970. cosign: is asked before anything is published. random: gives so many
-    unpredictable bytes, the salts. trusted: whose keys may have signed what is there; without one, `signer`'s.
-    """
-
-    signer: Signs
-    clock: Callable[[], int]
-    cosign: Cosign | None = None
-    random: Callable[[int], bytes] = os.urandom
-    trusted: Root | None = None
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):
@@ -57,10 +47,6 @@ class Committed(msgspec.Struct, frozen=True, gc=False):
 
     at: int
     entry: Entry
-
-
-def _write_failed(what: str, error: OSError, remedy: str) -> SteleError:
-    return SteleError(f"the ledger could not be {what}: {error}", remedy=remedy, code="ledger.write-failed")
 
 
 class Ledger:
@@ -75,8 +61,8 @@ class Ledger:
         self._group = Group(self._flush)  # who leads owns the WAL and the edge
         self._publishing = threading.Lock()
         self._closed = False
-        self._ending = threading.Event()
-        self._wake = threading.Event()
+        self._pace = Pace(self._publish_and_project, self._pause, self._meanwhile)
+        self._tried = 0  # how many entries there were when publishing was tried last
         self._failed: SteleError | None = None
         with contextlib.ExitStack() as opened:
             self._wal = Wal(folder / ".state")
@@ -89,14 +75,16 @@ class Ledger:
             self._openings, self._kept = found.openings, openings.Writer(folder)  # by index, of what is not published
             self._synced_names, self._shown_names = found.synced_names, found.shown_names
             self._projection = projection.Projection(folder / "projection.sqlite", self.size)
-            self._projection.catch_up(recovery.raws_from(folder, self._projection.applied, found))
+            self._behind: Iterator[bytes] | None = recovery.raws_from(folder, self._projection.applied, found)
+            if self.size - self._projection.applied <= PROJECTED_AT_ONCE:
+                self._projection.catch_up(self._behind)
+                self._behind = None
             opened.pop_all()
         self._unprojected: list[bytes] = []
         self._unmapped: list[tuple[int, Node | None, int, int]] = []  # maps of epoch entries that are not on disk yet
-        if self.size > self.published or self._erasing.open:
-            self._wake.set()
-        self._thread = threading.Thread(target=self._run, name="ledger-publish", daemon=True)
-        self._thread.start()
+        if self.size > self.published or self._erasing.open or self._behind is not None:
+            self._pace.wake()
+        self._pace.start()
 
     @classmethod
     def open(cls, folder: Path, *, signer: Signs, clock: Callable[[], int], **terms: Any) -> Ledger:
@@ -118,26 +106,9 @@ class Ledger:
         Raises:
             SteleError: `ledger.locked`, `ledger.write-failed`.
         """
-        try:
-            durable.make_dirs(folder / ".state", 0o700)
-            durable.make_dirs(folder / "checkpoints")
-            lock = Lock.take(folder)
-        except OSError as error:
-            raise _write_failed("opened", error, "free space or mend the disk, or run as the user who owns it") from error
-        try:
-            ledger = cls(folder, lock, terms)
-        except SteleError as error:
-            if read_only.is_reason(error):
-                read_only.mark(folder, error, terms.clock())
-                return ReadOnlyLedger(folder, error, lock)
-            lock.release()
-            raise
-        except OSError as error:
-            lock.release()
-            raise _write_failed("opened", error, "free space or mend the disk, then try again") from error
-        except BaseException:
-            lock.release()
-            raise
+        ledger = opening.open_or_hold(folder, terms, cls)
+        if isinstance(ledger, ReadOnlyLedger):
+            return ledger
         try:
             ledger._tell_of_the_past()
         except BaseException:
@@ -190,13 +161,13 @@ class Ledger:
                 `ledger.write-failed`, `ledger.damaged`, `ledger.closed`.
         """
         ticket = self._group.submit(tuple(events))
-        self._wake.set()
+        self._pace.wake()
         return ticket.settle()
 
-    def _flush(self, batch: Sequence[Ticket]) -> None:
-        """Commit a batch. Whatever happens, each ticket has its result or an error."""
+    def _flush(self, batch: Sequence[Ticket], *, sync: bool = True) -> None:
+        """Commit a batch; without `sync`, it is committed only by `_sync`. Whatever happens, each ticket has its result or an error."""
         try:
-            self._sequence(batch)
+            self._sequence(batch, sync)
         except BaseException as error:
             # in between writing and counting anything may be half done: what the next opening reads is what is true
             stopped = SteleError(
@@ -211,7 +182,7 @@ class Ledger:
             if not isinstance(error, Exception):
                 raise
 
-    def _sequence(self, batch: Sequence[Ticket]) -> None:
+    def _sequence(self, batch: Sequence[Ticket], sync: bool) -> None:
         """Number, write, fdatasync; only then count in."""
         if self._failed is not None or self._closed:
             failed = self._failed or SteleError("the ledger is closed", remedy="open it again", code="ledger.closed")
@@ -232,27 +203,41 @@ class Ledger:
         self._lock.check()
         try:
             held = {position: each.opening for position, each in enumerate(placed) if each.opening}
-            self._wal.append(raws, held)
+            (self._wal.append if sync else self._wal.write)(raws, held)
         except OSError as error:
-            failure = _write_failed("written", error, "free space or mend the disk, then start the agent again")
+            failure = write_failed("written", error, "free space or mend the disk, then start the agent again")
             if not isinstance(error, NoRoom):
                 self._fail(failure)  # what a failed fdatasync left behind is unknown: the next opening reads what is there
             for ticket in batch:
                 ticket.error = ticket.error or failure
             return
         self._lock.check()  # whoever took the lock since reads what was written before: nothing is acknowledged that they may lack
-        for ticket, several in made:
-            for each in several:
-                at, entry = self._edge.size, each.entry
-                self._edge.take(each.raw, entry, each.digest)
-                self._unpublished.append(each.raw)
-                if each.opening:
-                    self._openings[at] = each.opening
-                if entry.event.kind == erasing.KIND:
-                    self._erasing.take(at, entry.event)
-                ticket.result.append(Committed(at, entry))
+        at = self._edge.size
+        self._edge.take_own(placed)
+        self._unpublished += raws
         if self._projection.usable:
             self._unprojected += raws
+        for position, slots in held.items():
+            self._openings[at + position] = slots
+        for index, each in enumerate(placed, at):
+            if each.entry.event.kind == erasing.KIND:
+                self._erasing.take(index, each.entry.event)
+        for ticket, several in made:
+            ticket.result = [Committed(index, each.entry) for index, each in enumerate(several, at)]
+            at += len(several)
+
+    def _sync(self) -> None:
+        """Commit what was flushed without: nobody has seen it yet, and nothing is signed before.
+
+        Raises:
+            SteleError: `ledger.write-failed`.
+        """
+        try:
+            self._wal.sync()
+        except OSError as error:
+            failure = write_failed("written", error, "free space or mend the disk, then start the agent again")
+            self._fail(failure)
+            raise failure from error
 
     # ---- publishing --------------------------------------------------------------------------
 
@@ -270,6 +255,8 @@ class Ledger:
             if self.size == self.published:
                 self._recycle(self.published, self._shown_names[-1])
                 return self.published
+            self._tried = self.size
+            self._draft()
             with self._group.leading():
                 # the last leaf of every checkpoint commits to the latest entry of every workload; a publishing that failed
                 # half-way may have left it already
@@ -277,17 +264,18 @@ class Ledger:
                     ticket = Ticket([epoch_event(self.size, self._edge.chains, self._edge.trail, self._clock())])
                     chains = self._edge.chains
                     made = chains.root, chains.workloads
-                    self._flush([ticket])
+                    self._flush([ticket], sync=False)
                     self._unmapped += [(committed.at, *made, committed.entry.event.time_ns) for committed in ticket.settle()]
                 if self._failed is not None:
                     raise self._failed
                 size, root, partial = self.size, self._edge.root(), self._edge.partial()
                 seconds = self._edge.trail.latest_ns // SECOND_NS  # the epoch's time
                 full, covered = len(self._edge.pending), len(self._unpublished)
-                opening = sorted(self._openings.items())
+                kept = sorted(self._openings.items())
                 written = self._edge.pending[:full] + partial
+            self._sync()
             try:
-                self._kept.put(opening)
+                self._kept.put(kept)
                 for name, data in written:
                     tiles.write_tile(self._folder, name, data)
                 while self._unmapped:
@@ -298,7 +286,7 @@ class Ledger:
                 durable.write(self._folder / "checkpoints" / str(size), signed)
                 durable.write(self._folder / "checkpoint", signed)
             except OSError as error:
-                raise _write_failed("published", error, "free space or mend the disk; what is committed is safe") from error
+                raise write_failed("published", error, "free space or mend the disk; what is committed is safe") from error
             except HeldBack as held:
                 if held.why.code == "ledger.damaged":  # a witness proved that it is
                     self._fail(held.why)
@@ -309,11 +297,22 @@ class Ledger:
                 raise
             with self._group.leading():
                 del self._edge.pending[:full], self._unpublished[:covered]
-                for at, _ in opening:
+                for at, _ in kept:
                     del self._openings[at]
             self.published = size
             self._after(size, frozenset(name for name, _ in partial))
             return size
+
+    def _draft(self) -> None:
+        """Make most of the next map while others append: what is left of it to make is what they change meanwhile."""
+        with self._group.leading():
+            chains = self._edge.chains
+            if self._edge.ends_in_epoch or chains.changed > MOST_DRAFTED:
+                return
+            draft = chains.draft()
+        draft.work_out()
+        with self._group.leading():
+            chains.adopt(draft)
 
     def add_cosignatures(self, size: int, lines: bytes) -> None:
         """Add cosignatures that came after publishing to the checkpoint of that size. The caller has verified them.
@@ -328,7 +327,7 @@ class Ledger:
                 self._lock.check()
                 self._notary.add(size, lines)
             except OSError as error:
-                raise _write_failed("amended", error, "free space or mend the disk; the checkpoint itself is whole") from error
+                raise write_failed("amended", error, "free space or mend the disk; the checkpoint itself is whole") from error
 
     def uncovered(self) -> list[Entry]:
         """What is committed and not published, in order."""
@@ -345,6 +344,17 @@ class Ledger:
             self._recycle(size, names)
 
     def _project(self) -> None:
+        """Apply what the projection lacks; of what it lacked at opening, a part."""
+        if self._behind is not None:
+            before = self._projection.applied
+            try:
+                self._projection.catch_up(itertools.islice(self._behind, projection.CHUNK))
+            except SteleError as error:  # the log itself cannot be read
+                self._fail(error)
+                raise
+            if self._projection.applied - before == projection.CHUNK:
+                return
+            self._behind = None
         with self._group.leading():
             fresh, self._unprojected = self._unprojected, []
         self._projection.catch_up(fresh)
@@ -380,7 +390,7 @@ class Ledger:
                 except NoRoom:
                     raise
                 except OSError as error:
-                    self._fail(_write_failed("written", error, "mend the disk, then start the agent again"))
+                    self._fail(write_failed("written", error, "mend the disk, then start the agent again"))
                     raise
                 except SteleError as error:
                     self._fail(error)
@@ -395,31 +405,20 @@ class Ledger:
         for name in names - self._synced_names - frozenset().union(*self._shown_names):
             tiles.remove_tile(self._folder, name)
 
-    def _run(self) -> None:
-        """Publish whenever something was committed, at most ten times a second, and not more than a quarter of the time."""
-        took = 0.0
-        said = ""
-        while not self._ending.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            until = time.monotonic() + max(PUBLISH_EVERY_S, min(3 * took, LONGEST_PAUSE_S))
-            while (left := until - time.monotonic()) > 0:
-                if self._ending.wait(min(left, AHEAD_EVERY_S)):
-                    return
-                if len(self._edge.pending) >= AHEAD_TILES:
-                    self._work_ahead()
-            begun = time.monotonic()
-            try:
-                self.publish()
-            except SteleError as error:
-                if error.reason != said:  # once, however often it is tried
-                    logs.of(__name__).error("%s", error.reason)
-                said = error.reason
-                if error.retryable:
-                    self._wake.set()  # held back: whoever did it sets the pace
-            except Exception:  # noqa: BLE001  it is logged, and tried again
-                logs.of(__name__).exception("the ledger could not be published")
-            took = time.monotonic() - begun
+    def _pause(self, took: float) -> float:
+        """Publishing happens at most ten times a second, and not more than a quarter of the time."""
+        return max(PUBLISH_EVERY_S, min(3 * took, LONGEST_PAUSE_S))
+
+    def _meanwhile(self) -> bool:
+        if len(self._edge.pending) >= AHEAD_TILES:
+            self._work_ahead()
+        return self.size - self._tried >= MOST_ENTRIES
+
+    def _publish_and_project(self) -> None:
+        self.publish()
+        while self._behind is not None and not self._closed:
+            with self._publishing:
+                self._project()
 
     def close(self) -> None:
         """Publish, stop the thread, release the lock. Closing again does nothing; appending after it is refused."""
@@ -433,9 +432,7 @@ class Ledger:
             if not was:
                 for work in self.at_close:
                     work()
-                self._ending.set()
-                self._wake.set()
-                self._thread.join()
+                self._pace.end()
                 self._projection.close()
                 self._wal.close()
                 self._maps.close()

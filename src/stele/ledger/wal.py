@@ -93,7 +93,7 @@ class Wal:
         self.recovered: list[bytes] = []
         self.openings: dict[int, bytes] = {}
         self._which = found.index(max(found))
-        self._fd = self._open(self._which)
+        self._fd, self._syncing = self._open(self._which)
         if self.is_new:
             self._activate(self._fd, 1, 0, b"", _seed(1, 0))
         else:
@@ -119,16 +119,17 @@ class Wal:
             raise damaged(f"the header of the write-ahead log {path.name} does not hold")
         return int(generation)
 
-    def _open(self, which: int) -> int:
+    def _open(self, which: int) -> tuple[int, int]:
+        """The file, opened for `append` and once more for `sync`."""
         path = self._paths[which]
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             self._size = _grow(fd, STEP)
             durable.sync_dir(path.parent)
+            return fd, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except BaseException:
             os.close(fd)
             raise
-        return fd
 
     def _activate(self, fd: int, generation: int, base: int, frames: bytes | bytearray, crc: int, *, scrub: bool = False) -> None:
         """The header makes the file count: it is written last."""
@@ -174,13 +175,26 @@ class Wal:
             NoRoom: nothing was written.
             OSError: nothing is committed, and what is on disk is unknown: do not go on with this object.
         """
+        self.write(entries, openings)
+        os.fdatasync(self._fd)
+
+    def write(self, entries: Sequence[bytes], openings: Mapping[int, bytes] = _NONE) -> None:
+        """Like `append`, but they are committed only when `sync`, or an `append` after it, has returned."""
         frames, crc = _frames(entries, self._crc, openings)
         if self._end + len(frames) + RECORD.size > self._size:
             self._size = _grow(self._fd, self._end + len(frames) + STEP)
         durable.write_at(self._fd, frames, self._end)
-        os.fdatasync(self._fd)
         self._end += len(frames)
         self._crc = crc
+
+    def sync(self) -> None:
+        """Commit what was written. It may run beside `append`, but not beside `recycle`.
+
+        Raises:
+            OSError: like `append`.
+        """
+        # each open file is told once of what could not be written: by one of its own, nobody's failure is taken for another's
+        os.fdatasync(self._syncing)
 
     @property
     def used(self) -> int:
@@ -201,7 +215,7 @@ class Wal:
         frames, crc = _frames(entries, _seed(generation, base), openings)
         kept = self._size
         try:
-            fd = self._open(1 - self._which)
+            fd, syncing = self._open(1 - self._which)
             try:
                 if scrub:
                     _blank(fd)
@@ -209,6 +223,7 @@ class Wal:
                     self._size = _grow(fd, len(frames) + STEP)
             except BaseException:
                 os.close(fd)
+                os.close(syncing)
                 raise
         except OSError as error:
             self._size = kept
@@ -218,9 +233,10 @@ class Wal:
             self._activate(fd, generation, base, frames, crc, scrub=scrub)
         except BaseException:
             os.close(fd)
+            os.close(syncing)
             raise
-        os.close(self._fd)
-        self._fd, self._which = fd, 1 - self._which
+        self.close()
+        self._fd, self._syncing, self._which = fd, syncing, 1 - self._which
         if scrub:
             self._scrub_other()
 
@@ -242,3 +258,4 @@ class Wal:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+        os.close(self._syncing)

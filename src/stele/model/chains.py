@@ -35,6 +35,24 @@ def _chain(leaf: Leaf) -> Chain:
     return Chain(leaf.count, leaf.head, leaf.kept)
 
 
+class Draft:
+    """The map with some chains and releases put in: what makes it may run beside whoever counts in."""
+
+    def __init__(self, root: Node | None, changed: list[tuple[str, Chain]], first: list[Ran], load: Load) -> None:
+        self.root, self.changed, self.first, self._load = root, changed, first, load
+
+    def work_out(self) -> None:
+        """Make the map.
+
+        Raises:
+            SteleError: `ledger.bad-map`.
+        """
+        leaves: list[Leaf | Ran] = [Leaf(name, chain.count, chain.head, chain.facts.digest, chain.facts) for name, chain in self.changed]
+        leaves += self.first
+        leaves.sort(key=epochmap.KEY)
+        self.root = epochmap.put(self.root, leaves, self._load)
+
+
 class Chains:
     """The ends of all chains. `root`: the map of the last epoch; `workloads`: how many it holds."""
 
@@ -104,21 +122,35 @@ class Chains:
             self._first.append(made)
         self._ran.add((name, release))
 
+    def draft(self) -> Draft:
+        """What the next `fold` has to do so far. It may be worked out while more is counted in; `adopt` takes it in."""
+        return Draft(self.root, [(name, self._known[name]) for name in self._changed], self._first[:], self._load)
+
+    def adopt(self, draft: Draft) -> None:
+        """Take in a draft that was worked out: nobody has folded since it was made."""
+        self.root = draft.root
+        for name, chain in draft.changed:
+            if self._known[name] is chain:
+                self._changed.discard(name)
+            if name in self._fresh:
+                self._fresh.discard(name)
+                self.workloads += 1
+        del self._first[: len(draft.first)]
+
+    @property
+    def changed(self) -> int:
+        """How many workloads the next `fold` is about."""
+        return len(self._changed)
+
     def fold(self) -> tuple[bytes, int]:
         """Make the map of what is counted in; returns its root and the number of its workloads.
 
         Raises:
             SteleError: `ledger.bad-map`.
         """
-        changed = [(name, self._known[name]) for name in self._changed]
-        leaves: list[Leaf | Ran] = [Leaf(name, chain.count, chain.head, chain.facts.digest, chain.facts) for name, chain in changed]
-        leaves += self._first
-        leaves.sort(key=lambda leaf: leaf.key)
-        self.root = epochmap.put(self.root, leaves, self._load)
-        self.workloads += len(self._fresh & self._changed)
-        self._fresh -= self._changed
-        self._changed.clear()
-        self._first.clear()
+        draft = self.draft()
+        draft.work_out()
+        self.adopt(draft)
         return epochmap.hash_of(self.root), self.workloads
 
     def all(self) -> dict[str, Chain]:

@@ -68,14 +68,14 @@ class Branch:
     def __init__(self, left: Node | None, right: Node | None, digest: bytes | None = None) -> None:
         """`digest`: its hash, if that is known."""
         self.left, self.right = left, right
-        self.hash = digest or sha256(b"\1" + (left.hash if left else EMPTY) + (right.hash if right else EMPTY)).digest()
+        self.hash: bytes = digest or sha256(b"\1" + (left.hash if left else EMPTY) + (right.hash if right else EMPTY)).digest()
         self.at = 0
 
 
 Kept = Leaf | Ran | Branch
 Node = Stub | Kept
 Load = Callable[[Stub], Kept]
-_KEY = attrgetter("key")
+KEY = attrgetter("key")
 
 
 class _Record(msgspec.Struct, gc=False):
@@ -152,7 +152,7 @@ def put(node: Node | None, leaves: Sequence[Leaf | Ran], load: Load = no_stubs, 
         at = _halve(leaves, depth)
         return Branch(put(node.left, leaves[:at], load, depth + 1), put(node.right, leaves[at:], load, depth + 1))
     if isinstance(node, Leaf | Ran):
-        at = bisect_left(leaves, node.key, key=_KEY)
+        at = bisect_left(leaves, node.key, key=KEY)
         if at == len(leaves) or leaves[at].key != node.key:
             leaves = [*leaves[:at], node, *leaves[at:]]
     return _build(leaves, depth)
@@ -162,7 +162,7 @@ def _halve(leaves: Sequence[Leaf | Ran], depth: int) -> int:
     """How many of the leaves have a 0 in the bit at `depth`."""
     low = MAX_DEPTH - depth
     middle = (leaves[0].key >> low << low) | 1 << low - 1
-    return bisect_left(leaves, middle, key=_KEY)
+    return bisect_left(leaves, middle, key=KEY)
 
 
 def _build(leaves: Sequence[Leaf | Ran], depth: int) -> Node | None:

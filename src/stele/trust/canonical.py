@@ -97,7 +97,7 @@ def decode(data: bytes) -> Any:
 
 
 def encode_record(record: msgspec.Struct) -> bytes | None:
-    """What `encode` makes of a record's fields as a dict; None where that must be asked. The caller has checked the values of all fields."""
+    """What `encode` makes of a record's fields as a dict; None where that must be asked. All values were checked."""
     try:
         raw = _FAST.encode(record)
     except (TypeError, ValueError):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from stele.ledger import mapfile, tiles
+from stele.ledger import mapfile, projection, tiles
 from stele.ledger.reader import LedgerReader
 from stele.ledger.sequencer import Ledger
-from tests.ledgers import SIGNER, TRUSTED, Clock, event, opened
+from tests.ledgers import SIGNER, TRUSTED, Clock, event, opened, quiet, rows
 from tests.refusals import code
 
 
@@ -32,6 +33,39 @@ def test_opening_reads_no_more_than_the_write_ahead_log_holds(folder, monkeypatc
         (committed,) = ledger.append([event(1, workload="w7")])
         assert committed.entry.seq == len([number for number in range(3000) if number % 37 == 7])
     assert LedgerReader(folder).check(TRUSTED) == []
+
+
+def test_so_many_entries_are_published_at_once_and_opening_replays_few(folder, monkeypatch):
+    """By number, not only by time: with a pause of an hour this waits for no clock."""
+    ledger = quiet(folder, monkeypatch)
+    monkeypatch.setattr("stele.ledger.sequencer.MOST_ENTRIES", 200)
+    monkeypatch.setattr("stele.ledger.sequencer.RECYCLE_BYTES", 4096)
+    for begin in range(0, 2000, 50):
+        ledger.append([event(number, workload=f"w{number % 7}") for number in range(begin, begin + 50)])
+        while ledger._wal.base < ledger.size - 400:  # published, and begun anew
+            time.sleep(0.001)
+    ledger.close()
+    assert LedgerReader(folder).check(TRUSTED) == []
+
+
+def test_what_the_projection_lacks_is_applied_while_the_ledger_serves(folder, monkeypatch):
+    grown(folder, monkeypatch, 600)
+    projection.remove(folder / "projection.sqlite")
+    monkeypatch.setattr("stele.ledger.sequencer.PROJECTED_AT_ONCE", 0)
+    monkeypatch.setattr("stele.ledger.projection.CHUNK", 64)
+    with opened(folder) as ledger:
+        (committed,) = ledger.append([event(1, workload="w7")])
+        while len(rows(folder)) < committed.at:
+            time.sleep(0.001)
+        ledger.publish()
+        size = ledger.size
+    assert [row[0] for row in rows(folder)] == list(range(size))
+    projection.remove(folder / "projection.sqlite")
+    with opened(folder):
+        pass  # closed at once: the next opening goes on where this one stopped
+    monkeypatch.setattr("stele.ledger.sequencer.PROJECTED_AT_ONCE", 2048)
+    with opened(folder):
+        assert [row[0] for row in rows(folder)] == list(range(size))
 
 
 @pytest.mark.parametrize("harm", ["removed", "cut", "altered", "of another ledger"])
