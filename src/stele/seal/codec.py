@@ -7,6 +7,7 @@ any division of the input. The gzip header carries no time and no name.
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from typing import BinaryIO, Literal, Protocol
 
@@ -15,6 +16,7 @@ import zstandard
 Compression = Literal["zstd", "gzip", "none"]
 ZSTD_LEVEL = 3
 GZIP_LEVEL = 6
+_own = threading.local()
 
 
 class Encoder(Protocol):
@@ -45,9 +47,14 @@ def codec_name(compression: Compression) -> str:
 
 
 def encoder(compression: Compression, *, alone: bool = True) -> Encoder:
-    """A fresh encoder. `alone`: whether all processors are for this one."""
+    """A fresh encoder. `alone`: whether all processors are for this one; of others a thread has one at a time."""
+    if compression == "zstd" and not alone:
+        if not hasattr(_own, "compressor"):
+            _own.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=1)
+        own: zstandard.ZstdCompressor = _own.compressor  # its memory, which is zeroed when it is new, is used again
+        return own.compressobj()
     if compression == "zstd":
-        workers = max(1, min(8, os.cpu_count() or 1)) if alone else 1
+        workers = max(1, min(8, os.cpu_count() or 1))
         return zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=workers).compressobj()
     if compression == "gzip":
         return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)

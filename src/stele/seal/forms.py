@@ -6,6 +6,7 @@ the image is hashed where it lies and written in one go. Of a larger one, both f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
-    from stele.model.ports import BlobSink, ContentReader
+    from stele.model.ports import BlobSink, ContentReader, Draft
     from stele.model.tree import Node
     from stele.seal.codec import Compression, Encoder
     from stele.seal.erofs_layout import Piece
@@ -59,6 +60,7 @@ class Makers:
         from concurrent.futures import ThreadPoolExecutor  # with all of logging, which who splices need not load
 
         self._pool = ThreadPoolExecutor(_WORKERS)
+        self._waiting = ThreadPoolExecutor(2 * _WORKERS)  # for compression to end, and for the disk
         self._in_memory, self._room = in_memory, room
         self._freed = threading.Condition()
 
@@ -67,6 +69,7 @@ class Makers:
 
     def __exit__(self, *raised: object) -> None:
         self._pool.shutdown(cancel_futures=raised[0] is not None)
+        self._waiting.shutdown()
 
     def begin(
         self, sink: BlobSink, nodes: tuple[Node, ...], encoded: bytes, contents: ContentReader, compression: Compression
@@ -86,7 +89,12 @@ class Makers:
         uuid = erofs.uuid_of(encoded)
         size = sum(node.size for node in nodes if node.link is None)
         if size <= self._in_memory:
-            return self._submit(2 * size, _both, sink, nodes, uuid, contents, compression).result
+            both = self._submit(2 * size, self._both, sink, nodes, uuid, contents, compression)
+
+            def wait() -> Made:
+                return both.result()()
+
+            return wait
         image = self._submit(0, _image, sink, nodes, uuid, contents)
         layer = self._submit(max(0, 2 * self._in_memory), keep_layer, sink, tar.stream(nodes, contents), compression)
         return lambda: Made(*layer.result(), image.result())
@@ -105,16 +113,61 @@ class Makers:
 
         return self._pool.submit(made)
 
+    def _both(
+        self, sink: BlobSink, nodes: tuple[Node, ...], uuid: bytes, contents: ContentReader, compression: Compression
+    ) -> Callable[[], Made]:
+        """Make both forms in memory; returns how to wait until the image is on the disk."""
+        layout = erofs_layout.plan(nodes)
+        room = mmap.mmap(-1, verity.file_size(layout.data_size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        room.madvise(mmap.MADV_HUGEPAGE)  # a fault for each small page costs more than all that is written to it
+        image = memoryview(room)  # nobody closes it: it goes with the last view of it
+        for data, offset in erofs.structure(layout, uuid):
+            image[offset : offset + len(data)] = data
+        with _kept(sink.draft("blob")) as draft:
+            writing = _Writing(draft.fd, codec.encoder(compression, alone=False))
+            writing.all(tar.stream(nodes, _Placed(contents, layout.pieces(), image)))
+        ending = self._waiting.submit(_end_layer, draft, writing, compression)
+        try:
+            root = verity.fill(image, layout.data_size, uuid)
+            made = Image("sha256:" + hashlib.sha256(image).hexdigest(), len(image), layout.data_size, root)
+            with _kept(sink.draft("image")) as file:
+                _write_image(file.fd, image)
+            committing = self._waiting.submit(_commit, file, made.digest)
+        finally:
+            layer = ending.result()  # then this thread's encoder is free
 
-def _both(sink: BlobSink, nodes: tuple[Node, ...], uuid: bytes, contents: ContentReader, compression: Compression) -> Made:
-    layout = erofs_layout.plan(nodes)
-    room = mmap.mmap(-1, verity.file_size(layout.data_size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    room.madvise(mmap.MADV_HUGEPAGE)  # a fault for each small page costs more than all that is written to it
-    image = memoryview(room)  # nobody closes it: it goes with the last view of it
-    for data, offset in erofs.structure(layout, uuid):
-        image[offset : offset + len(data)] = data
-    layer = keep_layer(sink, tar.stream(nodes, _Placed(contents, layout.pieces(), image)), compression, alone=False)
-    return Made(*layer, _keep(sink, image, layout.data_size, uuid))
+        def finish() -> Made:
+            committing.result()
+            return Made(*layer, made)
+
+        return finish
+
+
+@contextlib.contextmanager
+def _kept(draft: Draft) -> Iterator[Draft]:
+    """A draft that is kept open for who commits it, unless writing it fails."""
+    with contextlib.ExitStack() as undo:
+        yield undo.enter_context(draft)
+        undo.pop_all()
+
+
+def _commit(draft: Draft, digest: str) -> None:
+    with draft:
+        draft.commit(digest)
+
+
+def _end_layer(draft: Draft, writing: _Writing, compression: Compression) -> tuple[str, Descriptor]:
+    with draft:
+        diff_id, digest, size = writing.end()
+        draft.commit(digest)
+    return diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
+
+
+def _write_image(fd: int, image: memoryview) -> None:
+    os.ftruncate(fd, len(image))
+    for at in range(0, len(image), PIECE):
+        if not durable.is_hole(image[at : at + PIECE]):
+            durable.write_at(fd, image[at : at + PIECE], at)
 
 
 class _Placed:
@@ -143,48 +196,18 @@ class _Placed:
             yield chunk
 
 
-def _keep(sink: BlobSink, image: memoryview, data_size: int, uuid: bytes) -> Image:
-    """Keep an image that is whole but for its hash area."""
-    root = verity.fill(image, data_size, uuid)
-    digest = "sha256:" + hashlib.sha256(image).hexdigest()
-    with sink.draft("image") as draft:
-        os.ftruncate(draft.fd, len(image))
-        for at in range(0, len(image), PIECE):
-            if not durable.is_hole(image[at : at + PIECE]):
-                durable.write_at(draft.fd, image[at : at + PIECE], at)
-        draft.commit(digest)
-    return Image(digest, len(image), data_size, root)
-
-
-def keep_layer(
-    sink: BlobSink, parts: Iterable[bytes | memoryview], compression: Compression, *, alone: bool = True
-) -> tuple[str, Descriptor]:
-    """Keep a stratum's tar, compressed; returns its diff_id and the blob. Raises what `sink` and `parts` raise.
-
-    `alone`: whether all processors are for this one.
-    """
+def keep_layer(sink: BlobSink, parts: Iterable[bytes | memoryview], compression: Compression) -> tuple[str, Descriptor]:
+    """Keep a stratum's tar, compressed; returns its diff_id and the blob. Raises what `sink` and `parts` raise."""
     with sink.draft("blob") as draft:
-        diff_id, digest, size = write_layer(draft.fd, parts, compression, alone=alone)
-        draft.commit(digest)
-    return diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
+        writing = _Writing(draft.fd, codec.encoder(compression))
+        writing.all(parts)
+        return _end_layer(draft, writing, compression)
 
 
-def write_layer(fd: int, parts: Iterable[bytes | memoryview], compression: Compression, *, alone: bool = True) -> tuple[str, str, int]:
+def write_layer(fd: int, parts: Iterable[bytes | memoryview], compression: Compression) -> tuple[str, str, int]:
     """Write a stratum's tar, compressed, to `fd`; returns its diff_id, and digest and size of what was written."""
-    writing = _Writing(fd, codec.encoder(compression, alone=alone))
-    stage = bytearray(_STAGE)
-    view, held = memoryview(stage), 0
-    for part in parts:
-        size = len(part)
-        if held + size > _STAGE:
-            writing.put(view[:held])
-            held = 0
-            if size > _STAGE // 2:
-                writing.put(part)
-                continue
-        stage[held : held + size] = part
-        held += size
-    writing.put(view[:held])
+    writing = _Writing(fd, codec.encoder(compression))
+    writing.all(parts)
     return writing.end()
 
 
@@ -195,8 +218,23 @@ class _Writing:
         self._fd, self._encoder = fd, encoder
         self._plain, self._packed, self._size = hashlib.sha256(), hashlib.sha256(), 0
 
-    def put(self, data: bytes | memoryview) -> None:
-        """The next bytes of the tar."""
+    def all(self, parts: Iterable[bytes | memoryview]) -> None:
+        """All parts of the tar."""
+        stage = bytearray(_STAGE)
+        view, held = memoryview(stage), 0
+        for part in parts:
+            size = len(part)
+            if held + size > _STAGE:
+                self._put(view[:held])
+                held = 0
+                if size > _STAGE // 2:
+                    self._put(part)
+                    continue
+            stage[held : held + size] = part
+            held += size
+        self._put(view[:held])
+
+    def _put(self, data: bytes | memoryview) -> None:
         self._plain.update(data)
         self._write(self._encoder.compress(data))
 
