@@ -101,8 +101,8 @@ def other_says(data: bytes, trust: Trust) -> dict[str, Any] | str:
     """What the standalone verifier says: its verdict, or the code."""
     try:
         return stele_verify.Proof(data, trust_keys.encode(trust)).verdict()
-    except stele_verify.Refused as error:
-        return error.code
+    except ValueError as error:
+        return str(error.args[1])
 
 
 def check(data: bytes, trust: Trust = TRUST) -> Verdict:

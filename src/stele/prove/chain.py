@@ -136,7 +136,7 @@ def _replay(chain: Chain, proof: Proof, epochs: Sequence[Epoch], head: str) -> N
                 raise invalid("an entry does not continue the workload's chain, or came later than the map that counts it")
             state, head = history.advance(state, entry.event), sha256(proof.entries[done - chain.first].entry.encode())
             done += 1
-        if done - chain.first < len(chain.entries) and chain.entries[done - chain.first][0] <= epoch.at:
+        if done - chain.first < len(chain.entries) and chain.entries[done - chain.first][0] < epoch.at:
             raise invalid("an entry came before the map that does not count it")
         if place.count:
             leaf = epochmap.leaf_hash(chain.workload, place.count, head, facts.of(state).digest)

@@ -128,27 +128,34 @@ def check(proof: Proof, trust: Trust, root: Root | None) -> list[Epoch]:
     epochs: list[Epoch] = []
     for head in proof.heads:
         signed = head.checkpoint.encode("utf-8", "surrogatepass")
-        opened = roots.open_newest(signed, root or trust.ledgers, trust.witnesses)
+        opened = _open(signed, trust, root)
         checkpoint = opened.checkpoint
         entry = read_entry(head.entry)
         said = committed(entry, head.index)
         if head.index >= checkpoint.size:
             raise invalid("an epoch entry is not in the signed log")
-        if proof.form == "log":
-            if head.path or head.consistency:
-                raise invalid("a proof that brings the log brings no paths")
-        elif (
-            merkle.root_from_inclusion(head.index, checkpoint.size, merkle.leaf_hash(head.entry.encode()), hashes(head.path))
-            != checkpoint.root
-        ):
+        path = hashes(head.path)
+        leaf = merkle.leaf_hash(head.entry.encode())
+        if proof.form != "log" and merkle.root_from_inclusion(head.index, checkpoint.size, leaf, path) != checkpoint.root:
             raise invalid("an epoch entry is not where it should be in the signed log")
         made = Epoch(opened, head.index, entry.event.time_ns, said.behind_ns, said.since, bytes.fromhex(said.map_root), said.map_size)
         if epochs:
             _follows(epochs[-1], made, hashes(head.consistency), paths=proof.form != "log")
-        elif head.consistency:
-            raise invalid("the first head has none before it to be consistent with")
         epochs.append(made)
     return epochs
+
+
+def _open(signed: bytes, trust: Trust, root: Root | None) -> note.Opened:
+    """A checkpoint that is signed as it must be. What a stolen key signed is not believed: a proof brings a later one instead."""
+    if root is None:
+        return note.open_note(signed, trust.ledgers, trust.witnesses)
+    opened = roots.open_newest(signed, root, trust.witnesses)
+    if any(signature.verifier == stolen.verifier for signature in opened.signatures for stolen in root.stolen):
+        raise SteleError(
+            "a checkpoint in the proof is signed with a key that was stolen later, and nothing shows that it is older than the theft",
+            remedy="ask for the proof again: it is made with a checkpoint by the present key then", code="trust.stolen-key",
+        )  # fmt: skip
+    return opened
 
 
 def _follows(old: Epoch, new: Epoch, path: Sequence[bytes], *, paths: bool) -> None:

@@ -183,7 +183,8 @@ def _brings_what_it_needs(proof: Proof) -> bool:
         must, may = {"maps"}, {"entries"}
     else:
         must, may = ({"absent"} if isinstance(proof.claim, NeverRanClaim) else set()), {"places", "start", "entries"}
-    return must <= brings <= must | may
+    paths = any(head.path or head.consistency for head in proof.heads) if proof.form == "log" else proof.heads[0].consistency
+    return must <= brings <= must | may and not paths
 
 
 def encode(proof: Proof) -> bytes:

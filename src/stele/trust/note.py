@@ -361,6 +361,9 @@ def open_note(note: bytes, ledgers: Sequence[Verifier], witnesses: Iterable[Veri
     """
     body, lines = split_note(note)
     checkpoint = parse_body(body)
+    signers = {(name, identity) for name, identity, _ in lines}
+    if any(key.name != checkpoint.origin and (key.name, key.key_id) in signers for key in ledgers):
+        raise _bad("the checkpoint is of another log than its signer")
     known = {(key.name, key.key_id): key for key in (*witnesses, *ledgers)}
     held: list[Signature] = []
     for name, identity, signature in lines:
@@ -369,8 +372,6 @@ def open_note(note: bytes, ledgers: Sequence[Verifier], witnesses: Iterable[Veri
             if any((each.verifier.name, each.verifier.key_id) == (name, identity) for each in held):
                 raise _bad(f"two signatures by the same key of {name}")
             continue
-        if verifier in ledgers and verifier.name != checkpoint.origin:
-            raise _bad("the checkpoint is of another log than its signer")
         if not verifier.verify(body, signature):
             raise SteleError(
                 f"the checkpoint's signature by {name} does not hold",

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 HEADER = "stele-policy v0"
 MAX_BYTES = 1 << 20
-MAX_INDEX = (1 << 63) - 1
 SIGNER = re.compile(r"[a-z0-9]([a-z0-9._-]{0,38}[a-z0-9])?\Z", re.ASCII)
 _PATTERN = re.compile(r"[a-z0-9*-]{1,80}\Z", re.ASCII)
-_NUMBER = re.compile(r"(0|[1-9][0-9]{0,18})\Z", re.ASCII)
+_NUMBER = re.compile(r"(0|[1-9][0-9]{0,17})\Z", re.ASCII)  # as the size of a checkpoint
 _ID = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 _ORIGIN = re.compile(r"[!-*,-~]{1,200}\Z", re.ASCII)
 
@@ -284,7 +283,7 @@ class _Reader:
 
 
 def _number(number: int, text: str) -> int:
-    if not _NUMBER.match(text) or int(text) > MAX_INDEX:
+    if not _NUMBER.match(text):
         raise _bad(number, f"{text[:40]!r} is not an index or number")
     return int(text)
 

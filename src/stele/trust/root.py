@@ -102,7 +102,7 @@ def parse(document: bytes) -> Root:
     """
     if len(document) > MAX_BYTES:
         raise _bad("it is larger than 32 KiB")
-    text = document.partition(b"\n\n")[0] + b"\n" if b"\n\n" in document else document
+    text = document.rpartition(b"\n\n")[0] + b"\n" if b"\n\n" in document else document
     try:
         lines = text.decode("ascii").split("\n")
     except UnicodeDecodeError as error:
@@ -236,8 +236,6 @@ def signers(document: bytes, holders: Iterable[Verifier]) -> tuple[Verifier, ...
         text, lines = note.split_note(document)
     except SteleError as error:
         raise _bad(error.reason) from error
-    if b"\n\n" in text:
-        raise _bad("its text has an empty line")
     known = {(key.name, key.key_id): key for key in holders}
     held: dict[bytes, Verifier] = {}
     seen: set[tuple[str, bytes]] = set()
@@ -337,10 +335,20 @@ def from_pin(documents: Sequence[bytes], pin: Pin) -> Root:
     Raises:
         SteleError: `trust.bad-root`, `trust.root-order`, `trust.root-unsigned`.
     """
-    chosen = next((document for document in documents if parse(document).version == pin.version), None)
-    if chosen is None:
+    present: Root | None = None
+    last = 0
+    for document in documents:
+        root = parse(document)
+        if root.version <= last or root.origin != pin.origin:
+            raise _order(f"root documents are out of order: version {root.version} of {root.origin} after {last} of {pin.origin}")
+        last = root.version
+        if present is not None:
+            present = follow(document, present)
+        elif root.version == pin.version:
+            present = first(document, pin)
+    if present is None:
         raise _order(f"the root document that you trust (version {pin.version} of {pin.origin}) is not among these")
-    return verify_chain(documents, first(chosen, pin))
+    return present
 
 
 # ---- checkpoints -------------------------------------------------------------------------------------
