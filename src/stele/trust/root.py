@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HEADER = "stele-root v0"
 MAX_BYTES = 32 << 10
 MAX_HOLDERS = 32
-MAX_VERSION = 10**9
+MAX_VERSION = 10**9 - 1  # nine digits, as in trust.keys
 _NUMBER = re.compile(r"(0|[1-9][0-9]{0,17})\Z", re.ASCII)
 _ORDER = ("ledger", "version", "threshold", "holder", "log", "stolen", "key", "revoke", "rule", "running")
 _POLICY = ("key", "revoke", "rule", "running")
@@ -179,7 +179,7 @@ def _policy(origin: str, lines: list[str]) -> Policy:
 def _check(root: Root) -> None:
     """What a document must be in itself."""
     if not 1 <= root.version <= MAX_VERSION:
-        raise _bad("its version is not 1 to 1000000000")
+        raise _bad("its version is not 1 to 999999999")
     if not 1 <= root.threshold <= len(root.holders) <= MAX_HOLDERS:
         raise _bad(f"{root.threshold} of {len(root.holders)} holders is not possible")
     if any(key.algorithm != note.ED25519 for key in root.holders):
