@@ -108,7 +108,7 @@ def test_a_note_by_another_key_of_the_same_name_is_refused():
 
 def test_a_key_signs_for_its_own_ledger_only():
     elsewhere = signer(bytes(32), "test.example/other")
-    assert code(note.open_checkpoint, elsewhere.sign(BODY), elsewhere.verifiers) == "trust.bad-note"
+    assert code(note.open_checkpoint, elsewhere.sign(BODY), elsewhere.verifiers) == "trust.unknown-signer"
 
 
 def test_no_line_of_a_known_key_may_fail_whatever_else_holds():

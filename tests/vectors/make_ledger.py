@@ -63,7 +63,7 @@ def notes() -> None:
         ("trust.bad-note", "root with trailing bits", signed(f"{name}\n5\n{'A' * 42}B=\n")),
         ("trust.bad-note", "root of 31 bytes", signed(f"{name}\n5\n{base64.b64encode(bytes(31)).decode()}\n")),
         ("trust.bad-note", "an extension line", signed(f"{name}\n5\n{root}\nmore\n")),
-        ("trust.bad-note", "another origin than the signer", signed(f"other.example/log\n5\n{root}\n")),
+        ("trust.unknown-signer", "another origin than the signer", signed(f"other.example/log\n5\n{root}\n")),
         ("trust.bad-note", "hyphen in place of the dash", good.replace("\u2014", "-")),
         ("trust.bad-note", "two spaces", good.replace("\u2014 ", "\u2014  ")),
         ("trust.bad-note", "text after the signature", good + "\n"),

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stele.ledger.openings import Openings
 from stele.prove.verify import verify
-from stele.trust import canonical, note, trust_keys
-from tests.ledgers import KEY, OTHER, SECOND, TRUST, event
+from stele.trust import canonical, merkle, note, policy, trust_keys
+from stele.trust.release_key import PrivateKey
+from stele.trust.root import LogKey, Stolen
+from stele.trust.trust_keys import Trust
+from tests.ledgers import KEY, OTHER, SECOND, SIGNER, TRUST, event
 from tests.proofs import ONE, built, everything, history, never, resum, state, t, world, written
+from tests.roots import ALWAYS, document, pinned
 
 HERE = Path(__file__).parent
 NOWHERE = "sha256:" + "7" * 64
@@ -36,6 +43,9 @@ def good(folder: Path) -> list[tuple[str, str, bytes]]:
         ("all workloads", everything(25), "light"),
         ("all workloads, some of them new", everything(5.7), "light"),
         ("all workloads, the whole log", everything(5.7), "log"),
+        ("the host's own chain, between two heads", state(8.5, ""), "light"),
+        ("the host's own chain, whole", history(3.5, 8.5, ""), "chain"),
+        ("the host's own chain, the whole log", state(8.5, ""), "log"),
     ]
     return [("", why, built(folder, claim, form)) for why, claim, form in claims]
 
@@ -86,6 +96,93 @@ def bad(folder: Path) -> list[tuple[str, str, bytes]]:
         ),
         ("trust.missing-signature", "without the post-quantum line", signed(text.rpartition("\u2014")[0])),
         ("trust.bad-note", "no signature", signed(text.partition("\n\n")[0] + "\n")),
+        *epochs_that_lie(canonical.decode(built(folder, state(8.5), "log")[:-1])),
+    ]
+
+
+def epochs_that_lie(value: dict[str, Any]) -> list[tuple[str, str, bytes]]:
+    """In form `log`: by who has the ledger's key, and signs a log with an epoch that is not true, and by who has none."""
+
+    def but(said: dict[str, Any], time_ns: int = 0) -> bytes:
+        entry = json.loads(value["log"][-1])
+        entry["data"] |= said
+        entry["time_ns"] += time_ns
+        log = [*value["log"][:-1], canonical.encode(entry).decode()]
+        tree = merkle.Growing()
+        for line in log:
+            tree.add(merkle.leaf_hash(line.encode()))
+        checkpoint = SIGNER.sign(note.Checkpoint(SIGNER.name, len(log), tree.root()).body()).decode()
+        heads = [*value["heads"][:-1], {**value["heads"][-1], "entry": log[-1], "checkpoint": checkpoint}]
+        return resum({**value, "log": log, "heads": heads})
+
+    late = json.loads(value["heads"][-1]["entry"])
+    late["data"]["covers"] = late["data"]["since"] = len(value["log"]) + 7
+    late["time_ns"] = t(1_000_000)
+    head = {**value["heads"][-1], "entry": canonical.encode(late).decode(), "index": len(value["log"]) + 7}
+    return [
+        ("", "an epoch signed again, true", but({})),
+        ("prove.invalid", "an epoch with another map", but({"map_root": "0" * 64})),
+        ("prove.invalid", "an epoch that hides a workload", but({"map_size": 1})),
+        ("prove.invalid", "an epoch that begins elsewhere", but({"since": 0})),
+        ("prove.invalid", "an epoch stamped earlier than what it covers", but({}, -5 * SECOND)),
+        (
+            "prove.invalid",
+            "an epoch after the end of the log",
+            resum({**value, "heads": [head], "claim": {**value["claim"], "at_ns": t(1_000_000)}}),
+        ),
+    ]
+
+
+def rooted(folder: Path) -> list[tuple[str, str, bytes, str]]:
+    """For verifiers who trust a root: the keys are those that its documents name. Each with its trust file."""
+    other = [LogKey(14, None, key) for key in OTHER.verifiers]
+    stolen = [Stolen(20, bytes(32), key) for key in SIGNER.verifiers]
+    second = PrivateKey(ec.derive_private_key(0xB0B, ec.SECP256R1())).public
+    spki = [base64.b64encode(key.der).decode() for key in (KEY.public, second)]
+    once, revoked = f"key release 0 - {spki[0]}", f"revoke {policy.key_id(KEY.public)} 99 lost"
+    retired = (f"key release 0 2 {spki[0]}", f"key release 2 - {spki[1]}", "rule shop 1 release")
+    both = (once, f"key bob 0 - {spki[1]}", "rule shop 2 release bob")
+    first, second_ = document(), document(2)
+    light, log = built(folder, state(8.5)), built(folder, state(8.5), "log")
+    ok = pinned(first)
+
+    def row(expect: str, why: str, documents: list[bytes], trust: Trust = ok, data: bytes = light) -> tuple[str, str, bytes, str]:
+        value = {**canonical.decode(data[:-1]), "roots": [text.decode() for text in documents]}
+        return expect, why, resum(value), trust_keys.encode(trust).decode()
+
+    def alone(why: str, expect: str, **more: Any) -> tuple[str, str, bytes, str]:
+        made = document(**more)
+        return row(expect, why, [made], pinned(made))
+
+    rotated = [*(LogKey(0, 14, key) for key in SIGNER.verifiers), *other]
+    late = [*(LogKey(0, 15, key) for key in SIGNER.verifiers), *(LogKey(15, None, key) for key in OTHER.verifiers)]
+    forged = first.replace(b"threshold 2", b"threshold 1", 1)
+    return [
+        row("", "a root", [first]),
+        row("", "a root, the whole log", [first], data=log),
+        row("", "a root and the document after it", [first, second_]),
+        row("", "a document of before the one that is trusted", [first, second_], pinned(second_)),
+        row("", "the ledger's keys replaced later than the heads", [first, document(2, logs=late)]),
+        row("", "a release key that was replaced: what it signed counts", [first, document(2, policy=retired)]),
+        row("trust.root-order", "no document", []),
+        row("trust.root-order", "another document of that version", [forged]),
+        row("trust.root-order", "a version left out", [first, document(3)]),
+        row("trust.root-order", "out of order", [second_, first]),
+        row("trust.root-order", "the trusted one is not there", [second_]),
+        row("trust.root-unsigned", "signed by too few holders", [first, document(2, signers=(1,))]),
+        row("trust.root-unsigned", "signed by nobody", [first, document(2, signers=())]),
+        row("trust.root-unsigned", "the trusted one is signed by too few", [document(signers=(0,))]),
+        row("trust.bad-root", "forged: altered after it was signed", [first, second_.replace(b"rule * 1", b"rule * 9")]),
+        row("trust.bad-root", "forged: a word of it", [first, second_.replace(b"threshold 2", b"threshold 1")]),
+        row("trust.bad-root", "one holder twice", [first, document(2, signers=(0, 0, 1))]),
+        row("trust.bad-root", "not a document", [first, b"stele-root v0\n"]),
+        row("trust.bad-root", "a revocation taken back", [first, document(2, policy=(once, revoked, "rule * 1 release")), document(3)]),
+        row("trust.unknown-signer", "the ledger's keys replaced before the last head", [first, document(2, logs=rotated)]),
+        row("trust.stolen-key", "a ledger key that was stolen", [first, document(2, logs=[*ALWAYS, *other], stolen=stolen)]),
+        alone("a release key that is revoked", "prove.invalid", policy=(once, revoked, "rule * 1 release")),
+        alone("a release that needs two signers", "prove.invalid", policy=both),
+        alone("no rule for the workload", "prove.invalid", policy=(once, "rule other 1 release")),
+        alone("no rules, and no release key in the trust file", "prove.invalid", policy=()),
     ]
 
 
@@ -134,13 +231,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = world(Path(name) / "ledger")
         rows = [*good(folder), *bad(folder), *private_values(Path(name) / "private"), *witnessed(folder)]
+        trusted = trust_keys.encode(WATCHED).decode()
+        every = [*((*row, trusted) for row in rows), *rooted(folder)]
     proofs = []
-    for code, why, data in rows:
-        row = {"code": code, "why": why, "proof": data.decode()}
+    for code, why, data, trust in every:
+        row = {"code": code, "why": why, "proof": data.decode()} | ({"trust": trust} if trust != trusted else {})
         if not code:
-            row["answer"] = verify(data, WATCHED).answer
+            row["answer"] = verify(data, trust_keys.parse(trust.encode())).answer
         proofs.append(row)
-    value = {"trust": trust_keys.encode(WATCHED).decode(), "release_key": KEY.public.hint, "proofs": proofs}
+    value = {"trust": trusted, "release_key": KEY.public.hint, "proofs": proofs}
     (HERE / "proof.json").write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
 

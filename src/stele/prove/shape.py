@@ -12,6 +12,7 @@ from stele.trust.errors import SteleError
 
 FORMAT = "stele-proof v2"
 MAX_PROOF = 64 << 20  # bytes: what a hostile file may cost in memory is some twenty times that
+MAX_SIGNATURES = 16  # of a release
 FORMS = ("light", "chain", "log")
 
 Hex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -92,7 +93,7 @@ class Signed(Shape, frozen=True, kw_only=True):
     manifest: str
     config: str
     statement: str
-    signatures: list[str]
+    signatures: Annotated[list[str], msgspec.Meta(max_length=MAX_SIGNATURES)]
 
 
 class Opening(Shape, frozen=True, kw_only=True):

@@ -335,19 +335,18 @@ def from_pin(documents: Sequence[bytes], pin: Pin) -> Root:
     Raises:
         SteleError: `trust.bad-root`, `trust.root-order`, `trust.root-unsigned`.
     """
-    present: Root | None = None
-    last = 0
-    for document in documents:
-        root = parse(document)
-        if root.version <= last or root.origin != pin.origin:
-            raise _order(f"root documents are out of order: version {root.version} of {root.origin} after {last} of {pin.origin}")
-        last = root.version
-        if present is not None:
-            present = follow(document, present)
-        elif root.version == pin.version:
-            present = first(document, pin)
-    if present is None:
-        raise _order(f"the root document that you trust (version {pin.version} of {pin.origin}) is not among these")
+    roots = [parse(document) for document in documents]
+    versions = [root.version for root in roots]
+    if versions != sorted(set(versions)) or any(root.origin != pin.origin for root in roots):
+        raise _order("root documents are out of order, or of another ledger")
+    at = next((at for at, version in enumerate(versions) if version >= pin.version), len(versions))
+    if versions[at:] != list(range(pin.version, pin.version + len(versions) - at)) or at == len(versions):
+        raise _order(
+            f"the root document that you trust (version {pin.version} of {pin.origin}) is not among these, or a later one is left out"
+        )
+    present = first(documents[at], pin)
+    for document in documents[at + 1 :]:
+        present = follow(document, present)
     return present
 
 

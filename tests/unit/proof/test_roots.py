@@ -8,14 +8,13 @@ import json
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stele.ledger.past import PastLedger
 from stele.prove import build
 from stele.prove.standalone import stele_verify
-from stele.trust import canonical, note, root, trust_keys
+from stele.trust import canonical, root
 from stele.trust import policy as policies
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
@@ -25,24 +24,7 @@ from stele.trust.trust_keys import Trust
 from tests.ledgers import KEY, OTHER, SIGNER
 from tests.proofs import built, check, evidence, resum, state
 from tests.refusals import code
-
-HOLDERS = [
-    note.Key(name, Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)) for number, name in enumerate(("alice", "bob", "carol"))
-]
-RELEASE = f"key release 0 - {base64.b64encode(KEY.public.der).decode()}"
-RULES = (RELEASE, "rule * 1 release")
-ALWAYS = tuple(LogKey(0, None, key) for key in SIGNER.verifiers)
-
-
-def document(version: int = 1, logs=ALWAYS, stolen=(), policy=RULES, signers=(0, 1)) -> bytes:
-    text = root.encode(SIGNER.name, version, 2, [key.verifier for key in HOLDERS], logs, stolen, policy)
-    lines = b"".join(HOLDERS[number].line(text) for number in signers)
-    return text + b"\n" + lines if lines else text
-
-
-def pinned(first: bytes) -> Trust:
-    pin = root.parse(first).pin
-    return trust_keys.parse(f"stele-trust v1\nroot {pin.origin} {pin.version} {pin.digest[7:]}\n".encode())
+from tests.roots import ALWAYS, HOLDERS, RELEASE, RULES, document, pinned
 
 
 def proof(folder: Path, *documents: bytes) -> bytes:

@@ -70,34 +70,28 @@ text, signed, mapping = (lambda value, kind=kind: type(value) is kind for kind i
 number = lambda value: type(value) is int and value >= 0
 hexes = lambda value: type(value) is str and re.fullmatch(HEX, value)
 path, null, empty = many(hexes, most=256), just(None), just([])
-LIVES, SEALED = each("(?s:.*)", record(instance=text, release=text, since_ns=signed)), each("[a-z][a-z0-9_]{0,63}", hexes)
-FACTS = record(active_release=text, active_instance=text, active_since_ns=signed, running=LIVES, frozen=LIVES, good=text)
-ROW, RAN = record(workload=text, count=number, head=text, state=text), record(workload=text, release=text, seq=number)
-WHO = {"workload": text, "kind": text, "actor": text}
-ENTRY = record(v=just(1), seq=number, prev=text, time_ns=number, data=mapping, sealed=SEALED, **WHO)
-EPOCH = record(behind_ns=number, covers=number, map=just(2), map_root=hexes, map_size=number, since=number)
+of = lambda fits, names: dict.fromkeys(names.split(), fits)  # fields that are alike
+LIVES, SEALED = each("(?s:.*)", record(**of(text, "instance release"), since_ns=signed)), each("[a-z][a-z0-9_]{0,63}", hexes)
+FACTS = record(**of(text, "active_release active_instance good"), active_since_ns=signed, running=LIVES, frozen=LIVES)
+ROW, RAN = record(**of(text, "workload head state"), count=number), record(**of(text, "workload release"), seq=number)
+ENTRY = record(v=just(1), **of(text, "workload prev kind actor"), **of(number, "seq time_ns"), data=mapping, sealed=SEALED)
+EPOCH = record(map=just(2), map_root=hexes, **of(number, "behind_ns covers map_size since"))
 ITEM, ABSENT = {"index": number, "entry": text, "path": path}, {"path": path, "other": either(null, mapping)}
-ENTRIES, PLACES, MAPS = many(record(**ITEM)), many(record(count=number, **ABSENT)), many(record(leaves=many(ROW), rest=hexes), 1)
 HEADS = lambda **but: many(record(**{"checkpoint": text, "timestamps": many(text), "consistency": path, **ITEM, **but}), 1, 4)
-STATE, NAMES = record(kind=just("state"), workload=text, at_ns=number), record(kind=just("workloads"), at_ns=number)
-HISTORY = record(kind=just("history"), workload=text, from_ns=number, until_ns=number)
-NEVER = record(kind=just("never-ran"), workload=text, release=text, at_ns=number)
-RELEASES = many(record(manifest=text, config=text, statement=text, signatures=many(text, 0, 16)))
-OPENINGS = many(record(index=number, field=text, salt=hexes, value=lambda value: True))
-ALL = {"format": just("stele-proof v2"), "sum": text, "heads": HEADS(), "roots": many(text), "releases": RELEASES, "openings": OPENINGS}
-ALL |= {"places": empty, "start": null, "entries": empty, "absent": null, "maps": empty, "log": empty}
-CHAIN = ALL | {"places": PLACES, "start": either(null, record(head=text, facts=mapping)), "entries": ENTRIES}
+CLAIM = lambda kind, texts, instants: record(kind=just(kind), **of(text, texts), **of(number, instants))
+STATES = either(CLAIM("state", "workload", "at_ns"), CLAIM("history", "workload", "from_ns until_ns"))
+NEVER, NAMES = CLAIM("never-ran", "workload release", "at_ns"), CLAIM("workloads", "", "at_ns")
+ALL = {"format": just("stele-proof v2"), "sum": text, "heads": HEADS(), "roots": many(text)} | of(empty, "places entries maps log")
+ALL |= {"releases": many(record(**of(text, "manifest config statement"), signatures=many(text, 0, 16))), **of(null, "start absent")}
+ALL |= {"openings": many(record(index=number, field=text, salt=hexes, value=lambda value: True))}
+NAMED = ALL | {"maps": many(record(leaves=many(ROW), rest=hexes), 1), "entries": many(record(**ITEM))}
+CHAIN = NAMED | {"maps": empty, "places": many(record(count=number, **ABSENT)), "start": either(null, record(head=text, facts=mapping))}
+LOG = ALL | {"heads": HEADS(**of(empty, "path consistency"))}
 FORMS = (
-    CHAIN | {"form": just("light", "chain"), "claim": either(STATE, HISTORY)},
+    CHAIN | {"form": just("light", "chain"), "claim": STATES},
     CHAIN | {"form": just("light", "chain"), "claim": NEVER, "absent": record(**ABSENT)},
-    ALL | {"form": just("light"), "claim": NAMES, "maps": MAPS, "entries": ENTRIES},
-    ALL
-    | {
-        "form": just("log"),
-        "claim": either(STATE, HISTORY, NEVER, NAMES),
-        "log": many(text, 1),
-        "heads": HEADS(path=empty, consistency=empty),
-    },
+    NAMED | {"form": just("light"), "claim": NAMES},
+    LOG | {"form": just("log"), "claim": either(STATES, NEVER, NAMES), "log": many(text, 1)},
 )
 PROOF = either(*(record(**form) for form in FORMS))
 # ---- what entries make
@@ -138,8 +132,8 @@ def parse(data, code="prove.invalid", strict=True):  # JSON; `strict`: every oth
 
 def entry_of(line, index):  # a well-formed entry of the log (docs/spec/event.md), with its index and digest
     entry = parse(utf8(line))
-    need(ENTRY(entry) and entry["sealed"].keys().isdisjoint(entry["data"]), "an entry is malformed")
-    need(entry["kind"] == "epoch" or entry["time_ns"] < 1 << 62, "an entry is stamped too far ahead")
+    proper = ENTRY(entry) and entry["sealed"].keys().isdisjoint(entry["data"])
+    need(proper and (entry["kind"] == "epoch" or entry["time_ns"] < 1 << 62), "an entry is malformed, or stamped too far ahead")
     return {**entry, "index": index, "digest": digest(utf8(line))}
 
 
@@ -154,8 +148,7 @@ def advance(before, entry):  # what is the case with a workload after its next e
     running |= {instance: live} if kind == "instance.starting" else {}
     frozen |= {incident: live} if kind == "instance.frozen" else {}
     facts = facts | {"running": running, "frozen": frozen} | ({"good": release} if kind == "deploy.confirmed" else {})
-    if kind == "instance.active":
-        facts |= {f"active_{key}": item for key, item in live.items()}
+    facts |= {f"active_{key}": item for key, item in live.items()} if kind == "instance.active" else {}
     if ends and instance == facts["active_instance"]:
         kept = "" if kind == "instance.stopped" else facts["active_release"]
         facts |= {"active_release": kept, "active_instance": "", "active_since_ns": 0}
@@ -173,10 +166,9 @@ def keys_of(vkeys, *kinds):  # keys of these kinds, each in its spelling `name+i
 class Note:  # a signed note (C2SP signed-note): its text, and signatures [((name, id), signature)]
     def __init__(self, note):
         said, _, tail = note.rpartition("\n\n")
-        lines = [re.fullmatch(f"\u2014 ([^\\s+\0-\x1f\ud800-\udfff]+) ({BASE64})", line) for line in tail[:-1].split("\n")]
+        lines = [re.fullmatch(f"\u2014 ([^\\s+\0-\x1f\ud800-\udfff]+) (?=[^=]{{7}})({BASE64})", line) for line in tail[:-1].split("\n")]
         need(tail[-1:] == "\n" and all(lines) and len(utf8(note)) <= 1 << 17, "not a signed note", "trust.bad-note")
         self.text, self.signatures = said + "\n", [((line[1], unbase64(line[2])[:4]), unbase64(line[2])[4:]) for line in lines]
-        need(all(signature for _, signature in self.signatures), "a signature is cut off", "trust.bad-note")
 
     def by(self, keys):  # the signatures by these keys: each holds, and there is one by each
         held = {}
@@ -211,19 +203,20 @@ class Trust:  # what the verifier brings
         need(self.roots or ED25519 in {kind for kind, _ in self.ledgers.values()}, "no key of a ledger", "prove.no-keys")
 
     def root(self, origin, documents):  # to which the documents lead; None to whoever trusts no root of this ledger
-        present, last, trusted = None, 0, self.roots.get(origin)
-        for document in documents if trusted else ():
-            root, why = attempt(Root, document)
+        if origin not in self.roots:
+            return None
+        (version, named), roots = self.roots[origin], []
+        for root, why in (attempt(Root, document) for document in documents):
             need(root, why, "trust.bad-root")
-            need(root.origin == origin and root.version > last, "root documents are out of order", "trust.root-order")
-            last = root.version
-            if present or last == trusted[0]:
-                follows = last == present.version + 1 if present else sha(utf8(root.text)).hex() == trusted[1]
-                need(follows, "it is not the root document that you trust, or one is left out", "trust.root-order")
-                root.check_after(present or root)
-                present = root
-        need(present or not trusted, "the root document that you trust is not there", "trust.root-order")
-        return present
+            roots.append(root)
+        later = [root for root in roots if root.version >= version]  # from the trusted one on; those before it say nothing
+        rising = [root.version for root in roots] == sorted({root.version for root in roots})
+        ours = later and all(root.origin == origin for root in roots) and sha(utf8(later[0].text)).hex() == named
+        whole = ours and later[-1].version == version + len(later) - 1
+        need(rising and whole, "root documents do not lead on from the one that you trust, version by version", "trust.root-order")
+        for old, root in zip([later[0], *later], later):
+            root.check_after(old)
+        return later[-1]
 
 
 class Root:  # a document of a ledger's root of trust (docs/spec/root.md)
@@ -249,10 +242,10 @@ class Root:  # a document of a ledger's root of trust (docs/spec/root.md)
     def check_after(self, old):  # enough holders of the document before and of this one have signed it, and it takes nothing back
         held, why = attempt(lambda: Note(self.document).by(old.holders | self.holders) if self.document else {})
         need(not why, why, "trust.bad-root")
-        enough = all(len(held.keys() & root.holders.keys()) >= root.threshold for root in (old, self))
-        need(enough, "too few holders have signed it", "trust.root-unsigned")
-        for before, now in ((old.stolen, self.stolen), (old.revoked, self.revoked)):
-            kept = all(now.get(key, since + 1) <= since for key, since in before.items() if key in self.named)
+        for root in (old, self):
+            need(len(held.keys() & root.holders.keys()) >= root.threshold, "too few holders have signed it", "trust.root-unsigned")
+        for key, since in (old.stolen | old.revoked).items():
+            kept = key not in self.named or (self.stolen | self.revoked).get(key, since + 1) <= since
             need(kept, "it takes back that a key was stolen or revoked", "trust.bad-root")
 
     def ledger_keys(self, head):  # for its size; what a stolen key signed is not believed in a proof: it brings a later checkpoint
@@ -350,8 +343,8 @@ class Proof:  # its methods are the steps of the check
             need(place["count"] == now["count"], "an entry is not where the maps count it")
             shown = in_map(head, row_of(now), **place) if now["count"] else head.lacks(workload_key(self.workload), **place)
             need(shown, "a map does not say of the workload what its entries make")
-        ran = self.absent and not self.heads[-1].lacks(ran_key(self.workload, self.claim["release"]), **self.absent)
-        need(not ran, "it does not show that the release was never started")
+        lacks = not self.absent or self.heads[-1].lacks(ran_key(self.workload, self.claim["release"]), **self.absent)
+        need(lacks, "it does not show that the release was never started")
         return entries, states
 
     def check_log(self):  # 4, form `log`: everything made anew; gives all entries
@@ -377,9 +370,9 @@ class Proof:  # its methods are the steps of the check
         need(len(self.maps) == len(self.heads), "it does not bring the map of each head")
         for said, head in zip(self.maps, self.heads):
             leaves, rest = [leaf(row) for row in said["leaves"]], bytes.fromhex(said["rest"])
+            need(leaves == sorted(dict(leaves).items()), "the leaves of a map are not sorted")
             root = map_of(leaves, 1) if rest == EMPTY and len(leaves) < 2 else branch(map_of(leaves, 1), rest)
-            proper = leaves == sorted(dict(leaves).items()) and (root.hex(), len(leaves)) == (head.map_root, head.map_size)
-            need(proper, "the workloads are not those of the signed map, sorted")
+            need((root.hex(), len(leaves)) == (head.map_root, head.map_size), "the workloads are not those of the signed map")
         names = [{row["workload"] for row in said["leaves"]} for said in self.maps]
         old = names[after] if sure == self.heads[after].index else set() if before is None else names[before]
         entries = [self.heads[-1].included(**item) for item in self.entries]
@@ -402,8 +395,7 @@ class Proof:  # its methods are the steps of the check
 
     def check_releases(self, named):  # 6: those that the answer names, and no others, each signed by whom the verifier believes
         need(len(self.releases) == len(named), "the releases that it brings are not those that the answer names")
-        ruled = self.root and self.root.rules
-        least, keys = self.root.release_keys(self.workload or "") if ruled else (1, self.trust.releases)
+        least, keys = self.root.release_keys(self.workload or "") if self.root and self.root.rules else (1, self.trust.releases)
         for release, name in zip(self.releases, named):
             manifest, config, statement = (utf8(release[part]) for part in ("manifest", "config", "statement"))
             said = None if self.form == "light" else parse(manifest)
