@@ -243,6 +243,8 @@ class _Between(http.server.BaseHTTPRequestHandler):
             body = body[:-1] + bytes([body[-1] ^ 1])
         if trick == "longer":
             body += b"x" * 100
+        if self.server.trick.startswith("sha256:") and self.command == "HEAD" and "/manifests/sha256:" in self.path:  # type: ignore[attr-defined]
+            sent.replace_header("Docker-Content-Digest", self.server.trick)  # type: ignore[attr-defined]
         self.send_response(status)
         for key in ("Content-Type", "Docker-Content-Digest", "Content-Range", "Link"):
             if sent.get(key):
@@ -285,6 +287,20 @@ def test_an_update_that_cannot_be_looked_up_is_no_reason_to_go_on(places, regist
     assert code(pull, to, source + "v2") == "registry.throttled"
     between.trick = ""
     assert pull(to, source + "v2")["way"] == "update"
+
+
+def test_a_registry_that_says_another_digest_cannot_bring_back_an_older_release(places, registry, between, tmp_path):
+    name = f"said-{tmp_path.name.replace('_', '-').lower()}"
+    one = seal(places, "1")
+    push(places, one, f"{registry}/{name}:v1")
+    two = seal(places, "2")
+    push(places, two, f"{registry}/{name}:v2", delta=True)
+    to, source = other(tmp_path, "two", places), f"127.0.0.1:{between.server_address[1]}/{name}"
+    pull(to, f"{source}@{one}")
+    pull(to, f"{source}@{two}")
+    between.trick = one
+    assert pull(to, f"{source}@{two}")["release"] == two
+    assert opening.open_store(to).find("app").digest == two
 
 
 @pytest.mark.parametrize("trick", ["altered", "longer", "cut", "throttled"])

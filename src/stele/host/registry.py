@@ -60,13 +60,13 @@ class Repository:
     # --- reading
 
     def find(self, name: str) -> str:
-        """The digest that the registry says a tag or digest has; "" where there is none or it does not say.
+        """The digest that the registry says a tag has, or the digest itself if it has that; "" where there is none or it does not say.
 
         Raises:
             SteleError: `registry.*` if it could not be looked up.
         """
         with self.request("HEAD", f"manifests/{name}", accept=ACCEPT) as answer:
-            said = answer.headers.get("Docker-Content-Digest", "")
+            said = name if ":" in name else answer.headers.get("Docker-Content-Digest", "")
             try:
                 return parse_digest(said) if self._is_there(answer) else ""
             except SteleError:
