@@ -63,7 +63,7 @@ class _Relay(http.server.BaseHTTPRequestHandler):
         answer = behind.getresponse()
         data = answer.read()
         self.send_response(answer.status)
-        for key, value in answer.getheaders():
+        for key, value in [*answer.getheaders(), *served.more]:
             if key.lower() not in {"transfer-encoding", "connection", "date", "server", "content-length"}:
                 self.send_header(key, value)
         self.send_header("Content-Length", answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(data)))
@@ -93,7 +93,7 @@ def relay(debian) -> Iterator[Any]:
 def relaying(behind: str) -> Iterator[Any]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Relay) as served:
         server: Any = served
-        server.behind, server.asked, server.stop = behind, [], lambda *_: ""
+        server.behind, server.asked, server.stop, server.more = behind, [], lambda *_: "", []
         server.held, server.go_on = threading.Event(), threading.Event()
         server.name = f"127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -144,7 +144,7 @@ def test_a_pull_that_was_killed_goes_on_where_it_stopped(places, relay, tmp_path
     relay.stop = lambda method, path, number: "hold" if method == "GET" and "/blobs/" in path and _is_layer(places, path) else ""
     argv = [sys.executable, "-m", "stele", "--data", str(to.data), "pull", f"{relay.name}/killed/pull:v1"]
     with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as pulling:
-        assert relay.held.wait(20)
+        assert relay.held.wait(250)
         [partial] = _grown(to, 500_000)
         pulling.send_signal(signal.SIGKILL)
     relay.go_on.set()
@@ -196,12 +196,17 @@ from stele.host import registry_transfer
 from stele.host.http_registry import Connections
 from stele.host.registry import Repository
 from stele.model import reference
-registry_transfer.CHUNK = int(sys.argv[4])
+registry_transfer.CHUNK = registry_transfer.SMALL = int(sys.argv[4])
 repository = Repository(Connections(sys.argv[1].partition("/")[0]), reference.parse(sys.argv[1]))
 with open(sys.argv[3], "rb") as file:
     size = file.seek(0, 2)
     registry_transfer.upload(repository, sys.argv[2], size, file, sessions=Path(sys.argv[5]))
 """
+
+
+def in_small_parts(monkeypatch: pytest.MonkeyPatch, largest: int = PART) -> None:
+    monkeypatch.setattr(registry_transfer, "SMALL", PART)
+    monkeypatch.setattr(registry_transfer, "CHUNK", largest)
 
 
 def test_a_push_that_was_killed_goes_on_where_it_stopped(relay, tmp_path, monkeypatch):
@@ -210,12 +215,12 @@ def test_a_push_that_was_killed_goes_on_where_it_stopped(relay, tmp_path, monkey
     target = f"{relay.name}/killed/push"
     argv = [sys.executable, "-c", UPLOAD, target, sha256(BLOB), tmp_path / "blob", str(PART), tmp_path / "sessions"]
     with subprocess.Popen([str(part) for part in argv], stderr=subprocess.DEVNULL) as pushing:
-        assert relay.held.wait(20)
+        assert relay.held.wait(250)
         pushing.send_signal(signal.SIGKILL)
     relay.go_on.set()
     relay.stop = lambda *_: ""
     relay.asked.clear()
-    monkeypatch.setattr(registry_transfer, "CHUNK", PART)
+    in_small_parts(monkeypatch)
     with Repository(Connections(relay.name), references.parse(target)) as repository, (tmp_path / "blob").open("rb") as file:
         assert registry_transfer.upload(repository, sha256(BLOB), len(BLOB), file, sessions=tmp_path / "sessions")
         assert repository.connections.sent == len(BLOB) - 6 * PART
@@ -226,7 +231,7 @@ def test_a_push_that_was_killed_goes_on_where_it_stopped(relay, tmp_path, monkey
 
 @pytest.mark.parametrize("way", ["break", "busy"])
 def test_an_upload_whose_connection_breaks_asks_how_much_is_there(relay, tmp_path, monkeypatch, way):
-    monkeypatch.setattr(registry_transfer, "CHUNK", PART)
+    in_small_parts(monkeypatch)
     monkeypatch.setattr("stele.host.http_registry.Connections.pause", quiet)  # the pauses between tries, not the tries
     (tmp_path / "blob").write_bytes(BLOB)
     relay.stop = lambda method, _path, number: way if method == "PATCH" and number in {3, 6, 7} else ""
@@ -241,7 +246,7 @@ def test_an_upload_whose_connection_breaks_asks_how_much_is_there(relay, tmp_pat
 def test_a_blob_in_parts_to_any_registry(request, tmp_path, monkeypatch, which):
     """Those that say no to parts, or do not know how much they have, get it in one piece, or again."""
     registry = request.getfixturevalue(which)
-    monkeypatch.setattr(registry_transfer, "CHUNK", PART)
+    in_small_parts(monkeypatch)
     monkeypatch.setattr("stele.host.http_registry.Connections.pause", quiet)
     (tmp_path / "blob").write_bytes(BLOB)
     for served in relaying(registry):
@@ -253,7 +258,7 @@ def test_a_blob_in_parts_to_any_registry(request, tmp_path, monkeypatch, which):
 
 
 def test_a_registry_that_takes_no_parts_gets_it_whole(relay, tmp_path, monkeypatch):
-    monkeypatch.setattr(registry_transfer, "CHUNK", PART)
+    in_small_parts(monkeypatch)
     monkeypatch.setattr(_Relay, "do_PATCH", _refuse)
     (tmp_path / "blob").write_bytes(BLOB)
     target = f"{relay.name}/whole/app"
@@ -262,9 +267,72 @@ def test_a_registry_that_takes_no_parts_gets_it_whole(relay, tmp_path, monkeypat
         assert repository.has_blob(sha256(BLOB))
 
 
-def _refuse(self: _Relay) -> None:
+def test_a_registry_that_says_it_took_nothing_gets_it_whole(relay, tmp_path, monkeypatch):
+    in_small_parts(monkeypatch)
+    monkeypatch.setattr("stele.host.http_registry.Connections.pause", quiet)
+    monkeypatch.setattr(_Relay, "do_PATCH", _nothing)
+    (tmp_path / "blob").write_bytes(BLOB)
+    target = f"{relay.name}/nothing/app"
+    with Repository(Connections(relay.name), references.parse(target)) as repository, (tmp_path / "blob").open("rb") as file:
+        registry_transfer.upload(repository, sha256(BLOB), len(BLOB), file)
+        assert repository.has_blob(sha256(BLOB))
+
+
+def _nothing(self: _Relay) -> None:
     self.rfile.read(int(self.headers.get("Content-Length", "0")))
-    self.send_response(405)
+    self.send_response(202)
+    for name, value in (("Location", self.path), ("Range", "0-0"), ("Content-Length", "0")):
+        self.send_header(name, value)
+    self.end_headers()
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_registry_that_takes_one_part_and_no_more_gets_it_whole(relay, tmp_path, monkeypatch, forgets):
+    in_small_parts(monkeypatch)
+    monkeypatch.setattr("stele.host.http_registry.Connections.pause", quiet)
+    (tmp_path / "blob").write_bytes(BLOB)
+    parts = []
+
+    def once(self: _Relay) -> None:
+        start = self.headers["Content-Range"].partition("-")[0]
+        parts.append(start)
+        _Relay.relay(self) if start == "0" else _refuse(self, 416)
+
+    monkeypatch.setattr(_Relay, "do_PATCH", once)
+    if forgets:  # it does not know how much it has, either
+        monkeypatch.setattr(_Relay, "do_GET", lambda self: _Relay.relay(self) if "uploads" not in self.path else _refuse(self, 404))
+    target = f"{relay.name}/one/part{forgets:d}"
+    with Repository(Connections(relay.name), references.parse(target)) as repository, (tmp_path / "blob").open("rb") as file:
+        registry_transfer.upload(repository, sha256(BLOB), len(BLOB), file)
+        assert repository.has_blob(sha256(BLOB))
+    assert len(parts) <= 4
+
+
+@pytest.mark.parametrize(("seconds", "least", "parts"), [(1e12, 0, 4), (0.0, 0, 11), (0.0, 4 * PART, 3)])
+def test_parts_grow_where_they_go_quickly_and_are_as_large_as_the_registry_wants(relay, tmp_path, monkeypatch, seconds, least, parts):
+    in_small_parts(monkeypatch, 4 * PART)
+    monkeypatch.setattr(registry_transfer, "SECONDS", seconds)
+    (tmp_path / "blob").write_bytes(BLOB)
+    relay.more = [("OCI-Chunk-Min-Length", str(least))] if least else []
+    target = f"{relay.name}/parts/grow{parts}"
+    with Repository(Connections(relay.name), references.parse(target)) as repository, (tmp_path / "blob").open("rb") as file:
+        registry_transfer.upload(repository, sha256(BLOB), len(BLOB), file)
+        assert repository.connections.sent == len(BLOB)
+        assert repository.has_blob(sha256(BLOB))
+    assert sum(method == "PATCH" for method, _ in relay.asked) == parts
+
+
+def test_a_small_blob_goes_in_one_piece(relay, tmp_path):
+    (tmp_path / "blob").write_bytes(BLOB)
+    with Repository(Connections(relay.name), references.parse(f"{relay.name}/small/app")) as repository:
+        with (tmp_path / "blob").open("rb") as file:
+            registry_transfer.upload(repository, sha256(BLOB), len(BLOB), file)
+    assert [method for method, _ in relay.asked if method in {"PATCH", "PUT"}] == ["PUT"]
+
+
+def _refuse(self: _Relay, status: int = 405) -> None:
+    self.rfile.read(int(self.headers.get("Content-Length", "0")))
+    self.send_response(status)
     self.send_header("Content-Length", "0")
     self.end_headers()
 

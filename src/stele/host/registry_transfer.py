@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from typing import TYPE_CHECKING, BinaryIO
 
 from stele.host import durable
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     from stele.host.http_registry import Answer
     from stele.host.registry import Repository
 
-CHUNK = 64 << 20  # bytes of one part of an upload
+SMALL = 8 << 20  # bytes of a blob that goes in one piece, and of the first part of a larger one
+CHUNK = 64 << 20  # bytes of the largest part
+SECONDS = 2.0  # that a part is to take, as fast as the one before it went
+
+
+REFUSALS = frozenset({400, 404, 405, 411, 416, 501})  # of a part by registries that take none, or no more
 
 
 class NoPartsError(Exception):
@@ -101,8 +107,9 @@ def _expect(repository: Repository, answer: Answer, digest: str) -> None:
 def upload(repository: Repository, digest: str, size: int, file: BinaryIO, *, mount: str = "", sessions: Path | None = None) -> bool:
     """Store a blob of `size` bytes that was checked against its digest; returns False if nothing had to be sent for it.
 
-    Small ones in one PUT, which begins again where the connection breaks. Large ones in parts (PATCH): where the connection breaks, or
-    this process dies, the registry is asked how much it has. A registry that does not take parts, or does not say, gets all of it again.
+    Small ones in one PUT, which begins again where the connection breaks. Larger ones in parts (PATCH), of a few seconds each: where
+    the connection breaks, or this process dies, the registry is asked how much it has. A registry that takes no parts, or no second one,
+    or does not say how much it has, gets all of it again.
 
     Args:
         repository: where to.
@@ -116,27 +123,34 @@ def upload(repository: Repository, digest: str, size: int, file: BinaryIO, *, mo
         SteleError: `registry.*`.
     """
     session = Session(sessions, repository, digest)
-    state = session.resume(size) if size > CHUNK else State("", 0)
-    in_parts, tries = size > CHUNK, 0
+    state = session.resume(size) if size > SMALL else State("", 0)
+    in_parts, length = size > SMALL, SMALL
+    best, tries, refusals = 0, 0, 0  # how far it came, and how often it broke or was refused since
     while True:
         if not state.place:
             state, is_mounted = _begin(repository, digest, mount)
             if is_mounted:
                 return False
-        before = state.at
         try:
             while in_parts and state.at < size:
-                state = _part(repository, state, size, file)
+                begun, before = time.monotonic(), state.at
+                state = _part(repository, state, min(state.at + max(length, state.least), size), file)
                 session.note(state)
+                if state.at == before:
+                    raise BrokenError("it took nothing of a part", status=416)
+                rate = (state.at - before) / max(time.monotonic() - begun, 1e-3)
+                length = max(SMALL, min(int(rate * SECONDS), CHUNK))
             _finish(repository, digest, state, size, file)
             session.forget()
         except NoPartsError:
             in_parts, state = False, State("", 0)
         except BrokenError as error:
-            tries = 0 if state.at > before else tries + 1
+            tries, refusals = (0, 0) if state.at > best else (tries + 1, refusals)
+            best, refusals = max(best, state.at), refusals + (error.status in REFUSALS)
             if tries >= TRIES:
                 raise repository.connections.gave_up(error) from error
             repository.connections.pause(tries, error)
+            in_parts, length = in_parts and refusals < 2, SMALL  # it took parts, and takes no more of them
             state = offset(repository, state.place, size) if in_parts else State("", 0)
         else:
             return True
@@ -151,28 +165,33 @@ def _begin(repository: Repository, digest: str, mount: str) -> tuple[State, bool
                 if answer.status == 201:
                     return State("", 0), True
                 if answer.status in {200, 202}:
-                    return State(location(repository, answer), 0), False
+                    return _begun(repository, answer), False
     with repository.request("POST", "blobs/uploads/", writes=True) as answer:
         if answer.status not in {200, 202}:
             raise repository.refusal(answer, f"the blob {digest[:19]}")
-        return State(location(repository, answer), 0), False
+        return _begun(repository, answer), False
 
 
-def _part(repository: Repository, state: State, size: int, file: BinaryIO) -> State:
-    """Send the next part; returns where to go on.
+def _begun(repository: Repository, answer: Answer) -> State:
+    said = answer.headers.get("OCI-Chunk-Min-Length", "")
+    least = int(said) if said.isascii() and said.isdigit() and len(said) < 12 else 0
+    return State(location(repository, answer), 0, min(least, CHUNK))
+
+
+def _part(repository: Repository, state: State, end: int, file: BinaryIO) -> State:
+    """Send the next part, up to byte `end`; returns where to go on.
 
     Raises:
         NoPartsError: the registry does not take the first part.
         BrokenError: it did not take this one.
     """
-    end = min(state.at + CHUNK, size)
     headers = {"Content-Type": "application/octet-stream", "Content-Length": str(end - state.at)}
     headers |= {"Content-Range": f"{state.at}-{end - 1}", **repository.authorisation(state.place, repository.scope(writes=True))}
     with repository.connections.once("PATCH", state.place, headers, _pieces(repository, file, state.at, end)) as answer:
         if answer.status in {200, 202, 204}:
             done = received(answer.headers.get("Range", ""))
-            return State(location(repository, answer), end if done is None else max(state.at, min(done, end)))
-        if state.at == 0 and answer.status in {400, 404, 405, 411, 501}:
+            return State(location(repository, answer), end if done is None else max(state.at, min(done, end)), state.least)
+        if state.at == 0 and answer.status in REFUSALS:
             raise NoPartsError
         raise BrokenError(f"HTTP status {answer.status}", status=answer.status)
 

@@ -26,10 +26,14 @@ _RANGE = re.compile(r"(?:bytes=)?0-(0|[1-9][0-9]{0,18})\Z", re.ASCII)
 
 
 class State(NamedTuple):
-    """An upload: the URL where it goes on ("" where it has none yet), and how many bytes the registry has."""
+    """An upload: the URL where it goes on ("" where it has none yet), and how many bytes the registry has.
+
+    `least`: how many bytes a part must have that is not the last, as the registry says.
+    """
 
     place: str
     at: int
+    least: int = 0
 
 
 class _Noted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
