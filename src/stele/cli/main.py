@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from stele import __version__
@@ -22,4 +23,16 @@ def main() -> None:
         from stele.cli.app import run
 
         code = run(sys.argv[1:])
+    if "seal" in sys.argv:
+        _leave(code)
     sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """End at once: all is done and closed, and taking a large seal's objects apart one by one takes longer than starting did."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # nobody reads: Python's own end says so
+        sys.exit(code)
+    os._exit(code)

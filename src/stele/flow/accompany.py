@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stele.model.spec import Spec
     from stele.model.tree import Tree
     from stele.seal.packages import Package
-    from stele.seal.release import Sealed
+    from stele.seal.release import Begun
     from stele.store.layout import Layout
 
 DIGEST = 32  # bytes of one record of the cache
@@ -89,9 +89,9 @@ def remember(cache: Path, clean: Sequence[str]) -> None:
                 os.close(fd)
 
 
-def bill(sealed: Sealed, tree: Tree, contents: ContentReader) -> bytes:
-    """The SBOM of what was sealed."""
-    return sbom.build(tree, contents, sealed.release.spec, sealed.packages, sealed.release.tree_digest)
+def bill(begun: Begun, tree: Tree, contents: ContentReader, spec: Spec) -> bytes:
+    """The SBOM of what is being sealed."""
+    return sbom.build(tree, contents, spec, begun.packages, begun.tree_digest)
 
 
 def looked(report: secrets.Report) -> dict[str, object]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from stele.flow import accompany, attesting, caches, deltas, opening
+from stele.flow import accompany, attesting, caches, opening
 from stele.model import spec as specs
 from stele.model.reference import Reference
 from stele.model.tree import quote
@@ -74,6 +74,7 @@ def _make(
         noted = Noted(applied.contents)
         examined = accompany.examine(places, applied.tree, applied.contents, noted, spec)
         say(f"sealing {len(applied.tree)} paths")
+        aside = _Aside(cache, way.begun_ns, found, applied, noted, examined, spec)
         sealed = releases.seal(
             applied.tree,
             applied.contents,
@@ -83,14 +84,14 @@ def _make(
             platform=found.platform or releases.platform_of(applied.tree, noted),
             reuse=same,
             known=examined.packages,
+            meanwhile=aside.make,
         )
-        bom = accompany.bill(sealed, applied.tree, noted)
         came_from = _from(found)
         made_from = attesting.materials(asked, came_from, [item.source for item in spec.settings if item.source], sealed.release)
     say("signing")
     new = attesting.attach(
         sealed.release, came_from, asked,
-        store=store, key=way.key, bom=bom, made_from=made_from, looked=accompany.looked(examined.report), now=int(time.time()),
+        store=store, key=way.key, bom=aside.bom, made_from=made_from, looked=accompany.looked(examined.report), now=int(time.time()),
     )  # fmt: skip
     store.publish(sign(sealed._replace(referrers=(*sealed.referrers, *new)), way.key, store))
     told = {
@@ -104,7 +105,7 @@ def _make(
         return sealed, told, None
 
     def last(spec_digest: str) -> last_seals.LastSeal:
-        return _last(cache, way.begun_ns, found, applied, noted, examined, sealed, packing, spec, spec_digest, bom, told)
+        return _last(cache, aside, applied, sealed, packing, spec, spec_digest, told)
 
     return sealed, told, last
 
@@ -120,30 +121,50 @@ def _from(found: Source) -> attesting.From:
     )
 
 
+class _Aside:
+    """What is made while others make the strata: the SBOM, and what the next seal of a folder may rely on."""
+
+    def __init__(
+        self, cache: statcache.StatCache, begun_ns: int, found: Source, applied: settings.Applied, noted: Noted,
+        examined: accompany.Examined, spec: Spec,
+    ) -> None:  # fmt: skip
+        self._cache, self._begun_ns, self._found, self._applied = cache, begun_ns, found, applied
+        self._noted, self._examined, self._spec = noted, examined, spec
+        self.bom = b""
+        self.columns: dict[str, Any] = {}
+
+    def make(self, begun: releases.Begun) -> None:
+        """Make both."""
+        tree, report = self._applied.tree, self._examined.report
+        self.bom = accompany.bill(begun, tree, self._noted, self._spec)
+        if self._found.kind != "folder" or not self._cache.folders:
+            return
+        shown = {item.place for item in (*report.told, *report.allowed)}
+        seen = last_seals.Seen(
+            folders=self._cache.folders,
+            begun_ns=self._begun_ns,
+            source=self._found.tree,
+            tree=tree,
+            cut=begun.cut,
+            read=self._noted.read_digests,
+            owned={path for package in begun.packages for path in (*package.paths, *package.database)},
+            places={node.path for node in tree.nodes if "/" + quote(node.path)[:500] in shown} if shown else set(),
+        )
+        self.columns = last_seals.columns(seen)
+
+
 def _last(
-    cache: statcache.StatCache, begun_ns: int, found: Source, applied: settings.Applied, noted: Noted, examined: accompany.Examined,
-    sealed: Sealed, packing: Compression, spec: Spec, spec_digest: str, bom: bytes, told: dict[str, Any],
+    cache: statcache.StatCache, aside: _Aside, applied: settings.Applied, sealed: Sealed, packing: Compression, spec: Spec,
+    spec_digest: str, told: dict[str, Any],
 ) -> last_seals.LastSeal:  # fmt: skip
     """What the next seal of this folder may rely on."""
-    assert sealed.cut is not None
-    shown = {item.place for item in (*examined.report.told, *examined.report.allowed)}
-    seen = last_seals.Seen(
-        folders=cache.folders,
-        begun_ns=begun_ns,
-        source=found.tree,
-        tree=applied.tree,
-        cut=sealed.cut,
-        read=noted.read_digests,
-        owned={path for package in sealed.packages for path in (*package.paths, *package.database)},
-        places={node.path for node in applied.tree.nodes if "/" + quote(node.path)[:500] in shown} if shown else set(),
-    )
     return last_seals.LastSeal(
         made_with=last_seals.made_with(codec.codec_name(packing)),
         release=sealed.release.digest,
         spec=spec_digest,
         sources=[(setting.source, _digest(applied.tree, setting.path)) for setting in spec.settings if setting.source],
         owner=cache.owner,
-        bom=bom,
+        bom=aside.bom,
         told=last_seals.Told(
             packages=len(sealed.packages),
             paths=told["paths"],
@@ -152,7 +173,7 @@ def _last(
             allowed=told["secrets"]["allowed"],
             notes=told["notes"],
         ),
-        **last_seals.columns(seen),
+        **aside.columns,
     )
 
 
@@ -164,6 +185,8 @@ def _digest(tree: Tree, path: str) -> str:
 def read(store: Layout, source: Path | Reference | str, spec: Spec, options: Options, cache: statcache.StatCache) -> Source:
     """Read a source, whatever it is. Raises like `sources.load`, `registry.load` and `from_release.load`."""
     if isinstance(source, str):
+        from stele.flow import deltas  # nobody else needs them
+
         release = store.release(source)
         deltas.make_whole(store, release)
         return from_release.load(release, store.tree(release.digest), store, spec)

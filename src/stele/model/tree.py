@@ -168,6 +168,8 @@ def _node_fault(node: Node) -> str:
             return "device numbers are out of range"
     elif node.rdev != (0, 0):
         return f"a {node.kind} has device numbers"
+    if not node.xattrs:
+        return ""
     names = [name for name, _ in node.xattrs]
     if names != sorted(set(names)):
         return "xattrs are not sorted or repeat"
@@ -271,6 +273,8 @@ class Tree(msgspec.Struct, frozen=True):
             SteleError: `tree.invalid` if the result is none.
         """
         added = {node.path: node for node in new}
+        if not added and not without:
+            return self
         kept = [node for node in self.nodes if node.path not in added and node.path not in without]
         kept_paths = {node.path for node in kept}
         promoted: dict[bytes, bytes] = {}

@@ -184,7 +184,9 @@ class _Placed:
     def read(self, digest: str) -> bytes:
         """See the port."""
         data = self._contents.read(digest)
-        self._place(self._pieces.pop(digest, ()), data, 0)
+        pieces = self._pieces.pop(digest, None)
+        if pieces is not None:
+            self._place(pieces, data, 0)
         return data
 
     def chunks(self, digest: str, size: int = PIECE) -> Iterator[bytes]:

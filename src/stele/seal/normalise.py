@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from stele.model.tree import MAX_ID, MAX_TIME, MAX_XATTR, Node, Tree, name_fault, parent, quote
@@ -77,7 +78,7 @@ def tree_of(root: Inode, *, time: int, notes: Notes) -> Tree:
         SteleError: `seal.device-node`, `seal.reserved-name`, `seal.bad-name`, `seal.bad-mount-point`, `seal.bad-owner`.
     """
     _empty_mount_points(root, notes)
-    found = sorted(walk(root), key=lambda item: item[0])
+    found = sorted(walk(root), key=itemgetter(0))
     for path, inode in found:
         _refuse(path, inode)
         if inode.uid > MAX_INSTANCE_ID or inode.gid > MAX_INSTANCE_ID:

@@ -30,8 +30,7 @@ _MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: 
 class Sealed(NamedTuple):
     """A release that was made and is not published yet.
 
-    `referrers`: its tree. `manifest`, `config`: its bytes. `packages`: what its package managers know of. `cut`: how it was cut, where it
-    was.
+    `referrers`: its tree. `manifest`, `config`: its bytes. `packages`: what its package managers know of.
     """
 
     release: Release
@@ -39,7 +38,14 @@ class Sealed(NamedTuple):
     config: bytes
     referrers: tuple[Referrer, ...]
     packages: tuple[Package, ...] = ()
-    cut: Cut | None = None
+
+
+class Begun(NamedTuple):
+    """What is known of a release once its strata are being made: its tree's digest, its packages, and how it is cut."""
+
+    tree_digest: str
+    packages: tuple[Package, ...]
+    cut: Cut
 
 
 def seal(
@@ -52,6 +58,7 @@ def seal(
     platform: str = "",
     reuse: Mapping[str, Stratum] | None = None,
     known: tuple[Package, ...] | None = None,
+    meanwhile: Callable[[Begun], None] = lambda _: None,
 ) -> Sealed:
     """Make a release of a tree; its blobs and images go to `sink`, which then lacks only `publish`.
 
@@ -64,6 +71,7 @@ def seal(
         platform: as `linux/amd64`; "" to take it from the programs in the tree.
         reuse: strata that `sink` holds in both forms and this compression, by the digest of their nodes.
         known: `packages.find` of the tree, where that was asked already.
+        meanwhile: done while others make the strata.
 
     Raises:
         SteleError: `seal.*`, and those of `sink`.
@@ -77,9 +85,11 @@ def seal(
         making = {  # the largest first, so that none is left for the end
             piece.name: begin(makers, sink, piece, lines, contents, compression, reuse or {}) for piece in sorted(cut.slices, key=_size)
         }
+        whole = joined(lines.values())
+        meanwhile(Begun(sha256(whole), known, cut))
         table = tuple(making[piece.name]() for piece in cut.slices)
-    made = assemble(spec, sink, joined(lines.values()), table, compression=compression, platform=platform or platform_of(tree, contents))
-    return made._replace(packages=known, cut=cut)
+    made = assemble(spec, sink, whole, table, compression=compression, platform=platform or platform_of(tree, contents))
+    return made._replace(packages=known)
 
 
 def assemble(

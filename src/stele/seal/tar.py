@@ -95,7 +95,8 @@ def member(node: Node) -> bytes:
     linked = node.link is not None
     target = node.target if node.link is None else node.link
     size = 0 if linked else node.size
-    records = _pax(node, name, target, size)
+    fits = len(name) <= _MAX_NAME and len(target) <= _MAX_NAME and size <= _MAX_SIZE and node.uid <= _MAX_ID and node.gid <= _MAX_ID
+    records = {} if fits and not node.xattrs else _pax(node, name, target, size)
     out = b""
     if records:
         body = b"".join(_record(key, value) for key, value in sorted(records.items()))

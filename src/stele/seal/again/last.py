@@ -197,7 +197,7 @@ def _apart(seen: Seen) -> set[bytes]:
             found.add(node.path)
         if node.path.endswith(b".pyc"):
             found.add(source_of(node.path) or b"")
-    for node in seen.source.nodes:
+    for node in seen.source.nodes if seen.source is not seen.tree else ():
         if node.kind == "file" and seen.tree.get(node.path) != node:  # a setting took its place
             found.add(node.path)
     return found
