@@ -11,7 +11,7 @@ from stele.flow import accompany, attesting, caches, opening
 from stele.model import spec as specs
 from stele.model.reference import Reference
 from stele.model.tree import quote
-from stele.seal import codec, from_release, settings, sources
+from stele.seal import codec, settings, sources
 from stele.seal import release as releases
 from stele.seal.again import last as last_seals
 from stele.seal.noted import Noted
@@ -185,7 +185,8 @@ def _digest(tree: Tree, path: str) -> str:
 def read(store: Layout, source: Path | Reference | str, spec: Spec, options: Options, cache: statcache.StatCache) -> Source:
     """Read a source, whatever it is. Raises like `sources.load`, `registry.load` and `from_release.load`."""
     if isinstance(source, str):
-        from stele.flow import deltas  # nobody else needs them
+        from stele.flow import deltas  # nobody else needs these
+        from stele.seal import from_release
 
         release = store.release(source)
         deltas.make_whole(store, release)

@@ -123,22 +123,24 @@ class Makers:
         image = memoryview(room)  # nobody closes it: it goes with the last view of it
         for data, offset in erofs.structure(layout, uuid):
             image[offset : offset + len(data)] = data
-        with _kept(sink.draft("blob")) as draft:
-            writing = _Writing(draft.fd, codec.encoder(compression, alone=False))
+        with _kept(sink.draft("blob")) as blob:
+            writing = _Writing(blob.fd, codec.encoder(compression, alone=False))
             writing.all(tar.stream(nodes, _Placed(contents, layout.pieces(), image)))
-        ending = self._waiting.submit(_end_layer, draft, writing, compression)
+        ending = self._waiting.submit(_end, blob, writing)
         try:
             root = verity.fill(image, layout.data_size, uuid)
             made = Image("sha256:" + hashlib.sha256(image).hexdigest(), len(image), layout.data_size, root)
             with _kept(sink.draft("image")) as file:
                 _write_image(file.fd, image)
-            committing = self._waiting.submit(_commit, file, made.digest)
+            keeping_image = self._waiting.submit(_commit, file, made.digest)
         finally:
-            layer = ending.result()  # then this thread's encoder is free
+            diff_id, digest, size = ending.result()  # then this thread's encoder is free
+        keeping_layer = self._waiting.submit(_commit, blob, digest)
 
         def finish() -> Made:
-            committing.result()
-            return Made(*layer, made)
+            keeping_layer.result()
+            keeping_image.result()
+            return Made(diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size), made)
 
         return finish
 
@@ -156,11 +158,9 @@ def _commit(draft: Draft, digest: str) -> None:
         draft.commit(digest)
 
 
-def _end_layer(draft: Draft, writing: _Writing, compression: Compression) -> tuple[str, Descriptor]:
-    with draft:
-        diff_id, digest, size = writing.end()
-        draft.commit(digest)
-    return diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
+def _end(draft: Draft, writing: _Writing) -> tuple[str, str, int]:
+    with _kept(draft):
+        return writing.end()
 
 
 def _write_image(fd: int, image: memoryview) -> None:
@@ -176,24 +176,21 @@ class _Placed:
     def __init__(self, contents: ContentReader, pieces: dict[str, list[Piece]], image: memoryview) -> None:
         self._contents, self._pieces, self._image = contents, pieces, image
 
-    def _place(self, pieces: Iterable[Piece], data: bytes | memoryview, start: int) -> None:
-        image = self._image
-        for part, offset in erofs.placed(pieces, data, start):
-            image[offset : offset + len(part)] = part
-
     def read(self, digest: str) -> bytes:
         """See the port."""
         data = self._contents.read(digest)
-        pieces = self._pieces.pop(digest, None)
-        if pieces is not None:
-            self._place(pieces, data, 0)
+        view, image = memoryview(data), self._image
+        for start, size, offset in self._pieces.pop(digest, ()):
+            if start + size <= len(data):  # else it is not what it should be, which who reads it sees
+                image[offset : offset + size] = view[start : start + size]
         return data
 
     def chunks(self, digest: str, size: int = PIECE) -> Iterator[bytes]:
         """See the port."""
         pieces, done = self._pieces.pop(digest, ()), 0
         for chunk in self._contents.chunks(digest, size):
-            self._place(pieces, chunk, done)
+            for part, offset in erofs.placed(pieces, chunk, done):
+                self._image[offset : offset + len(part)] = part
             done += len(chunk)
             yield chunk
 
@@ -201,9 +198,9 @@ class _Placed:
 def keep_layer(sink: BlobSink, parts: Iterable[bytes | memoryview], compression: Compression) -> tuple[str, Descriptor]:
     """Keep a stratum's tar, compressed; returns its diff_id and the blob. Raises what `sink` and `parts` raise."""
     with sink.draft("blob") as draft:
-        writing = _Writing(draft.fd, codec.encoder(compression))
-        writing.all(parts)
-        return _end_layer(draft, writing, compression)
+        diff_id, digest, size = write_layer(draft.fd, parts, compression)
+        draft.commit(digest)
+    return diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
 
 
 def write_layer(fd: int, parts: Iterable[bytes | memoryview], compression: Compression) -> tuple[str, str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib import resources
 from typing import Any
 
 MAX_COPYRIGHT = 512 << 10  # bytes of a Debian copyright file that are read
@@ -35,6 +34,8 @@ _OTHER = {
 @cache
 def _ids() -> tuple[dict[str, str], dict[str, str]]:
     """Licence and exception ids, by their lower-case spelling."""
+    from importlib import resources
+
     lines = resources.files("stele.seal").joinpath("spdx-ids.txt").read_text("ascii").splitlines()
     licences, exceptions = ({name.lower(): name for name in line.split()} for line in lines)
     return licences, exceptions

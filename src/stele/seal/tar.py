@@ -118,8 +118,10 @@ def stream(nodes: Sequence[Node], contents: ContentReader) -> Iterator[bytes]:
     Raises:
         SteleError: `seal.source-changed`, `seal.xattr-not-supported`, and what `contents` raises.
     """
+    padding = b""
     for node in nodes:
-        yield member(node)
+        yield padding + member(node)
+        padding = b""
         if node.kind != "file" or node.link is not None or not node.size:
             continue
         done = 0
@@ -133,6 +135,5 @@ def stream(nodes: Sequence[Node], contents: ContentReader) -> Iterator[bytes]:
                 code="seal.source-changed",
                 retryable=True,
             )
-        if padding := -done % BLOCK:
-            yield bytes(padding)
-    yield END
+        padding = bytes(-done % BLOCK)
+    yield padding + END

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import posixpath
 import re
-from email.parser import HeaderParser
 from typing import TYPE_CHECKING
 
 from stele.model.tree import parent
@@ -28,6 +27,8 @@ def find(records: Records) -> Iterator[Package]:
         if node.path.endswith(_END) and node.kind == "file":
             folder = parent(node.path)
             # the body is the description, as long as a book and of no interest
+            from email.parser import HeaderParser  # much, and needed by few trees
+
             head = HeaderParser().parsestr(records.read(node.path).partition(b"\n\n")[0].decode("utf-8", "replace").replace("\r", ""))
             name, version = head.get("Name"), head.get("Version")
             if name and version:

@@ -7,7 +7,6 @@ data. Berkeley DB and ndb, which older systems use, are not read: their packages
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import struct
 from typing import TYPE_CHECKING
 
@@ -51,6 +50,8 @@ def _blobs(data: bytes) -> list[bytes]:
 
     # a database left in WAL mode says so in its header, and cannot be opened in memory as such
     plain = data[:18] + b"\x01\x01" + data[20:]
+    import sqlite3
+
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         connection.set_progress_handler(count, 10_000)
         try:
