@@ -8,7 +8,7 @@ from stele.ledger import erasing
 from stele.ledger.edge import Placed
 from stele.ledger.wal import MAX_ENTRY
 from stele.model import private
-from stele.model.event import Entry, check
+from stele.model.event import Entry, spell
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
@@ -39,8 +39,7 @@ def place(events: Sequence[Event], edge: Edge, heads: Heads, random: Callable[[i
             known = chain.count, chain.head
         sealed, opening = _seal(event, edge.size, random)
         entry = Entry(event=event, seq=known[0], prev=known[1], sealed=sealed)
-        check(entry)  # what could not be read back must not be written
-        raw = entry.encode()
+        raw = spell(entry)
         if len(raw) > MAX_ENTRY:
             raise SteleError(
                 f"an event of kind {event.kind} is {len(raw)} bytes, more than an entry holds ({MAX_ENTRY})",

@@ -33,9 +33,11 @@ CREATE TABLE IF NOT EXISTS blocks (
 CREATE TABLE IF NOT EXISTS applied (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL);
 INSERT OR IGNORE INTO applied VALUES (1, 0);
 """
+# materialized: else each of the six makes the text of the entry anew
 _FROM_JSON = """
-INSERT OR REPLACE INTO entries SELECT ? + key, value ->> 'workload', value ->> 'seq', value ->> 'kind',
-  value ->> 'time_ns', value ->> 'actor', value ->> 'data' FROM json_each(?)
+INSERT OR REPLACE INTO entries WITH each (key, value) AS MATERIALIZED (SELECT key, value FROM json_each(?2))
+  SELECT ?1 + key, value ->> 'workload', value ->> 'seq', value ->> 'kind', value ->> 'time_ns', value ->> 'actor', value ->> 'data'
+  FROM each
 """
 CHUNK = 16384  # entries a transaction: each writes a page of `by_workload` for every workload that it is about
 CACHE_KIB = 16000

@@ -41,7 +41,7 @@ def bundle_path(number: int, width: int) -> str:
 
 def pack_bundle(entries: Sequence[bytes]) -> bytes:
     """u16 big-endian length and bytes of each entry."""
-    return b"".join(struct.pack(">H", len(entry)) + entry for entry in entries)
+    return b"".join([piece for entry in entries for piece in (len(entry).to_bytes(2), entry)])
 
 
 def unpack_bundle(data: bytes) -> list[bytes]:

@@ -25,6 +25,7 @@ MAGIC = b"stele-w1"
 HEADER = struct.Struct("<8sQQII")
 RECORD = struct.Struct("<HHI")
 _LENGTHS = struct.Struct("<HH")
+_CRC = struct.Struct("<I")
 MAX_ENTRY = 65535
 STEP = 8 << 20  # preallocated at a time, bytes
 _READ = 1 << 20  # bytes at a time
@@ -40,6 +41,8 @@ def _grow(fd: int, size: int) -> int:
     """Write zeros up to `size` and make them durable; returns the new size."""
     # written, not only allocated: on ext4 the first write into unwritten extents costs a journal commit
     at = os.fstat(fd).st_size
+    if at >= size:
+        return at  # if a crash left that undone, the next fdatasync does it: what it writes could not be found without
     try:
         while at < size:
             durable.write_at(fd, _ZEROS, at)
@@ -71,11 +74,12 @@ def _frames(entries: Sequence[bytes], crc: int, openings: Mapping[int, bytes] = 
     """`openings`: by position in `entries`, of those that have any."""
     parts: list[bytes] = []
     for position, entry in enumerate(entries):
-        opening = openings.get(position, b"")
-        crc = zlib.crc32(entry, zlib.crc32(_LENGTHS.pack(len(entry), len(opening)), crc))
+        opening = openings.get(position, b"") if openings else b""
+        lengths = _LENGTHS.pack(len(entry), len(opening))
+        crc = zlib.crc32(entry, zlib.crc32(lengths, crc))
         if opening:
             crc = zlib.crc32(opening, crc)
-        parts += (RECORD.pack(len(entry), len(opening), crc), entry, opening)
+        parts += (lengths, _CRC.pack(crc), entry, opening)
     return bytearray().join(parts), crc
 
 

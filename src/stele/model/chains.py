@@ -102,7 +102,14 @@ class Chains:
 
     def put(self, entry: Entry, digest: str) -> None:
         """Count an entry in wherever its chain stands, as a reader does who looks for all that is wrong."""
-        self._count_in(self.get(entry.event.workload), entry, digest)
+        event = entry.event
+        name = event.workload
+        chain = self._known.get(name) or self.get(name)
+        if event.kind in facts.KINDS:
+            self._count_in(chain, entry, digest)
+        else:  # most of them
+            self._known[name] = Chain(entry.seq + 1, digest, chain.facts)
+            self._changed.add(name)
 
     def _count_in(self, chain: Chain, entry: Entry, digest: str) -> None:
         event, after = entry.event, chain.facts

@@ -130,11 +130,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             and 0 <= event.time_ns <= canonical.MAX_SAFE_INT
             and str is type(event.actor) is type(event.kind) is type(self.prev) is type(event.workload)
         ):
-            canonical.check(event.data)
-            if self.sealed:
-                canonical.check(self.sealed)
-            record = _Record(event.actor, event.data, event.kind, self.prev, self.sealed, self.seq, event.time_ns, VERSION, event.workload)
-            made = canonical.encode_record(record)
+            made = _encode(self)
         return canonical.encode(self.plain()) if made is None else made
 
     def digest(self) -> str:
@@ -157,6 +153,29 @@ class _Record(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 _READER = msgspec.json.Decoder(_Record)
+
+
+def _encode(entry: Entry) -> bytes | None:
+    """The canonical bytes of one whose fields are all of their types and within their bounds; None if they must be made the long way."""
+    event, sealed = entry.event, entry.sealed
+    canonical.check(event.data)
+    if sealed:
+        canonical.check(sealed)
+    record = _Record(event.actor, event.data, event.kind, entry.prev, sealed, entry.seq, event.time_ns, VERSION, event.workload)
+    return canonical.encode_record(record)
+
+
+def spell(entry: Entry) -> bytes:
+    """The bytes of an entry that is to be written: what could not be read back must not be.
+
+    Raises:
+        SteleError: `ledger.bad-entry`, `trust.not-canonical`.
+    """
+    check(entry)
+    short = entry.seq <= canonical.MAX_SAFE_INT >= entry.event.time_ns
+    return (_encode(entry) if short else None) or entry.encode()
+
+
 LATEST_NS = 1 << 62  # stamps end in 2116: an epoch is stamped later than all before it, and must have room to
 NO_PREVIOUS = ""  # `prev` of a workload's first entry
 VERSION = 1

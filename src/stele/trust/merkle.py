@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-EMPTY_ROOT = hashlib.sha256(b"").digest()
+_sha256 = hashlib.sha256
+EMPTY_ROOT = _sha256(b"").digest()
 
 
 def leaf_hash(entry: bytes) -> bytes:
     """SHA-256(0x00 ‖ entry)."""
-    return hashlib.sha256(b"\0" + entry).digest()
+    return _sha256(b"\0" + entry).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
     """SHA-256(0x01 ‖ left ‖ right)."""
-    return hashlib.sha256(b"\1" + left + right).digest()
+    return _sha256(b"\1" + left + right).digest()
 
 
 def root(leaves: Sequence[bytes]) -> bytes:
@@ -27,7 +28,7 @@ def root(leaves: Sequence[bytes]) -> bytes:
         return EMPTY_ROOT
     level = list(leaves)
     while len(level) > 1:
-        paired = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        paired = [_sha256(b"\1" + left + right).digest() for left, right in zip(level[::2], level[1::2], strict=False)]
         if len(level) % 2:
             paired.append(level[-1])
         level = paired
