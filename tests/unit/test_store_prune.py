@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -207,6 +208,48 @@ def test_what_another_tool_put_here_stays(root):
     (root / "index.json").write_text(json.dumps(index))
     assert prune(root).gone == ()
     assert opened(root).blob(layer) == b"a layer"
+
+
+def test_what_other_tools_name_in_ways_of_their_own_stays(root):
+    store = opened(root)
+    base = "application/vnd.oci."
+
+    def put(kind: str, plain: Any) -> dict[str, Any]:
+        data = json.dumps({"mediaType": base + kind, **plain}).encode()
+        return {"mediaType": base + kind, "digest": store.put(data), "size": len(data)}
+
+    def blob(data: bytes) -> dict[str, Any]:
+        return {"mediaType": "a/b", "digest": store.put(data), "size": len(data)}
+
+    artifact = put("artifact.manifest.v1+json", {"artifactType": "a/b", "blobs": [blob(b"one")]})
+    odd = put("image.manifest.v1+json", {"config": blob(b"{}"), "layers": [{**blob(b"two"), "size": "3"}], "more": {"a": [blob(b"three")]}})
+    deep = put("image.manifest.v1+json", {"config": blob(b"{ }"), "layers": [blob(b"four")]})
+    for number in range(30):
+        deep = put("image.index.v1+json", {"manifests": [deep], "n": number})
+    index = json.loads((root / "index.json").read_bytes())
+    index["manifests"] += [artifact, odd, deep, blob(b"not a document")]
+    (root / "index.json").write_text(json.dumps(index))
+    leave(store)
+    assert len(prune(root).gone) > 4
+    for data in (b"one", b"two", b"three", b"four", b"not a document"):
+        assert (root / "blobs" / "sha256" / hashlib.sha256(data).hexdigest()).read_bytes() == data
+    assert prune(root).gone == ()
+
+
+def test_what_lies_beside_partial_and_damaged_files_stays(root):
+    for place in ("partial", "damaged"):
+        (root / place / "folder").mkdir(parents=True)
+        (root / place / ("a" * 64 + ".1")).mkdir()
+        (root / place / ("b" * 64)).mkdir()
+        (root / place / "notes.txt").write_text("somebody's")
+        (root / place / ("c" * 64)).symlink_to(root / "lost")
+        (root / place / ("c" * 64 + ".1")).symlink_to("lost")
+        os.mkfifo(root / place / ("d" * 64))
+    (root / "partial" / ("e" * 64)).write_bytes(b"x")
+    (root / "damaged" / ("e" * 64 + ".0")).write_bytes(b"x")
+    before = {path for path in root.rglob("*") if "e" * 64 not in path.name}
+    assert [item.path for item in prune(root, damaged=True).gone] == ["partial/" + "e" * 64, "damaged/" + "e" * 64 + ".0"]
+    assert set(root.rglob("*")) == before
 
 
 def test_while_somebody_adds_nothing_is_removed(root):

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
+import stat
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from stele.flow import packing, upkeep
 from stele.store import census, checking, drafts, removal
+from stele.store.layout import MANIFEST_LIMIT
+from stele.trust.digest import parse_digest
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from stele.flow.places import Places
     from stele.flow.upkeep import Record
     from stele.store.census import Census
     from stele.store.checking import Files
     from stele.store.layout import Layout
+
+_PARTIAL = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_ASIDE = re.compile(r"[0-9A-Za-z._-]+\.[0-9]+", re.ASCII)
 
 
 class Leftover(NamedTuple):
@@ -41,7 +50,7 @@ class Pruned(NamedTuple):
 
 def run(places: Places, store: Layout, *, damaged: bool, dry_run: bool, record: Record) -> Pruned:
     """Prune a data folder's store; its ledger says what is in use. See `prune`."""
-    return prune(store, lambda: packing.in_use(places), damaged=damaged, dry_run=dry_run, record=record)
+    return prune(store, lambda: [*packing.in_use(places), *packing.pins(store)], damaged=damaged, dry_run=dry_run, record=record)
 
 
 def prune(store: Layout, in_use: Callable[[], Iterable[str]], *, damaged: bool, dry_run: bool, record: Record) -> Pruned:
@@ -49,7 +58,7 @@ def prune(store: Layout, in_use: Callable[[], Iterable[str]], *, damaged: bool, 
 
     Args:
         store: the store.
-        in_use: digests of releases that are in use.
+        in_use: digests of releases that are in use, or pinned.
         damaged: also what repairs set aside.
         dry_run: only say what would be removed.
         record: commits an event, before the first file goes.
@@ -62,8 +71,9 @@ def prune(store: Layout, in_use: Callable[[], Iterable[str]], *, damaged: bool, 
         files = checking.look(store, lambda _: None, hashing=False)
         taken = census.take(store)
         _be_certain(store, taken, in_use())
-        gone = [*_unnamed(taken, files), *_partials(store)]
-        aside = [Leftover(path, "damaged", _held(store, path)) for path in files.aside]
+        partial = [f"partial/{name}" for name in drafts.idle_partials(store.root)]
+        gone = [*_unnamed(store, taken, files), *_own(store, "partial", partial, _PARTIAL)]
+        aside = _own(store, "damaged", files.aside, _ASIDE)
         if damaged:
             gone += aside
         if not dry_run:
@@ -98,14 +108,55 @@ def _unknown(reason: str) -> SteleError:
     )
 
 
-def _unnamed(taken: Census, files: Files) -> list[Leftover]:
-    named = {part.path for _, part in taken.parts()}
+def _unnamed(store: Layout, taken: Census, files: Files) -> list[Leftover]:
+    named = {part.path for _, part in taken.parts()} | _mentioned(store, taken)
     return [Leftover(path, "unnamed", state.held) for path, state in sorted(files.states.items()) if path not in named]
 
 
-def _partials(store: Layout) -> list[Leftover]:
-    paths = [f"partial/{name}" for name in drafts.idle_partials(store.root)]
-    return [Leftover(path, "partial", _held(store, path)) for path in paths]
+def _mentioned(store: Layout, taken: Census) -> set[str]:
+    """What documents name wherever they do: other tools have kinds of them that the census does not know."""
+    left = [part.digest for _, part in taken.parts() if part.form == "manifest"]
+    read: set[str] = set()
+    found = {""}
+    while left:
+        digest = left.pop()
+        if digest in read or not store.has_blob(digest):
+            continue
+        read.add(digest)
+        for named, kind in _descriptors(store, census.blob_path(digest)):
+            found.add(census.blob_path(named))
+            if kind.endswith("json") and ("manifest" in kind or "index" in kind):
+                left.append(named)
+    return found
+
+
+def _descriptors(store: Layout, path: str) -> Iterator[tuple[str, str]]:
+    """Every digest that a document names, with the media type that it gives."""
+    if (store.root / path).lstat().st_size > MANIFEST_LIMIT:
+        return  # no document; its bytes are somebody's
+    if wrong := checking.look_at(store, path).wrong:
+        raise _unknown(f"{path} {wrong}")
+    try:
+        left = [json.loads((store.root / path).read_bytes())]
+    except (ValueError, RecursionError):
+        return  # as it was meant to be: its digest holds
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            left += item.values()
+            with contextlib.suppress(SteleError):
+                yield parse_digest(str(item.get("digest"))), str(item.get("mediaType"))
+        elif isinstance(item, list):
+            left += item
+
+
+def _own(store: Layout, what: Literal["partial", "damaged"], paths: Iterable[str], names: re.Pattern[str]) -> list[Leftover]:
+    """Those that the store made: files with such names."""
+    found = []
+    for path in paths:
+        if names.fullmatch(path.partition("/")[2]) and stat.S_ISREG((store.root / path).lstat().st_mode):
+            found.append(Leftover(path, what, _held(store, path)))
+    return found
 
 
 def _held(store: Layout, path: str) -> int:

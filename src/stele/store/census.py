@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Role = Literal["manifest", "config", "tree", "layer", "image", "referrers", "referrer", "attached", "delta", "signatures", "foreign"]
 Form = Literal["manifest", "blob", "image"]
-NESTING = 3  # of other tools' indexes
+NESTING = 16  # of other tools' indexes
 
 
 def image_path(digest: str) -> str:
@@ -241,7 +241,8 @@ def _of_manifest(plain: Plain) -> Iterator[Part]:
 
 def _blobs(plain: Plain, role: Role) -> Iterator[Part]:
     """Config and layers of a manifest that is read; those that are not descriptors are passed over."""
-    for item in [plain.get("config"), *plain.get("layers", [])]:
+    others = plain.get("blobs")  # of an artifact manifest, which OCI had before 1.1
+    for item in [plain.get("config"), *plain.get("layers", []), *(others if isinstance(others, list) else [])]:
         try:
             named = indexes.descriptor(item)
         except SteleError:
