@@ -80,6 +80,29 @@ def test_the_short_way_spells_and_reads_what_the_general_way_does(texts, data, s
         assert decode_entry(expected) == again == entry
 
 
+@pytest.mark.parametrize("inner", [{}, [], "x"])
+def test_how_deep_an_entry_may_be_nested_is_the_same_both_ways(inner):
+    """What the writer takes, every reader must be able to read."""
+    deepest = 0
+    for depth in range(60, 70):
+        data = {"a": inner}
+        for _ in range(depth):
+            data = {"a": data}
+        entry = Entry(event=Event(workload="w", kind="violation", time_ns=1, actor="a", data=data), seq=0, prev="")
+        raw = canonical._FAST.encode(entry.plain())
+        try:
+            expected = canonical.encode(entry.plain())
+        except SteleError:
+            for judge in (entry.encode, lambda raw=raw: decode_entry(raw), lambda raw=raw: canonical.decode(raw)):
+                with pytest.raises(SteleError, match="nested deeper"):
+                    judge()
+        else:
+            assert entry.encode() == expected == raw
+            assert decode_entry(raw) == entry
+            deepest = depth
+    assert 60 <= deepest < 69
+
+
 @given(st.data())
 def test_bytes_of_an_entry_that_were_altered_are_judged_the_same_both_ways(data):
     raw = bytearray(Entry(event=event(1, detail={"a": [1, "x"]}, n=-5), seq=3, prev="sha256:" + "0" * 64).encode())

@@ -158,9 +158,9 @@ _READER = msgspec.json.Decoder(_Record)
 def _encode(entry: Entry) -> bytes | None:
     """The canonical bytes of one whose fields are all of their types and within their bounds; None if they must be made the long way."""
     event, sealed = entry.event, entry.sealed
-    canonical.check(event.data)
+    canonical.check(event.data, 1)
     if sealed:
-        canonical.check(sealed)
+        canonical.check(sealed, 1)
     record = _Record(event.actor, event.data, event.kind, entry.prev, sealed, entry.seq, event.time_ns, VERSION, event.workload)
     return canonical.encode_record(record)
 
@@ -193,7 +193,7 @@ def decode_entry(data: bytes, *, any_kind: bool = False) -> Entry:
     found = canonical.decode_record(data, _READER)
     if found is None or found.v != VERSION or found.seq > canonical.MAX_SAFE_INT or found.time_ns > canonical.MAX_SAFE_INT:
         return from_plain(canonical.decode(data), any_kind=any_kind)
-    canonical.check(found.data)
+    canonical.check(found.data, 1)
     event = Event(workload=found.workload, kind=found.kind, time_ns=found.time_ns, actor=found.actor, data=found.data)
     entry = Entry(event=event, seq=found.seq, prev=found.prev, sealed=found.sealed)
     check(entry, any_kind=any_kind)

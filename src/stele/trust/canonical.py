@@ -41,7 +41,7 @@ _FAST = msgspec.json.Encoder(order="sorted")
 
 
 def check(value: Any, depth: int = 0) -> None:
-    """Refuse what has no spelling. Raises like `encode`."""
+    """Refuse what has no spelling. `depth`: in how many others it lies. Raises like `encode`."""
     if depth > 64:
         raise _bad("nested deeper than 64")
     if isinstance(value, dict):
@@ -106,7 +106,7 @@ def encode_record(record: msgspec.Struct) -> bytes | None:
 
 
 def decode_record(data: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
-    """A record that is spelled canonically; None where `decode` must say what it is. What a field of any type holds is for `check`."""
+    """A record that is spelled canonically; None where `decode` must say what it is. What a field of any type holds is for `check`, one deep."""
     if b"\\" in data:
         return None
     try:
