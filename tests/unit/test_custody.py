@@ -25,7 +25,7 @@ from stele.model.redaction import Selection
 from stele.respond import decide
 from stele.trust import merkle, trust_keys
 from stele.trust.errors import SteleError
-from tests.ledgers import START, event
+from tests.ledgers import START, event, rows
 from tests.refusals import code
 
 RELEASE, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -606,3 +606,8 @@ def test_redactions_while_others_append(places):
     busy = [entry for entry in shown(places).values() if entry.event.workload == "busy"]
     assert len(busy) == 1000
     assert all(not private.closed(entry) for entry in busy)
+
+
+def test_a_rebuilt_projection_is_whole_also_where_an_opening_would_leave_it_for_later(places, monkeypatch):
+    monkeypatch.setattr(sequencer, "PROJECTED_AT_ONCE", 0)
+    assert reading.rebuild(places) == len(rows(places.ledger)) > 5

@@ -67,6 +67,7 @@ def rebuild(places: Places) -> int:
     projection.remove(places.ledger / "projection.sqlite")
     mapfile.remove(places.ledger)
     with contextlib.closing(opening.open_ledger(places)) as ledger:
+        ledger.project()
         return ledger.size
 
 

@@ -85,10 +85,25 @@ class Projection:
         self._db, self.applied = None, 0
 
     def catch_up(self, raws: Iterable[bytes]) -> None:
-        """Apply the entries from `applied` on. Each transaction moves the size along with its rows."""
+        """Apply the entries from `applied` on. Each transaction moves the size along with its rows.
+
+        If they cannot be read it is given up: what comes after them would get their numbers.
+
+        Raises:
+            SteleError: `ledger.damaged`, of reading them.
+        """
         with self._lock:
             following = iter(raws)
-            while self._db is not None and (chunk := list(itertools.islice(following, CHUNK))):
+            while self._db is not None:
+                try:
+                    chunk = list(itertools.islice(following, CHUNK))
+                except (OSError, SteleError) as error:
+                    self._give_up(error)
+                    if isinstance(error, SteleError):
+                        raise
+                    return
+                if not chunk:
+                    return
                 try:
                     self._apply(self._db, chunk)
                 except (sqlite3.Error, OSError, ValueError, SteleError) as error:

@@ -416,6 +416,14 @@ class Ledger:
 
     def _publish_and_project(self) -> None:
         self.publish()
+        self.project()
+
+    def project(self) -> None:
+        """Have the projection know all that was committed before this opening; what came since follows with what is published.
+
+        Raises:
+            SteleError: `ledger.damaged`: the entries cannot be read.
+        """
         while self._behind is not None and not self._closed:
             with self._publishing:
                 self._project()

@@ -106,7 +106,7 @@ def encode_record(record: msgspec.Struct) -> bytes | None:
 
 
 def decode_record(data: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
-    """A record that is spelled canonically; None where `decode` must say what it is. What a field of any type holds is for `check`, one deep."""
+    """A record that is spelled canonically; None where `decode` must say what it is. What a field of any type holds is for `check`."""
     if b"\\" in data:
         return None
     try:

@@ -68,6 +68,26 @@ def test_what_the_projection_lacks_is_applied_while_the_ledger_serves(folder, mo
         assert [row[0] for row in rows(folder)] == list(range(size))
 
 
+def test_entries_that_could_not_be_read_for_the_projection_do_not_lend_their_numbers_to_others(folder, tmp_path, monkeypatch, caplog):
+    grown(folder, monkeypatch, 600)
+    projection.remove(folder / "projection.sqlite")
+    monkeypatch.setattr("stele.ledger.sequencer.PROJECTED_AT_ONCE", 0)
+    monkeypatch.setattr("stele.ledger.projection.CHUNK", 64)
+    bundle = folder / tiles.bundle_path(1, tiles.WIDTH)
+    bundle.rename(tmp_path / "aside")
+    bundle.mkdir()  # reading it fails, as a disk does for a while
+    with opened(folder) as ledger:
+        ledger.project()
+        ledger.append([event(1, workload="late")])
+        ledger.publish()
+    assert "the projection projection.sqlite cannot be used" in caplog.text
+    bundle.rmdir()
+    (tmp_path / "aside").rename(bundle)
+    with opened(folder) as ledger:
+        ledger.project()
+    assert rows(folder) == [(at, entry.event.workload, entry.seq, entry.event.kind) for at, entry in LedgerReader(folder).entries()]
+
+
 @pytest.mark.parametrize("harm", ["removed", "cut", "altered", "of another ledger"])
 def test_a_map_that_does_not_fit_is_made_again(folder, tmp_path, monkeypatch, harm, caplog):
     grown(folder, monkeypatch)
