@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,51 @@ def test_what_is_refused(host: Host) -> None:
     image.chmod(0o600)
     image.write_bytes(raw)
     assert host.refused("apply", good)["code"] == "store.damaged"
+
+
+def lapse(host: Host, *, stops: bool) -> tuple[str, str]:
+    """A workload runs, signed by the present key, with a data set by a key that is then revoked. Both releases: data set, workload."""
+    data = seal_data(host, "first")
+    (old,) = (item["key"] for item in host.stele("key", "list")["keys"])
+    host.stele("key", "rotate")
+    release = seal(host, data)
+    host.stele("apply", release)
+    host.wait(lambda: host.status()["good"] == [release], "confirmed")
+    if stops:
+        path = host.data / "keys" / "trust.policy"
+        path.write_text(path.read_text() + "running stop\n")
+    host.stele("key", "revoke", old, "--from", "0", "--reason", "stolen")
+    return data, release
+
+
+@pytest.mark.timeout(300)
+def test_the_signer_of_a_data_set_is_revoked_and_what_shows_it_is_reported(host: Host) -> None:
+    data, release = lapse(host, stops=False)
+    host.wait(lambda: "revoked" in host.status()["refused"], "status says so")
+    assert words(host) == "first"  # reported, not killed
+    (lapsed,) = host.events("release.lapsed")
+    assert lapsed["data"]["release"] == release
+    assert "revoked" in lapsed["data"]["reason"]
+    another = host.seal("2", data=[{"path": "/srv/words", "release": data}])
+    assert host.refused("apply", another)["code"] == "trust.key-revoked"
+    starts = len(host.events("instance.starting"))
+    os.kill(int(host.events("instance.started")[-1]["data"]["pid"]), signal.SIGKILL)
+    host.wait(lambda: host.events("incident.unresolved"), "no replacement")
+    assert len(host.events("instance.starting")) == starts
+
+    # somebody knows the data set to be good: the workload, which was always signed well, is started by itself
+    assert host.stele("sign", data)["accepted"]
+    host.wait(lambda: host.status()["refused"] == "", "accepted again")
+    host.wait(lambda: len(host.events("instance.active")) == 2, "it serves again")
+    assert words(host) == "first"
+    assert host.events("release.reinstated")[-1]["data"]["release"] == release
+
+
+@pytest.mark.timeout(300)
+def test_the_signer_of_a_data_set_is_revoked_and_a_policy_that_says_so_stops_what_shows_it(host: Host) -> None:
+    _, release = lapse(host, stops=True)
+    host.wait(lambda: host.events("instance.stopped"), "it is stopped")
+    stopped = host.events("instance.stopped")[-1]["data"]
+    assert stopped["release"] == release
+    assert "no longer accepted" in stopped["reason"]
+    assert "revoked" in host.status()["refused"]
