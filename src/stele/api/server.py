@@ -60,12 +60,12 @@ def application(fleet: Fleet, stop: Callable[[], None]) -> Starlette:
 
     def endpoint(work: Any) -> Callable[[Request], Any]:
         async def serve(request: Request) -> Response:
-            raw = await request.body()
             try:
+                raw = await _bounded(request)
                 body = json.loads(raw) if raw else {}
-                if len(raw) > MAX_BODY or not isinstance(body, dict):
-                    raise ValueError
-            except ValueError:
+            except (ValueError, RecursionError):
+                body = None
+            if not isinstance(body, dict):
                 return JSONResponse({"error": _plain(_unusable())}, status_code=400)
             return StreamingResponse(_lines(fleet, work, body), media_type="application/x-ndjson")
 
@@ -73,6 +73,20 @@ def application(fleet: Fleet, stop: Callable[[], None]) -> Starlette:
 
     routes = [Route(path, endpoint(work), methods=[method]) for (method, path), work in table.items()]
     return Starlette(routes=routes)
+
+
+async def _bounded(request: Request) -> bytes:
+    """The body; no more of one that is too long is read than shows it.
+
+    Raises:
+        ValueError: it is longer than `MAX_BODY`.
+    """
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY:
+            raise ValueError
+    return bytes(raw)
 
 
 def _unusable() -> SteleError:
