@@ -200,6 +200,24 @@ def test_both_forms_of_a_stratum_come_back_out_of_a_delta(root: Path) -> None:
         assert content(root)[name] == whole[name]
 
 
+@pytest.mark.parametrize("with_image", [False, True])
+def test_a_tree_and_a_layer_of_it_both_damaged_are_said_to_be_and_no_byte_of_them_is_lost(root: Path, with_image: bool) -> None:
+    """Each would be made with the other: what is left is where it was or aside, and the reason says what could not be done."""
+    store = opened(root)
+    middle = store.releases()[-2]
+    stratum = next(stratum for stratum in middle.strata if stratum not in store.releases()[-1].strata)
+    paths = [f"blobs/sha256/{digest[7:]}" for digest in (middle.tree_digest, stratum.layer.digest)]
+    paths += [f"erofs/{stratum.image[7:]}.erofs"] if with_image else []
+    for path in paths:
+        spoil(root / path, "flipped")
+    spoilt = {content(root)[path] for path in paths}
+    done = repair(root)
+    assert spoilt <= {path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    left = {item.path: item.reason for item in done.left}
+    assert "; not made again: the store is damaged: " in left[paths[0]]
+    assert middle.digest not in done.report.whole
+
+
 def test_a_damaged_tree_is_set_aside_and_mended_beside_a_delta_that_is_lost(root: Path) -> None:
     report = check(root)
     middle = opened(root).releases()[-2]

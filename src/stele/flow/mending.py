@@ -78,9 +78,9 @@ def first(ways: Sequence[tuple[str, Callable[[], bool]]]) -> str:
         except SteleError as error:
             if error.code in PASSING:
                 raise
-            reasons.append(f"{name}: {error.reason}")
+            reasons.append(f"not {name}: {error.reason}")
         except KeyError:  # a content that the tree names is in no image
-            reasons.append(f"{name}: something that it needs is not there")
+            reasons.append(f"not {name}: something that it needs is not there")
     raise LostError(reasons)
 
 
