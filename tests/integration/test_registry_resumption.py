@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import http.server
+import json
 import os
 import shutil
 import signal
@@ -17,13 +18,14 @@ from typing import Any
 
 import pytest
 
-from stele.flow import distribution, initialise, opening, sealing
+from stele.flow import distribution, initialise, opening, sealing, storecheck
 from stele.flow.places import Places
 from stele.host import immutable, registry_transfer
 from stele.host.http_registry import Connections
 from stele.host.registry import Repository
 from stele.model import reference as references
 from stele.trust.digest import sha256
+from stele.trust.errors import SteleError
 
 PART = 200_000
 BLOB = os.urandom(10 * PART + 17)
@@ -70,6 +72,7 @@ class _Relay(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        served.sent += len(data)
         if way == "hold":  # half of it, and then nothing
             self.wfile.write(data[: len(data) // 2])
             self.wfile.flush()
@@ -95,6 +98,7 @@ def relaying(behind: str) -> Iterator[Any]:
         server: Any = served
         server.behind, server.asked, server.stop, server.more = behind, [], lambda *_: "", []
         server.held, server.go_on = threading.Event(), threading.Event()
+        server.sent = 0
         server.name = f"127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -159,6 +163,68 @@ def test_a_pull_that_was_killed_goes_on_where_it_stopped(places, relay, tmp_path
 
 def _is_layer(places: Places, path: str) -> bool:
     return any(stratum.layer.digest in path and stratum.layer.size > 500_000 for stratum in opening.open_store(places).find("app").strata)
+
+
+def _seal_argv(to: Places, source: str) -> list[str]:
+    spec = str(to.data.parent / "stele.yaml")
+    return [sys.executable, "-m", "stele", "--data", str(to.data), "--json", "seal", source, "-f", spec]
+
+
+def test_a_seal_from_a_registry_that_was_killed_goes_on_where_it_stopped(places, relay, tmp_path):
+    seal(places, "1")
+    push(places, f"{relay.behind}/killed/seal:v1")
+    to = other(places, "two")
+    relay.stop = lambda method, path, number: "hold" if method == "GET" and "/blobs/" in path and _is_layer(places, path) else ""
+    with subprocess.Popen(_seal_argv(to, f"{relay.name}/killed/seal:v1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as sealing_:
+        assert relay.held.wait(250)
+        [partial] = _grown(to, 500_000)
+        sealing_.send_signal(signal.SIGKILL)
+    relay.go_on.set()
+    kept = partial.stat().st_size
+    relay.stop, relay.asked[:], relay.sent = (lambda *_: ""), [], 0
+    done = subprocess.run(_seal_argv(to, f"{relay.name}/killed/seal:v1"), capture_output=True, check=True)
+    assert relay.sent < len(BLOB) - kept + 200_000
+    assert not list((to.store / "partial").iterdir())  # what was fetched is no part of the store
+    fresh = other(places, "three")
+    whole = subprocess.run(_seal_argv(fresh, f"{relay.name}/killed/seal:v1"), capture_output=True, check=True)
+    assert json.loads(done.stdout)["tree"] == json.loads(whole.stdout)["tree"]
+    assert not [item for item in storecheck.check(opening.open_store(to), {}, quiet).findings if item.kind in {"unnamed", "stray"}]
+
+
+@pytest.mark.parametrize("how", ["gone", "altered"])
+def test_a_seal_goes_on_with_layers_that_came_whole_and_believes_none(places, relay, how):
+    """What died after its layers came fetches none again; what lies there with other bytes is fetched whole."""
+    seal(places, "1")
+    push(places, f"{relay.behind}/whole/{how}:v1")
+    layers = {stratum.layer.digest for stratum in opening.open_store(places).find("app").strata}
+    to = other(places, "two")
+    (to.store / "partial").mkdir(parents=True)
+    for digest in layers:
+        data = opening.open_store(places).blob(digest, 1 << 30)
+        (to.store / "partial" / digest[7:]).write_bytes(data if how == "gone" else bytes(len(data)))
+    done = subprocess.run(_seal_argv(to, f"{relay.name}/whole/{how}:v1"), capture_output=True, check=True)
+    assert json.loads(done.stdout)["release"]
+    asked = {digest for digest in layers for method, path in relay.asked if method == "GET" and digest in path}
+    assert asked == (set() if how == "gone" else layers)
+    assert not list((to.store / "partial").iterdir())
+
+
+def test_a_seal_whose_registry_goes_away_keeps_what_came(places, relay, monkeypatch):
+    monkeypatch.setattr("stele.host.http_registry.Connections.pause", quiet)
+    seal(places, "1")
+    push(places, f"{relay.behind}/away/seal:v1")
+    to = other(places, "two")
+    relay.stop = lambda method, path, number: "break" if method == "GET" and "/blobs/" in path and _is_layer(places, path) else ""
+    source = references.parse(f"{relay.name}/away/seal:v1")
+    spec = places.data.parent / "stele.yaml"
+    with pytest.raises(SteleError) as raised:
+        sealing.seal(to, source, spec, options=sealing.Options(), say=quiet, record=quiet)
+    assert raised.value.retryable
+    kept = {path.name for path in (to.store / "partial").iterdir()}
+    assert kept & {stratum.layer.digest[7:] for stratum in opening.open_store(places).find("app").strata}
+    relay.stop = lambda *_: ""
+    assert sealing.seal(to, source, spec, options=sealing.Options(), say=quiet, record=quiet)["release"]
+    assert not list((to.store / "partial").iterdir())
 
 
 def _grown(to: Places, size: int) -> list[Path]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stele.flow import initialise, opening, sealing
+from stele.flow import initialise, opening, packing, sealing
 from stele.flow.places import Places
 from stele.host import immutable
 from stele.model import reference as references
@@ -144,7 +144,7 @@ def _raw(image: str, tag: str) -> bytes:
 def test_layers_larger_than_the_limit_are_not_fetched(image):
     reference = references.parse(f"{image}:{this_platform().partition('/')[2]}")
     with pytest.raises(SteleError) as raised:
-        registry_source.load(reference, plain_http=False, time=0, limits=Limits(max_bytes=1000))
+        registry_source.load(reference, plain_http=False, time=0, limits=Limits(max_bytes=1000), keep=packing.Nowhere().draft)
     assert raised.value.code == "registry.bad-answer"
 
 
@@ -154,7 +154,7 @@ def test_a_layer_for_which_there_is_no_room_is_said(image):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(SteleError) as raised:
-            registry_source.load(reference, plain_http=False, time=0, limits=Limits())
+            registry_source.load(reference, plain_http=False, time=0, limits=Limits(), keep=packing.Nowhere().draft)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert raised.value.code == "seal.no-room"

@@ -70,14 +70,15 @@ def rebuild(store: Layout, name: str, source: Path | Reference, spec_file: Path,
     spec = specs.parse_yaml(spec_file.read_bytes())
     compression = next(key for key, kind in LAYER_TYPES.items() if kind == release.strata[0].layer.media_type)
     say(f"reading {source}")
-    with whole_seal.read(store, source, spec, options, statcache.StatCache()) as found:
+    nowhere = packing.Nowhere()
+    with whole_seal.read(store, source, spec, options, statcache.StatCache(), nowhere.draft) as found:
         applied = settings.apply_settings(found.tree, found.contents, spec, spec_file.parent)
         say(f"sealing {len(applied.tree)} paths again")
         made = releases.seal(
             applied.tree,
             applied.contents,
             spec,
-            packing.Nowhere(),
+            nowhere,
             compression=cast("Compression", compression),
             platform=found.platform or releases.platform_of(applied.tree, applied.contents),
         ).release

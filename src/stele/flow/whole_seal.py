@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from stele.flow.asked import Asked, Compression, Options, SourceKind, Way
     from stele.flow.places import Places
+    from stele.model.ports import Draft
     from stele.model.release import Release
     from stele.model.spec import Spec
     from stele.model.tree import Tree
@@ -69,7 +70,7 @@ def _make(
     say(f"reading {source}")
     packing = cast("Compression", options.compression)
     same = {} if options.paranoid else reuse.strata(store, source if isinstance(source, str) else spec.name, codec.codec_name(packing))
-    with read(store, source, spec, options, cache) as found:
+    with read(store, source, spec, options, cache, store.partial) as found:
         applied = settings.apply_settings(found.tree, found.contents, spec, asked.spec_file.parent)
         noted = Noted(applied.contents)
         examined = accompany.examine(places, applied.tree, applied.contents, noted, spec)
@@ -182,8 +183,15 @@ def _digest(tree: Tree, path: str) -> str:
     return node.sha256 if node else ""
 
 
-def read(store: Layout, source: Path | Reference | str, spec: Spec, options: Options, cache: statcache.StatCache) -> Source:
-    """Read a source, whatever it is. Raises like `sources.load`, `registry.load` and `from_release.load`."""
+def read(
+    store: Layout,
+    source: Path | Reference | str,
+    spec: Spec,
+    options: Options,
+    cache: statcache.StatCache,
+    keep: Callable[[str], Draft],
+) -> Source:
+    """Read a source, whatever it is. `keep`: where a registry's blobs go. Raises like their `load`s."""
     if isinstance(source, str):
         from stele.flow import deltas  # nobody else needs these
         from stele.seal import from_release
@@ -194,7 +202,7 @@ def read(store: Layout, source: Path | Reference | str, spec: Spec, options: Opt
     if isinstance(source, Reference):
         from stele.seal.sources import registry  # nobody else needs HTTP
 
-        return registry.load(source, plain_http=options.plain_http, time=spec.time, limits=Limits(), platform=options.platform)
+        return registry.load(source, plain_http=options.plain_http, time=spec.time, limits=Limits(), keep=keep, platform=options.platform)
     return sources.load(
         source,
         kind=cast("SourceKind", options.kind),

@@ -1,4 +1,4 @@
-"""An image in an OCI registry as source: fetched blob by blob into files without a name, each checked against its digest.
+"""An image in an OCI registry as source: fetched blob by blob into drafts, which another seal goes on with after a kill; each is checked.
 
 What is read there goes the same way as an OCI layout: the same choice of image, the same layers, the same tree.
 """
@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +21,15 @@ from stele.seal.inode import Notes
 from stele.seal.sources.blobs import Stretch, missing
 from stele.seal.sources.image import choose, flatten
 from stele.seal.sources.source import Input
-from stele.seal.sources.spool import anonymous_file, no_room
+from stele.seal.sources.spool import no_room
 from stele.trust.digest import digest_hex, parse_digest
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stele.host.registry import Manifest
+    from stele.model.ports import Draft
     from stele.model.reference import Reference
     from stele.seal.sources.source import Limits, Source
     from stele.seal.sources.stream import Readable
@@ -37,12 +39,15 @@ SMALL = 8 << 20  # bytes of a config
 
 
 class RegistryBlobs:
-    """The blobs of one image in a registry, by the names that an OCI layout would have for them."""
+    """The blobs of one image in a registry, by the names that an OCI layout would have for them.
 
-    def __init__(self, repository: Repository, limits: Limits) -> None:
+    `keep`: gives the draft of a blob, with what is there of it already; `kept` gets them.
+    """
+
+    def __init__(self, repository: Repository, limits: Limits, keep: Callable[[str], Draft], kept: contextlib.ExitStack) -> None:
         self._repository = repository
         self._limits = limits
-        self._stack = contextlib.ExitStack()
+        self._keep, self._kept = keep, kept
         self._manifests: dict[str, bytes] = {}  # by name, as far as they were fetched
         self._listed: set[str] = set()  # digests that an index calls manifests
         self._sizes: dict[str, int] = {}  # of blobs, by digest
@@ -89,18 +94,18 @@ class RegistryBlobs:
         return Stretch(fd, 0, self._sizes[digest])
 
     def _fetch(self, digest: str) -> int:
-        fd = anonymous_file()
-        self._stack.callback(os.close, fd)
         try:
-            registry_transfer.download(self._repository, digest, self._sizes[digest], fd)
+            with contextlib.ExitStack() as stack:
+                draft = stack.enter_context(self._keep(digest))
+                registry_transfer.download(self._repository, digest, self._sizes[digest], draft.fd)
+                self._kept.push(stack.pop_all())
         except OSError as error:
             raise no_room(error) from error
-        return fd
+        return draft.fd
 
     def close(self) -> None:
-        """Give up all descriptors; what is being fetched is not waited for longer than it takes to notice."""
+        """What is being fetched is not waited for longer than it takes to notice."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._stack.close()
 
 
 def _sizes(listed: Any) -> dict[str, int]:
@@ -114,23 +119,32 @@ def _sizes(listed: Any) -> dict[str, int]:
     return found
 
 
-def load(reference: Reference, *, plain_http: bool, time: int, limits: Limits, platform: str = "") -> Source:
-    """Read one image of a registry. `platform`: which of several, as `linux/arm64`; "": this machine's.
+def load(reference: Reference, *, plain_http: bool, time: int, limits: Limits, keep: Callable[[str], Draft], platform: str = "") -> Source:
+    """Read one image of a registry.
+
+    Args:
+        reference: of the image.
+        plain_http: speak http without TLS.
+        time: of every node.
+        limits: of what the layers may unfold to.
+        keep: gives the draft of a blob by its digest, with what is there of it already; all are given up with the source.
+        platform: which of several, as `linux/arm64`; "": this machine's.
 
     Raises:
-        SteleError: `registry.*`, and those of `image.choose` and `image.flatten`.
+        SteleError: `registry.*`, those of `keep`, and those of `image.choose` and `image.flatten`.
     """
-    with Repository(Connections(reference.host, plain_http=plain_http), reference) as repository:
-        found = repository.named()
-        blobs = RegistryBlobs(repository, limits)
-        try:
-            blobs.keep(found)
-            entry = {"digest": found.digest, "size": len(found.data)}
-            notes = Notes()
-            image = choose(blobs, msgspec.json.encode({"manifests": [entry]}), "", notes, platform)
-            source = flatten(blobs, image, "registry", time=time, limits=limits, notes=notes)
-        finally:
-            blobs.close()
-    where = f"docker://{reference.registry}/{reference.repository}"
-    inputs = [Input(uri=f"{where}@{digest}", digest=digest) for digest in dict.fromkeys((found.digest, image.digest))]
-    return dataclasses.replace(source, reference=str(reference), inputs=tuple(inputs))
+    with contextlib.ExitStack() as kept:
+        with Repository(Connections(reference.host, plain_http=plain_http), reference) as repository:
+            found = repository.named()
+            blobs = RegistryBlobs(repository, limits, keep, kept)
+            try:
+                blobs.keep(found)
+                entry = {"digest": found.digest, "size": len(found.data)}
+                notes = Notes()
+                image = choose(blobs, msgspec.json.encode({"manifests": [entry]}), "", notes, platform)
+                source = flatten(blobs, image, "registry", time=time, limits=limits, notes=notes)
+            finally:
+                blobs.close()
+        where = f"docker://{reference.registry}/{reference.repository}"
+        inputs = [Input(uri=f"{where}@{digest}", digest=digest) for digest in dict.fromkeys((found.digest, image.digest))]
+        return dataclasses.replace(source, reference=str(reference), inputs=tuple(inputs), drafts=kept.pop_all())

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 from stele.model.ports import ContentReader
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+    from types import TracebackType
+
     from stele.model.tree import Tree
 
 Kind = Literal["folder", "docker-archive", "oci-layout", "registry", "root-tar", "debian", "containerfile", "release"]
@@ -56,7 +59,7 @@ class Held(ContentReader, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source as read. A context manager: leaving it gives up the contents' descriptors and temporary file.
+    """A source as read. A context manager: leaving it gives up the contents' descriptors and temporary file, and `drafts`, if there are.
 
     `input_digest`: the OCI manifest's digest, for a docker archive the image id; "" for a folder, whose identity is
     the tree's. `platform`: of an image, as `linux/amd64`. `inputs`: what it was made of, where that is
@@ -72,9 +75,12 @@ class Source:
     defaults: Defaults = field(default_factory=Defaults)
     inputs: tuple[Input, ...] = ()
     notes: tuple[str, ...] = ()
+    drafts: ExitStack | None = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.contents.close()
+        if self.drafts is not None:
+            self.drafts.__exit__(kind, error, trace)
