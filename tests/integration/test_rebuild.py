@@ -99,7 +99,7 @@ def test_a_release_by_another_version_of_the_codec_is_the_same_content(data, mon
     older = (
         "import stele.seal.codec as c, zstandard, sys\n"
         "c.codec_name = lambda compression: 'zstd 1.4.0 level 1 mt'\n"
-        "c.encoder = lambda compression: zstandard.ZstdCompressor(level=1, threads=1).compressobj()\n"
+        "c.encoder = lambda compression, **_: zstandard.ZstdCompressor(level=1, threads=1).compressobj()\n"
         "from stele.cli.app import run\nsys.exit(run(sys.argv[1:]))\n"
     )
     argv = [sys.executable, "-c", older, "--data", str(data), "seal", "root", "-f", "stele.yaml"]
