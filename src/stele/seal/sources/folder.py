@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 SMALL = 128 << 10  # bytes up to which a file is kept
 KEPT = 64 << 20  # bytes of small files kept in memory, so that they are read once
+_KINDS: dict[int, Kind] = {
+    stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink", stat.S_IFCHR: "char", stat.S_IFBLK: "block", stat.S_IFIFO: "fifo"
+}  # fmt: skip
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
 
 
@@ -122,8 +125,7 @@ class _Walk:
                 self.notes.add("another file system is mounted here; its content is sealed too", path)
             inode.xattrs = self._xattrs(fd, path)
             try:
-                with os.scandir(fd) as entries:
-                    names = [os.fsencode(entry.name) for entry in entries]
+                names = [os.fsencode(name) for name in os.listdir(fd)]
             except PermissionError as error:
                 raise unreadable(path, error) from error
             prefix = path + b"/" if path else b""
@@ -132,7 +134,8 @@ class _Walk:
             self.reading.folder(path)
             for name in names:
                 below = _stat(fd, name, prefix + name)
-                child = self._entry(fd, name, prefix + name, below, listed)
+                state = states.of(below)
+                child = self._entry(fd, name, prefix + name, below, state, listed)
                 if child is not None:
                     inode.children[name] = child
                     if child.kind == "dir" and prefix + name not in MOUNT_POINTS:
@@ -140,12 +143,12 @@ class _Walk:
                         continue
                     if child.kind == "dir":
                         self._skip(prefix + name)
-                listed.add(name, states.of(below), plain=child is not None and below.st_nlink == 1 and _is_plain(child))
+                listed.add(name, state, plain=child is not None and below.st_nlink == 1 and _is_plain(child))
         finally:
             os.close(fd)
         return inner
 
-    def _entry(self, folder: int, name: bytes, path: bytes, info: os.stat_result, listed: Listed) -> Inode | None:
+    def _entry(self, folder: int, name: bytes, path: bytes, info: os.stat_result, state: State, listed: Listed) -> Inode | None:
         if len(path) > 4095:  # before the pending list is filled with what cannot be sealed
             raise SteleError(f"the path /{quote(path)[:300]}… {name_fault(path)}", remedy="rename it in the source", code="seal.bad-name")
         kind = _kind(info.st_mode)
@@ -162,7 +165,7 @@ class _Walk:
         if info.st_nlink > 1:
             self.linked[info.st_dev, info.st_ino] = inode
         if kind == "file":
-            self._file(name, path, inode, states.of(info), listed)
+            self._file(name, path, inode, state, listed)
         elif kind == "symlink":
             try:
                 inode.target = os.readlink(name, dir_fd=folder)
@@ -255,14 +258,4 @@ def _is_plain(inode: Inode) -> bool:
 
 def _kind(mode: int) -> Kind | None:
     """The kind of node, None for a socket."""
-    if stat.S_ISREG(mode):
-        return "file"
-    if stat.S_ISDIR(mode):
-        return "dir"
-    if stat.S_ISLNK(mode):
-        return "symlink"
-    if stat.S_ISCHR(mode):
-        return "char"
-    if stat.S_ISBLK(mode):
-        return "block"
-    return "fifo" if stat.S_ISFIFO(mode) else None
+    return _KINDS.get(stat.S_IFMT(mode))
