@@ -19,7 +19,9 @@ import boto3
 import botocore.config
 import hvac
 import pytest
+import requests
 
+from stele.host import vault_keys
 from stele.trust.policy import key_id
 from stele.trust.release_key import PrivateKey, PublicKey
 from tests import judges
@@ -189,6 +191,31 @@ def test_what_vault_cannot_do_is_said_with_what_to_do(data, vault, tmp_path):
         assert word in refused(data, "seal", "root", "--key", uri, env=given, status=status), uri
 
 
+@pytest.mark.parametrize(("name", "value", "word"), [
+    ("VAULT_TOKEN", f"{TOKEN}\n", "a line feed"), ("VAULT_TOKEN", f" {TOKEN}", "a space"), ("VAULT_TOKEN", f"{TOKEN}\u20ac", "a character"),
+    ("VAULT_ADDR", f"http://me:{TOKEN}@127.0.0.1:1", "Vault at http://127.0.0.1:1 does not"),
+    ("VAULT_ADDR", f"http://me:{TOKEN}@[", "Vault at http://["), ("VAULT_NAMESPACE", "a\nb", "VAULT_ADDR"),
+])  # fmt: skip
+def test_what_is_secret_in_the_environment_is_not_told(data, name, value, word):
+    env = {"VAULT_ADDR": "http://127.0.0.1:1", "VAULT_TOKEN": TOKEN, name: value}
+    said = refused(data, "seal", "root", "--key", "hv:k", env=env, status=3 if name == "VAULT_TOKEN" else 4)
+    assert word in said
+
+
+def test_a_redirect_does_not_lead_off_tls():
+    for there, code, is_followed in (
+        ("https://other.example/v1", 307, True), ("/v1/other", 301, True), ("http://vault.example/v1", 307, False),
+        ("HTTP://vault.example/", 302, False), ("ftp://vault.example/", 307, False), ("http://vault.example/", 200, True),
+    ):  # fmt: skip
+        answer = requests.Response()
+        answer.status_code, answer.url, answer.headers["location"] = code, "https://vault.example/v1/x", there
+        if is_followed:
+            assert vault_keys.Session().get_redirect_target(answer) == (there if code != 200 else None)
+        else:
+            with pytest.raises(requests.RequestException):
+                vault_keys.Session().get_redirect_target(answer)
+
+
 def test_a_sealed_vault_may_be_asked_again(data, tmp_path):
     (tmp_path / "bao").mkdir()
     with bao(tmp_path / "bao") as (client, env):
@@ -255,7 +282,7 @@ def kms(tmp_path_factory) -> Iterator[tuple[Any, dict[str, str]]]:
     for address in serving(judges.go_main(HERE / "local-kms"), tmp_path_factory.mktemp("kms")):
         env = {
             "AWS_ENDPOINT_URL": f"http://{address}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_DEFAULT_REGION": "eu-central-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1",
+            "AWS_SESSION_TOKEN": TOKEN, "AWS_DEFAULT_REGION": "eu-central-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1",
         }  # fmt: skip
         client = boto3.client(
             "kms", endpoint_url=f"http://{address}", region_name="eu-central-1", aws_access_key_id="test", aws_secret_access_key=SECRET,

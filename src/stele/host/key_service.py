@@ -70,6 +70,7 @@ def open_signer(uri: str, ask: Callable[[str], str]) -> ServiceSigner:
     """
     scheme, _, rest = uri.partition(":")
     provider = SCHEMES[scheme]
+    _keep_quiet()
     with _Told(provider):
         library: Any = importlib.import_module("securesystemslib.signer")  # costs 50 ms, and most releases are signed by a file
 
@@ -88,6 +89,14 @@ def open_signer(uri: str, ask: Callable[[str], str]) -> ServiceSigner:
         public = PublicKey.from_pem(str(key.keyval["public"]).encode())
         made = made or library.Signer.from_priv_key_uri(uri, key, ask)
     return ServiceSigner(uri, public, made.sign)
+
+
+def _keep_quiet() -> None:
+    """The libraries' debug output has session tokens in it."""
+    import logging  # most commands need none
+
+    for noisy in ("boto3", "botocore", "urllib3", "azure", "google"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def _import(scheme: str, rest: str, library: Any, ask: Callable[[str], str]) -> tuple[str, Any]:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urljoin
 
 import hvac
 import requests
@@ -41,6 +42,17 @@ class _Place(NamedTuple):
     def path(self) -> str:
         """As the command lines of Vault and OpenBao name it."""
         return f"{self.mount}/keys/{self.name}"
+
+
+class Session(requests.Session):
+    """Follows where Vault's servers lead, as its own command does, but never off TLS: the token would go there in the clear."""
+
+    def get_redirect_target(self, resp: Any) -> str | None:
+        """See the base class."""
+        target: str | None = super().get_redirect_target(resp)
+        if target and resp.url.startswith("https:") and not urljoin(resp.url, target).startswith("https:"):
+            raise requests.exceptions.InvalidSchema("it leads to an address without TLS")
+        return target
 
 
 class EcdsaVaultSigner(VaultSigner):
@@ -90,10 +102,16 @@ def open_key(uri: str) -> tuple[str, EcdsaVaultSigner]:
     if found is None:
         raise refused(f"{uri[:200]!r} names no key", f"write {FORM}")
     client = hvac.Client(namespace=os.environ.get("VAULT_NAMESPACE"))
-    place = _Place(str(client.url), (found["mount"] or "transit").strip("/"), found["name"])
+    client.adapter.session = Session()
+    place = _Place(_without_user(str(client.url)), (found["mount"] or "transit").strip("/"), found["name"])
     if not client.token:
         raise refused(
             f"there is no token for Vault at {place.address}", "set VAULT_TOKEN, or log in (`vault login`, which writes ~/.vault-token)"
+        )
+    if not re.fullmatch(r"[!-~]+", client.token):  # else whoever cannot send it says so with the token in the words
+        raise refused(
+            f"the token for Vault at {place.address} has a character that no token has, such as a space or a line feed",
+            "set VAULT_TOKEN to the token alone",
         )
     with _told(place):
         data = client.secrets.transit.read_key(place.name, mount_point=place.mount)["data"]
@@ -156,7 +174,12 @@ def _told(place: _Place) -> Iterator[None]:
 
 def _text(error: Exception) -> str:
     said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said[:300]}"
+    return f"{type(error).__name__}: {_without_user(said)[:300]}"
+
+
+def _without_user(text: str) -> str:
+    """Of a URL the user and password are nobody's business."""
+    return re.sub(r"//\S*@", "//", text)
 
 
 def refused(reason: str, remedy: str, *, passing: bool = False) -> SteleError:
