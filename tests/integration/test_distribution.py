@@ -239,6 +239,8 @@ class _Between(http.server.BaseHTTPRequestHandler):
         trick = self.server.trick if "/blobs/" in self.path and len(body) > 100_000 else ""  # type: ignore[attr-defined]
         if self.server.trick == "throttled" and ("sha256-" in self.path or "update-" in self.path):  # type: ignore[attr-defined]
             status, body, trick = 429, b"", ""
+        if self.server.trick.startswith("update ") and "/manifests/update-" in self.path and self.command == "GET":  # type: ignore[attr-defined]
+            body = self.server.trick.encode()[7:]  # type: ignore[attr-defined]
         if trick == "altered":
             body = body[:-1] + bytes([body[-1] ^ 1])
         if trick == "longer":
@@ -287,6 +289,19 @@ def test_an_update_that_cannot_be_looked_up_is_no_reason_to_go_on(places, regist
     assert code(pull, to, source + "v2") == "registry.throttled"
     between.trick = ""
     assert pull(to, source + "v2")["way"] == "update"
+
+
+def test_a_tag_of_an_update_that_names_something_else_is_passed_over(places, registry, between, tmp_path):
+    name = f"odd-{tmp_path.name.replace('_', '-').lower()}"
+    push(places, seal(places, "1"), f"{registry}/{name}:v1")
+    source = f"127.0.0.1:{between.server_address[1]}/{name}:"
+    push(places, seal(places, "2"), f"{registry}/{name}:v2", delta=True)
+    for number, body in enumerate(("junk", "[]", '{"layers":1}', "[" * 100_000, '{"config":[]}', "x" * (5 << 20))):
+        to = other(tmp_path, f"to{number}", places)
+        between.trick = ""
+        pull(to, source + "v1")
+        between.trick = f"update {body}"
+        assert pull(to, source + "v2")["way"] == "deltas", body[:20]
 
 
 def test_a_registry_that_says_another_digest_cannot_bring_back_an_older_release(places, registry, between, tmp_path):

@@ -145,10 +145,9 @@ def _bases(store: Layout) -> Iterator[Release]:
 
 def _fetched(repository: Repository, tag: str) -> bytes:
     found = repository.manifest(tag)
-    plain = indexes.decode(found.data, "an update's manifest") if found else {}
     try:
-        blob = indexes.descriptor(plain.get("config"))
-    except SteleError as error:
+        blob = indexes.descriptor(indexes.decode(found.data if found else b"{}", "an update's manifest").get("config"))
+    except SteleError as error:  # by whoever may write there
         raise codec.damaged("its manifest is that of something else") from error
     if blob.media_type != UPDATE_TYPE or blob.size > short.LIMIT:
         raise codec.damaged("its manifest is that of something else")
