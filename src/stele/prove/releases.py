@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stele.trust.trust_keys import Trust
 
 WORKLOAD = "dev.stele.workload"
+MAX_STATEMENT = 1 << 19  # bytes
 
 
 def named_in(state: WorkloadState) -> set[str]:
@@ -63,6 +64,8 @@ def check(found: Sequence[Signed], named: Sequence[str], workload: str, judged: 
             raise invalid("manifests and configs of releases come with all proofs but light ones")
         if not light:
             _check_manifest(release, digest, workload)
+        if len(release.statement.encode("utf-8", "surrogatepass")) > MAX_STATEMENT:
+            raise invalid(f"the statement of release {digest[:19]} is larger than 512 KiB")
         # each counts for the first key that it holds with: from any signature a second key can be computed, and a second spelling of it
         first = [next((key for key in judged.keys if _holds(release.statement, text, digest, key)), None) for text in release.signatures]
         held = list(dict.fromkeys(key for key in first if key is not None))

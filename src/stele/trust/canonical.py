@@ -42,7 +42,7 @@ _FAST = msgspec.json.Encoder(order="sorted")
 
 def check(value: Any, depth: int = 0) -> None:
     """Refuse what has no spelling. `depth`: in how many others it lies. Raises like `encode`."""
-    if depth > 64:
+    if depth > 64 and isinstance(value, dict | list | tuple):
         raise _bad("nested deeper than 64")
     if isinstance(value, dict):
         for key, inner in value.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from stele.prove.standalone import stele_verify
-from stele.trust import trust_keys
+from stele.trust import canonical, cosign, dsse, trust_keys
 from stele.trust.errors import SteleError
-from tests.ledgers import TRUST
-from tests.proofs import other_says
+from tests.ledgers import KEY, TRUST
+from tests.proofs import check, of, other_says, resum
+from tests.refusals import code
 
 
 def test_the_standalone_verifier_is_one_short_file_of_its_own():
@@ -38,6 +40,35 @@ def test_the_standalone_verifier_runs_alone(kinds, tmp_path):
     (tmp_path / "shop.proof").write_bytes(kinds["state light"].replace(b"shop-bbbbbb", b"shop-bbbbbc"))
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, "prove.invalid" in done.stderr + done.stdout) == (1, True)
+
+
+@pytest.mark.parametrize("leaf", ["1", '"x"', "null", "true", "{}", "[]", '["x"]', '{"x":1}'])
+@pytest.mark.parametrize(("begin", "end"), [('{"a":', "}"), ("[", "]"), ('[1,{"a":', "}]")])
+def test_how_deep_json_may_be_nested_is_the_same(begin, end, leaf):
+    def takes(read, data: bytes) -> bool:
+        try:
+            read(data)
+        except (SteleError, ValueError):
+            return False
+        return True
+
+    judged = []
+    for depth in range(28, 70):
+        data = (begin * depth + leaf + end * depth).encode()
+        judged.append(takes(canonical.decode, data))
+        assert takes(stele_verify.parse, data) == judged[-1], depth
+    assert {*judged} == {True, False}
+
+
+def test_how_large_a_statement_may_be_is_the_same(kinds):
+    """Signed by a trusted key: padded, as only its owner could."""
+    said = of(kinds, "state light")
+    for size, expected in ((1 << 19, ""), ((1 << 19) + 1, "prove.invalid")):
+        (release,) = said["releases"]
+        statement = release["statement"] + " " * (size - len(release["statement"]))
+        signature = base64.b64encode(KEY.sign(dsse.pae(cosign.PAYLOAD_TYPE, statement.encode()))).decode()
+        data = resum({**said, "releases": [{**release, "statement": statement, "signatures": [signature]}]})
+        assert (code(check, data) if expected else bool(check(data))) == (expected or True)
 
 
 def test_other_trust_files(kinds):
