@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from stele.flow import initialise
@@ -91,6 +93,48 @@ def test_an_old_policy_brought_back_undoes_no_change_of_keys(places, kind):
     assert code(places, own(places)) == "trust.policy-outdated"
     places.policy.unlink()
     assert code(places, own(places)) == "trust.policy-missing"
+
+
+def required(places: Places, pattern: str, threshold: int, *signers: str) -> None:
+    """As `stele key require` does it."""
+    present = policy.parse(places.policy.read_bytes())
+    places.policy.write_bytes(policy.with_rule(present, pattern, threshold, signers).encode())
+    note_down(places, ("", "key.required", {"workloads": pattern, "threshold": threshold, "signers": list(signers), "policy": ""}))
+
+
+def test_a_rule_that_was_lowered_by_hand_or_comes_from_a_backup_does_not_count(places):
+    places.policy.write_bytes(policy.with_key(policy.parse(places.policy.read_bytes()), "alice", NEW, 0, "").encode())
+    mine, lines = own(places), places.policy.read_text()
+    required(places, "shop", 2, "release", "alice")
+    good = places.policy.read_text()
+    assert (code(places, mine), code(places, mine, NEW)) == ("trust.too-few-signers", "")
+    for lowered in (
+        lines,  # the backup: 1 of release for all workloads
+        good.replace("rule shop 2 release alice", "rule shop 1 release alice"),
+        good.replace("rule shop 2", "rule sh* 1 release\nrule shop 2"),  # a rule before it
+        lines.replace("rule * 1 release", "rule * 2 release alice bob").replace("key alice", f"key bob 0 - {spki()}\nkey alice"),
+    ):
+        places.policy.write_text(lowered)
+        assert code(places, mine, NEW) == "trust.policy-outdated", lowered
+    # stricter by hand, and other workloads
+    places.policy.write_text(good.replace("rule shop 2 release alice", "rule shop 2 alice release"))
+    assert code(places, mine, NEW) == ""
+    assert Authority(places).accept("other", RELEASE, [mine])
+    # lowered so that it is recorded
+    places.policy.write_text(good)
+    required(places, "shop", 1, "release", "alice")
+    assert code(places, mine) == ""
+    # a later rule for more workloads comes before it, as in the file
+    required(places, "*o*", 2, "release", "alice")
+    assert (code(places, mine), code(places, mine, NEW)) == ("trust.too-few-signers", "")
+    places.policy.write_text(good)
+    assert code(places, mine, NEW) == ""
+    places.policy.write_text(good.replace("rule shop 2", "rule shop 1"))
+    assert code(places, mine, NEW) == "trust.policy-outdated"
+
+
+def spki() -> str:
+    return base64.b64encode(PrivateKey.generate().public.der).decode()
 
 
 def test_a_data_folder_without_a_policy_trusts_its_own_key(places):

@@ -10,7 +10,7 @@ from stele.store.signatures import Counted
 from stele.trust import policy as policies
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
-from stele.trust.policy import Policy, Refused, key_id
+from stele.trust.policy import Policy, Refused, Rule, key_id
 from stele.trust.release_key import PublicKey
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ class Authority:
         """Whether signatures by `keys` are enough (see the port)."""
         policy, source = in_force(self._places)
         if source != "root":
-            _agree(policy, recorded.key_changes(self._places.ledger))
+            changes = recorded.key_changes(self._places.ledger)
+            _agree(policy, changes)
+            _as_strict(policy, changes, workload)
         indexes: dict[str, int] = {}
         size = 0
         if not policy.timeless:
@@ -78,7 +80,7 @@ def _agree(policy: Policy, changes: Sequence[tuple[int, dict[str, Any], str]]) -
     """Refuse a policy that the ledger knows to be outdated: one from before a revocation or rotation that was recorded."""
     for index, data, kind in changes:
         key = policy.key(str(data.get("old" if kind == "key.rotated" else "key")))
-        if key is None or kind == "key.added":
+        if key is None or kind not in {"key.rotated", "key.revoked"}:
             continue
         start = data.get("from")
         revoked = policy.revoked.get(key.id)
@@ -90,6 +92,26 @@ def _agree(policy: Policy, changes: Sequence[tuple[int, dict[str, Any], str]]) -
                 remedy="bring the present file back; or leave that key out of it, or repeat `stele key revoke` or `rotate`",
                 code="trust.policy-outdated",
             )
+
+
+def _as_strict(policy: Policy, changes: Sequence[tuple[int, dict[str, Any], str]], workload: str) -> None:
+    """Refuse a policy whose rule for the workload asks for less than `stele key require` recorded last: an old one, or lowered by hand."""
+    asked: dict[str, tuple[int, Rule]] = {}  # by pattern, in the order of `policies.with_rule`: what is new comes first
+    for index, data, kind in changes:
+        pattern, threshold, signers = (data.get(name) for name in ("workloads", "threshold", "signers"))
+        if kind == "key.required" and isinstance(pattern, str) and isinstance(threshold, int) and isinstance(signers, list):
+            made = index, Rule(pattern, threshold, tuple(map(str, signers)))
+            asked = {**asked, pattern: made} if pattern in asked else {pattern: made, **asked}
+    index, wanted = next((item for item in asked.values() if item[1].matches(workload)), (0, None))
+    rule = next((rule for rule in policy.rules if rule.matches(workload)), None)
+    if wanted is None or rule is None or (rule.threshold >= wanted.threshold and set(rule.signers) <= set(wanted.signers)):
+        return
+    raise SteleError(
+        f"the trust policy asks for {rule.threshold} of {', '.join(rule.signers)} for {workload}, and by entry {index} of the ledger "
+        f"{wanted.threshold} of {', '.join(wanted.signers)} are needed for {wanted.pattern}",
+        remedy="bring the present file back; or, if less shall be enough, say so with `stele key require`, which records it",
+        code="trust.policy-outdated",
+    )
 
 
 def other_ledger(policy: Policy, origin: str) -> SteleError:
