@@ -3,7 +3,8 @@
     sudo .venv/bin/python benchmarks/bench_reseal.py [--rounds 5] [--more 50000,200000] [--json FILE]
 
 The file is one of the application's own (srv/app/settings.py). Stele's is the whole command, process start included: states, tree,
-changed strata in both forms, SBOM, provenance, signatures, ledger entry. restic and borg keep a cache of their own; ostree, umoci and
+changed strata in both forms, SBOM, provenance, signatures, ledger entry; once as it is, and once with a warm process (`stele warm`),
+which the table after the first compares. restic and borg keep a cache of their own; ostree, umoci and
 podman read everything, and are left out where files are added to the root (`--more`): they are far behind. Each has a folder of its
 own, because umoci changes the ctime of all that it reads. The last table says what one more file that did not change costs.
 """
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 SPEC = b"stele: 0\nname: minbase\ncommand: [/bin/true]\n"
 STELE = str(Path(sys.executable).parent / "stele")
-
+WARM = "stele seal, warm"
 
 READERS = ("ostree commit", "umoci insert", "podman import")  # which read everything
 
@@ -49,6 +50,8 @@ def main() -> None:
     for more in (0, *map(int, filter(None, options.more.split(",")))):
         with tempfile.TemporaryDirectory(dir=CACHE) as name:
             work = Path(name)
+            os.environ["XDG_RUNTIME_DIR"] = str(work / "run")
+            (work / "run").mkdir(mode=0o700)
             try:
                 source = _source(work, more)
                 files = sum(len(names) for _, _, names in os.walk(source))
@@ -78,15 +81,15 @@ def _source(work: Path, more: int) -> Path:
 
 
 def _seal(work: Path, source: Path) -> list[str]:
-    data = work / "data"
+    data = work / f"data of {source.name}"
     subprocess.run([STELE, "--data", str(data), "init", "--keys-only"], check=True, stdout=subprocess.DEVNULL)
     (work / "stele.yaml").write_bytes(SPEC)
     return [STELE, "--data", str(data), "seal", str(source), "-f", str(work / "stele.yaml")]
 
 
 def _peers(work: Path, original: Path, files: int, rounds: int, readers: Sequence[str]) -> dict[str, Any]:
-    names = ("stele seal", "restic backup", "borg create", *readers)
-    sources = {name: original if name == names[0] else work / f"root of {name.split()[0]}" for name in names}
+    names = ("stele seal", WARM, "restic backup", "borg create", *readers)
+    sources = {name: original if name == names[0] else work / f"root of {name.replace(' ', '-')}" for name in names}
     for source in list(sources.values())[1:]:
         subprocess.run(["cp", "-a", str(original), str(source)], check=True)
     subprocess.run(["restic", "-r", str(work / "restic"), "init", "-q"], check=True)
@@ -104,11 +107,14 @@ def _peers(work: Path, original: Path, files: int, rounds: int, readers: Sequenc
             subprocess.run(["umoci", "new", "--image", f"{work / 'umoci'}:base"], check=True)
         elif name == "podman import":
             shutil.rmtree(work / "podman", ignore_errors=True)
+        if name in {"stele seal", WARM}:
+            subprocess.run([STELE, "warm", "start" if name == WARM else "stop"], check=True, stdout=subprocess.DEVNULL)
         time.sleep(0.05)  # a file as young as the clock is coarse is read again next time, by whoever is careful
 
     storage = f"--root {work / 'podman'} --runroot {work / 'podman-run'} --storage-driver vfs"
     argv: dict[str, Callable[[str], list[str]]] = {
         "stele seal": lambda source: _seal(work, Path(source)),
+        WARM: lambda source: _seal(work, Path(source)),
         "restic backup": lambda source: ["restic", "-r", str(work / "restic"), "backup", "-q", source],
         "borg create": lambda source: ["borg", "create", f"{work / 'borg'}::{{now:%s.%f}}", source],
         "ostree commit": lambda source: ["ostree", "commit", f"--repo={work / 'ostree'}", "-b", "x", source],
@@ -116,7 +122,13 @@ def _peers(work: Path, original: Path, files: int, rounds: int, readers: Sequenc
         "podman import": lambda source: ["sh", "-c", f"tar -C '{source}' -c . | podman {storage} import -q - minbase"],
     }
     candidates = {name: command(argv[name](str(source))) for name, source in sources.items()}
-    return report(f"one file of {files:,} changed", paired(candidates, rounds=rounds, before=before), "stele seal")
+    try:
+        times = paired(candidates, rounds=rounds, before=before)
+    finally:
+        subprocess.run([STELE, "warm", "stop"], check=True, stdout=subprocess.DEVNULL)
+    warm = {name: values for name, values in times.items() if name != "stele seal"}
+    found = report(f"one file of {files:,} changed", {name: values for name, values in times.items() if name != WARM}, "stele seal")
+    return {**found, "warm": report(f"one file of {files:,} changed, with a warm process", warm, WARM)}
 
 
 if __name__ == "__main__":

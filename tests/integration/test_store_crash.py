@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,13 +17,13 @@ from stele.model.tree import Tree
 from stele.seal import release as sealing
 from stele.seal.rebuild import LayerRebuilder
 from stele.seal.sign import sign
-from stele.store import drafts, layout
+from stele.store import drafts, layout, together
 from stele.store.layout import Layout
 from stele.trust.release_key import PrivateKey
 from tests.trees import Held, file, folder
 
 KEY = PrivateKey.generate()
-TRACED = {module.__file__ for module in (durable, drafts, layout)}
+TRACED = {module.__file__ for module in (durable, drafts, layout, together)}
 POINTS = 120
 
 
@@ -30,12 +31,13 @@ def opened(root: Path) -> Layout:
     return Layout(root, trusted=(KEY.public,), rebuild=LayerRebuilder())
 
 
-def seal(root: Path, content: bytes) -> str:
+def seal(root: Path, content: bytes, *, at_once: bool = False) -> str:
     store = opened(root)
     held = Held()
     tree = Tree.build([folder(b""), file(b"app", content * 5000, held)])
-    sealed = sealing.seal(tree, held, specs.from_builtins({"stele": 0, "name": "shop", "command": ["/app"]}), store)
-    store.publish(sign(sealed, KEY, store))
+    with store.together() if at_once else contextlib.nullcontext():
+        sealed = sealing.seal(tree, held, specs.from_builtins({"stele": 0, "name": "shop", "command": ["/app"]}), store)
+        store.publish(sign(sealed, KEY, store))
     return sealed.release.digest
 
 
@@ -67,21 +69,21 @@ class Trace:
         threading.settrace(None)  # type: ignore[arg-type]
 
 
-def sealed_and_killed(root: Path, content: bytes, fatal: int) -> int:
+def sealed_and_killed(root: Path, content: bytes, fatal: int, *, at_once: bool) -> int:
     """Seal in a child process that dies at line `fatal`; returns its wait status."""
     child = os.fork()
     if child == 0:
         try:
             with Trace(fatal):
-                seal(root, content)
+                seal(root, content, at_once=at_once)
         finally:
             os._exit(0)
     return os.waitpid(child, 0)[1]
 
 
-def lines(root: Path) -> int:
+def lines(root: Path, *, at_once: bool) -> int:
     with Trace(0) as trace:
-        seal(root, b"count")
+        seal(root, b"count", at_once=at_once)
     return trace.count
 
 
@@ -92,16 +94,17 @@ def root(tmp_path):
         immutable.make_mutable(path)
 
 
-def test_a_seal_that_is_killed_anywhere_leaves_nothing_half_done(root, tmp_path):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_seal_that_is_killed_anywhere_leaves_nothing_half_done(root, tmp_path, at_once):
     seal(tmp_path / "warm", b"warm")  # lazy imports happen before lines are counted
-    total = lines(tmp_path / "other")
+    total = lines(tmp_path / "other", at_once=at_once)
     first = seal(root, b"first")
     step = max(1, total // POINTS)
     known = [first]
     killed = 0
     for number, fatal in enumerate(range(1, total + 1, step)):
         content = b"%d" % number
-        status = sealed_and_killed(root, content, fatal)
+        status = sealed_and_killed(root, content, fatal, at_once=at_once)
         killed += os.WIFSIGNALED(status)
         store = opened(root)
         assert list((root / "tmp").iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -17,8 +18,11 @@ from stele.model.tree import Tree
 from stele.seal import release as sealing
 from stele.seal.rebuild import LayerRebuilder
 from stele.seal.sign import sign
+from stele.store import index as indexes
+from stele.store import together
 from stele.store.layout import Layout
 from stele.trust.digest import sha256
+from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey
 from tests.refusals import code
 from tests.trees import Held, MemorySink, file, folder
@@ -375,3 +379,49 @@ def test_a_store_that_cannot_be_written_is_named_and_stays_readable(closed):
     store = opened(closed)
     assert code(put, store) == "store.not-writable"
     assert store.release("shop")
+
+
+def test_what_is_stored_together_is_read_before_it_has_its_name_and_gone_if_it_is_not_published(tmp_path):
+    store = Layout(tmp_path / "store")
+    with store.together():
+        digest = store.put(b"some bytes")
+        assert store.put(b"some bytes") == digest
+        assert store.blob(digest) == b"some bytes"
+        assert not store.has_blob(digest)
+    assert not list((tmp_path / "store" / "tmp").iterdir())
+    with pytest.raises(SteleError):
+        store.blob(digest)
+
+
+def test_more_files_than_are_kept_open_get_their_names_on_the_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(together, "MOST", 4)
+    store = Layout(tmp_path / "store")
+    with store.together():
+        digests = [store.put(b"%d" % number) for number in range(10)]
+        assert [store.has_blob(digest) for digest in digests] == [True] * 8 + [False] * 2
+        assert all(store.blob(digest) for digest in digests)
+
+
+def test_a_disk_that_does_not_take_one_of_several_files_gives_none_its_name(tmp_path, monkeypatch):
+    store = Layout(tmp_path / "store")
+    real = os.fsync
+    failing: list[int] = []
+
+    def fsync(fd):
+        if fd in failing:
+            raise OSError(errno.EIO, "it is broken")
+        real(fd)
+
+    with store.together():
+        digests = [store.put(b"%d" % number) for number in range(20)]
+        failing += [waiting.fd for waiting in store._together._files.values()][7:8]
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match="it is broken"):
+            store._together.settle()
+    assert not any(map(store.has_blob, digests))
+
+
+def test_the_index_is_spelled_as_json_with_one_space_for_each_depth(tmp_path):
+    entries = [{"digest": "sha256:x", "size": 2**63, "annotations": {"a": '\u20ac"\\\n', "empty": {}}, "list": []}, {}]
+    whole = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries}
+    assert indexes.encoded(entries) == json.dumps(whole, indent=1, sort_keys=True).encode() + b"\n"

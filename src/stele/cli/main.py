@@ -10,22 +10,46 @@ from stele import __version__
 
 def main() -> None:
     """Entry point of the `stele` script."""
-    if sys.argv[1:] == ["--version"]:
+    argv = sys.argv[1:]
+    if argv == ["--version"]:
         # before click is imported: this is the call that scripts make
         sys.stdout.write(f"stele {__version__}\n")
         return
     code = None
-    if "seal" in sys.argv:
-        from stele.cli import plain
+    if "seal" in argv:
+        from stele.cli import warm_call
 
-        code = plain.run(sys.argv[1:])
+        code = warm_call.run(argv)
     if code is None:
-        from stele.cli.app import run
-
-        code = run(sys.argv[1:])
-    if "seal" in sys.argv:
+        code = run(argv)
+    if code < 0:
+        _die_by(-code)
+    if "seal" in argv:
         _leave(code)
     sys.exit(code)
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line here; returns its exit code."""
+    code = None
+    if "seal" in argv:
+        from stele.cli import plain
+
+        code = plain.run(argv)
+    if code is None:
+        from stele.cli import app
+
+        code = app.run(argv)
+    return code
+
+
+def _die_by(number: int) -> None:
+    """End by the signal by which the command ended."""
+    import signal
+
+    if number not in {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _leave(code: int) -> None:

@@ -30,6 +30,7 @@ COMMANDS = {
     "serve": ("serve", "serve", "Serve the ledger to readers over HTTP"),
     "witness": ("witness", "witness", "Cosign other ledgers' checkpoints"),
     "prove": ("prove", "prove", "Write a proof of what ran at an instant"),
+    "warm": ("warm", "warm", "Have plain seals start at once"),
     "agent": ("agent", "agent", "Start, stop and look at this host's agent"),
 }
 

@@ -77,6 +77,7 @@ class Again:
             return None
         with contextlib.ExitStack() as stack:
             stack.enter_context(store.adding())
+            stack.enter_context(store.together())
             fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
             release = self._whole(store)

@@ -6,7 +6,6 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from stele.model.tree import MAX_ID, MAX_TIME, MAX_XATTR, Node, Tree, name_fault, parent, quote
-from stele.seal.inode import walk
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -77,6 +76,8 @@ def tree_of(root: Inode, *, time: int, notes: Notes) -> Tree:
     Raises:
         SteleError: `seal.device-node`, `seal.reserved-name`, `seal.bad-name`, `seal.bad-mount-point`, `seal.bad-owner`.
     """
+    from stele.seal.inode import walk  # with dataclasses, which who only asks for a rule need not load
+
     _empty_mount_points(root, notes)
     found = sorted(walk(root), key=itemgetter(0))
     for path, inode in found:

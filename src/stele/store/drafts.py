@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from stele.store.together import Together
+
 KEPT_SECONDS = 7 * 24 * 3600.0  # a blob that came in part is kept for so long to go on with
 
 
@@ -52,9 +54,10 @@ def writing(root: Path) -> Iterator[None]:
 class Draft:
     """One file below `tmp/`; adapter of the port `Draft`."""
 
-    def __init__(self, root: Path, target: Callable[[str], Path]) -> None:
-        """Begin a file that becomes `target(digest)`."""
+    def __init__(self, root: Path, target: Callable[[str], Path], together: Together | None = None) -> None:
+        """Begin a file that becomes `target(digest)`. `together`: with others."""
         self._root = root
+        self._together = together
         self._target = target
         self._fd = -1
         with writing(root):
@@ -79,7 +82,7 @@ class Draft:
         return self._fd
 
     def commit(self, digest: str) -> None:
-        """Make the content durable and give it its name; the name is durable when `publish` returns.
+        """Make the content durable and give it its name, at once or with others; the name is durable when `publish` returns.
 
         What has the name already is replaced, which repairs it; but an immutable file stays: it was checked, and is
         mounted perhaps.
@@ -93,6 +96,10 @@ class Draft:
                 self.discard()
                 return
             os.fchmod(self._fd, 0o444)
+            if self._together is not None:
+                fd, self._fd = self._fd, -1
+                self._together.add(self._path, fd, target)
+                return
             os.fsync(self._fd)
             immutable.make_mutable(target)
             os.rename(self._path, target)

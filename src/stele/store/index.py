@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from stele.model.release import (
     ANNOTATION_WORKLOAD,
     CONFIG_TYPE,
@@ -206,6 +208,6 @@ def with_publication(index: Plain, item: Publication, referrers: Descriptor, sig
 
 def encoded(manifests: list[Plain]) -> bytes:
     """index.json with these entries."""
-    return (
-        json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}, indent=1, sort_keys=True).encode("ascii") + b"\n"
-    )
+    whole = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}
+    # what `indent` makes of it takes tens of microseconds for each entry
+    return msgspec.json.format(json.dumps(whole, sort_keys=True).encode("ascii"), indent=1) + b"\n"

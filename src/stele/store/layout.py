@@ -11,6 +11,7 @@ from stele.model import tree as trees
 from stele.model.release import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Publication, Referrer, Release, ReleaseEvidence, Stratum
 from stele.store import attestations, drafts, images, naming, removal, signatures
 from stele.store import index as indexes
+from stele.store.together import Together
 from stele.trust.digest import digest_hex, sha256
 from stele.trust.errors import SteleError
 from stele.trust.policy import key_id
@@ -49,6 +50,7 @@ class Layout:
         self.unpack: Unpacker | None = None
         self._blobs = root / "blobs" / "sha256"
         self._images = images.Images(root)
+        self._together: Together | None = None
         drafts.sweep(root)
 
     # --- BlobSink
@@ -60,7 +62,7 @@ class Layout:
             SteleError: `store.full`, `store.not-writable`.
         """
         self._make()
-        return drafts.Draft(self.root, self._blob_path if kind == "blob" else self._images.path)
+        return drafts.Draft(self.root, self._blob_path if kind == "blob" else self._images.path, self._together)
 
     def partial(self, digest: str) -> Draft:
         """Begin a blob that is fetched, or go on with what an earlier go left of it: the file's content, unchecked. Raises like `draft`."""
@@ -77,6 +79,16 @@ class Layout:
             durable.write_all(draft.fd, data)
             draft.commit(digest)
         return digest
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """While it lasts, what is stored waits for `publish`, and what was not published when it ends is gone."""
+        self._together = Together()
+        try:
+            yield
+        finally:
+            self._together.discard()
+            self._together = None
 
     def publish(self, publication: Publication) -> None:
         """Make a release and what belongs to it visible at once; it becomes the newest of its workload.
@@ -96,8 +108,9 @@ class Layout:
                 Descriptor(media_type=INDEX_TYPE, digest=self.put(referrers), size=len(referrers)),
                 Descriptor(media_type=MANIFEST_TYPE, digest=self.put(legacy), size=len(legacy)),
             )
-            durable.sync_dir(self._blobs)
-            durable.sync_dir(self._images.folder)
+            if self._together is not None:
+                self._together.settle()
+            durable.sync_dirs((self._blobs, self._images.folder))
             durable.write(self.root / "index.json", new)
 
     def refer(self, release: Release, referrers: Sequence[Referrer]) -> None:
@@ -163,7 +176,8 @@ class Layout:
             SteleError: `store.damaged` (also: it is not there, or larger than `limit` bytes).
         """
         try:
-            with self._blob_path(digest).open("rb") as file:
+            path = self._blob_path(digest)
+            with (path if self._together is None else self._together.where(path)).open("rb") as file:
                 data = file.read(limit + 1)
         except FileNotFoundError as error:
             raise indexes.damaged(f"the blob {digest} is missing") from error

@@ -1,0 +1,317 @@
+"""The warm process (docs/spec/warm.md): it has loaded what a plain `stele seal` needs, and becomes the command in a child for each call.
+
+It knows nothing of any folder, key or store, and remembers nothing of a call. What a caller may not have from it, it refuses.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from stele.cli import plain, warm_call
+from stele.host import circumstances
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+LIMIT = 4 << 20  # bytes of a request
+RECEIVE_S = 5.0
+_PEER_PIDFD = 77  # SO_PEERPIDFD, which Python does not name yet
+_INTERRUPT = 2
+_AT_START = (
+    b"PYTHON", b"LC_", b"LANG", b"LD_", b"GLIBC_", b"MALLOC_", b"OPENSSL_", b"SSL_", b"TZ", b"LOCPATH", b"GCONV_PATH",
+)  # fmt: skip
+_NEEDED = (
+    "cryptography.hazmat.backends.openssl", "sqlite3", "stele.cli.call", "stele.cli.ends", "stele.cli.main", "stele.cli.sealed",
+    "stele.flow.attesting",
+    "stele.flow.opening", "stele.flow.record", "stele.flow.reseal", "stele.flow.sealing", "stele.flow.signers", "stele.flow.signing",
+    "stele.flow.whole_seal", "stele.ledger.sequencer", "stele.seal.again.remake", "stele.seal.packages", "stele.seal.secrets",
+    "stele.seal.sign", "stele.seal.sources.folder", "concurrent.futures.thread",
+)  # fmt: skip
+
+
+class Request(NamedTuple):
+    """See the specification. `env`: as it came."""
+
+    kind: bytes
+    program: bytes
+    umask: int
+    argv: list[str]
+    env: list[bytes]
+
+
+class _Call(NamedTuple):
+    sock: socket.socket
+    pid: int
+    pidfd: int
+
+
+def decode(body: bytes) -> Request | None:
+    """A request; None where it is none. Pure."""
+    parts = body.split(b"\0")
+    if len(parts) < 5 or parts[0] != warm_call.HEADER or parts[1] not in {b"run", b"status", b"stop"}:
+        return None
+    umask, count = parts[3], parts[4]
+    if len(umask) != 3 or not set(umask) <= set(b"01234567") or not count.isdigit() or len(count) > 6 or b"%d" % int(count) != count:
+        return None
+    rest = parts[5:]
+    argv, env = rest[: int(count)], rest[int(count) :]
+    if len(argv) != int(count) or not all(part.find(b"=") > 0 for part in env):
+        return None
+    return Request(parts[1], parts[2], int(umask, 8), [os.fsdecode(word) for word in argv], env)
+
+
+def at_start(env: Sequence[bytes]) -> set[bytes]:
+    """Of an environment, what Python and its libraries read when they start."""
+    return {entry for entry in env if entry.startswith(_AT_START)}
+
+
+def load() -> None:
+    """Load what a plain seal needs, the short way or the whole."""
+    for name in _NEEDED:
+        importlib.import_module(name)
+    from stele.cli import starter
+    from stele.model import spec
+
+    spec.parse_yaml(starter.STARTER.format(name="warm").encode())  # with what the records' decoders learn at their first use
+
+
+def _states() -> dict[str, tuple[int, int, int]]:
+    """What the files of all loaded modules are."""
+    found = {}
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if path:
+            with contextlib.suppress(OSError):
+                info = os.stat(path)
+                found[path] = (info.st_ino, info.st_size, info.st_mtime_ns)
+    return found
+
+
+class Server:
+    """Serves until it was idle for long, is told to stop, or its own code is another on disk."""
+
+    def __init__(self, listener: socket.socket, where: str, env: Mapping[bytes, bytes]) -> None:
+        """`listener`: bound and listening, in `where`. `env`: as this process was started with."""
+        self._listener, self._where = listener, where
+        self._at_start = at_start([name + b"=" + value for name, value in env.items()])
+        self._program, self._states, self._since = warm_call.program(), _states(), time.monotonic()
+        self._calls: dict[int, _Call] = {}  # by descriptor, of socket and of process
+        self._served, self._refused, self._why, self._ending = 0, 0, "", False
+
+    def serve(self, idle_s: float) -> None:
+        """Serve; returns when there is nothing more to do."""
+        while self._calls or not self._ending:
+            if self._ending:
+                self._close()
+            listening = self._listener.fileno()  # -1 when it is closed
+            poll = select.poll()
+            for fd in {listening, *self._calls} - {-1}:
+                poll.register(fd, select.POLLIN)
+            ready = [fd for fd, _event in poll.poll(None if self._calls else int(idle_s * 1000))]
+            if not ready and not self._calls:
+                break
+            for fd in ready:
+                if (call := self._calls.get(fd)) is not None:  # else it ended just now
+                    self._hear(call, fd)
+            if listening in ready:  # last, because what is accepted may get the number of a descriptor that was ready before
+                self._accept()
+        self._close()
+
+    def _close(self) -> None:
+        """Be found by nobody any more."""
+        if self._listener.fileno() >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self._where}/{warm_call.SOCKET}")
+            self._listener.close()
+
+    def _accept(self) -> None:
+        sock, _address = self._listener.accept()
+        fds: list[int] = []
+        try:
+            sock.settimeout(RECEIVE_S)
+            if _peer_uid(sock) != os.geteuid():
+                return
+            asked = _receive(sock, fds)
+            if asked is None:
+                return
+            if asked.kind != b"run":
+                self._ending = asked.kind == b"stop"
+                sock.sendall(self._status().encode())
+            elif why := self._objection(sock, asked, fds):
+                self._refused, self._why = self._refused + 1, why
+                sock.sendall(b"-")
+            else:
+                sock.sendall(b"+")
+                self._run(sock, asked, fds)
+        except OSError:
+            pass  # it went away
+        finally:
+            for fd in fds:
+                os.close(fd)
+            if sock.fileno() not in self._calls:
+                sock.close()
+
+    def _status(self) -> str:
+        why = f", the last because {self._why}" if self._why else ""
+        ran = f"for {time.monotonic() - self._since:.0f} s"
+        return f"process {os.getpid()} is warm {ran}: {self._served} calls run, {self._refused} refused{why}"
+
+    def _objection(self, sock: socket.socket, asked: Request, fds: Sequence[int]) -> str:
+        """Why a command would not be what it is without a warm process; "" if it would."""
+        if len(fds) != 4:
+            return "it did not pass its descriptors"
+        if asked.program != self._program:
+            return "it is another program, or was started in another way"
+        if self._states != {path: state for path, state in _states().items() if path in self._states}:
+            self._ending = True
+            return "files of the program are not what they were when it was loaded"
+        if at_start(asked.env) != self._at_start:
+            return "something in its environment that counts when Python starts is another"
+        if plain.read(asked.argv) is None:
+            return "it is not a plain seal"
+        try:
+            return _other_circumstances(sock)
+        except OSError as error:
+            return f"its circumstances cannot be told ({error.strerror})"
+
+    def _run(self, sock: socket.socket, asked: Request, fds: Sequence[int]) -> None:
+        sock.settimeout(None)
+        pid = os.fork()
+        if not pid:
+            code = 70
+            try:
+                self._become(asked, fds)
+                code = _command(asked.argv)
+            finally:
+                os._exit(code)
+        pidfd = os.pidfd_open(pid)
+        self._served += 1
+        self._calls[sock.fileno()] = self._calls[pidfd] = _Call(sock, pid, pidfd)
+
+    def _become(self, asked: Request, fds: Sequence[int]) -> None:
+        """In the child: have what the caller has, and nothing else."""
+        os.setsid()
+        for number, fd in enumerate(fds[:3]):
+            os.dup2(fd, number)
+        os.fchdir(fds[3])
+        os.closerange(3, max([*fds, *self._calls, self._listener.fileno()]) + 64)
+        os.umask(asked.umask)
+        os.environ.clear()
+        for entry in asked.env:
+            name, _, value = entry.partition(b"=")
+            os.environb[name] = value
+
+    def _hear(self, call: _Call, fd: int) -> None:
+        if fd == call.pidfd:
+            _, status = os.waitpid(call.pid, 0)
+            with contextlib.suppress(OSError):
+                call.sock.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
+            del self._calls[call.pidfd], self._calls[call.sock.fileno()]
+            os.close(call.pidfd)
+            call.sock.close()
+            return
+        try:
+            said = call.sock.recv(1)
+        except OSError:
+            said = b""
+        if said == bytes([_INTERRUPT]):
+            _signal(call, signal.SIGINT)
+        elif not said:
+            _signal(call, signal.SIGKILL)
+            _, status = os.waitpid(call.pid, 0)
+            del self._calls[call.pidfd], self._calls[call.sock.fileno()]
+            os.close(call.pidfd)
+            call.sock.close()
+
+
+def _signal(call: _Call, number: int) -> None:
+    """To the command and its children; it leads a session of its own as soon as it has begun."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(call.pid, number)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(call.pid, number)
+
+
+def _command(argv: list[str]) -> int:
+    """In the child: run the command as a process of its own would."""
+    from stele.cli import main
+
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        old = getattr(sys, f"__{name}__")
+        lines = number == 2 or (number == 1 and os.isatty(number))
+        setattr(sys, name, open(number, mode, 1 if lines else -1, old.encoding, old.errors, closefd=False))  # noqa: SIM115  as Python's own
+    sys.argv[1:] = argv
+    try:
+        code = main.run(argv)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return 120  # as Python has it
+    return code
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+
+
+def _other_circumstances(sock: socket.socket) -> str:
+    """What of the caller's circumstances is not as here; "" for nothing.
+
+    Raises:
+        OSError: that cannot be told.
+    """
+    pid = int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
+    pidfd = sock.getsockopt(socket.SOL_SOCKET, _PEER_PIDFD)
+    try:
+        theirs, own = circumstances.of(pid), circumstances.of(os.getpid())
+        alive = select.poll()
+        alive.register(pidfd, select.POLLIN)
+        if pid <= 0 or alive.poll(0):  # else what was looked at was this caller, and no later process of its number
+            return "it has ended"
+    finally:
+        os.close(pidfd)
+    names = sorted(name for name in theirs.keys() | own.keys() if theirs.get(name) != own.get(name))
+    return f"its circumstances are others: {', '.join(names)}" if names else ""
+
+
+def _receive(sock: socket.socket, fds: list[int]) -> Request | None:
+    """A request, whole; its descriptors are added to `fds`, whatever else is true of it."""
+    data, ancillary, flags, _ = sock.recvmsg(1 << 16, socket.CMSG_SPACE(16 * 4))
+    for level, kind, raw in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers = array.array("i")
+            numbers.frombytes(raw[: len(raw) - len(raw) % 4])
+            fds += numbers
+    if len(data) < 4 or flags & socket.MSG_CTRUNC:
+        return None
+    size = int.from_bytes(data[:4], "big")
+    if size > LIMIT:
+        return None
+    until = time.monotonic() + RECEIVE_S
+    while len(data) < 4 + size:
+        piece = sock.recv(1 << 16)
+        if not piece or time.monotonic() > until:
+            return None
+        data += piece
+    return decode(data[4:]) if len(data) == 4 + size else None
+
+
+def prepare() -> None:
+    """Load, and set what is there apart from what calls make: a child's collector need not look at it, nor copy it."""
+    load()
+    gc.collect()
+    gc.freeze()

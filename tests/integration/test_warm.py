@@ -1,0 +1,354 @@
+"""Warm calls: the same command by a process that was there already, and never with anything that the caller does not have itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stele.cli import warm_call, warm_server
+from stele.host import circumstances
+from stele.store import removal
+
+pytestmark = pytest.mark.timeout(600)
+ENTRY = "import sys; sys.path[0] = ''; sys.argv[0] = 'stele'; from stele.cli.main import main; main()"
+PEER_PIDFD = 77
+
+
+def _kernel_tells_who_asks() -> bool:
+    one, other = socket.socketpair()
+    with one, other:
+        try:
+            os.close(one.getsockopt(socket.SOL_SOCKET, PEER_PIDFD))
+        except OSError:
+            return False
+    return True
+
+
+needs_peers = pytest.mark.skipif(not _kernel_tells_who_asks(), reason="SO_PEERPIDFD: Linux 6.5")
+
+
+class Warm:
+    """A person's runtime folder, an application, and what they type."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.run, self.data = folder, folder / "run", folder / "data"
+        self.run.mkdir(mode=0o700)
+        (folder / "app").mkdir()
+        (folder / "app" / "hello").write_bytes(b"hello")
+        (folder / "stele.yaml").write_bytes(b"stele: 0\nname: shop\ncommand: [/hello]\n")
+        self.env = {**os.environ, "XDG_RUNTIME_DIR": str(self.run)}
+        self("init", "--keys-only")
+
+    def __call__(self, *argv: str, before: tuple[str, ...] = (), code: int = 0, **more) -> subprocess.CompletedProcess[str]:
+        command = [*before, sys.executable, "-c", ENTRY, "--data", str(self.data), *argv]
+        env = {**self.env, **more.pop("env", {})}
+        more = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "cwd": self.folder, **more}
+        done = subprocess.run(command, env=env, check=False, **more)
+        assert done.returncode == code, done
+        return done
+
+    def seal(self, **more) -> subprocess.CompletedProcess[str]:
+        return self("seal", "app", "-f", "stele.yaml", **more)
+
+    def says(self) -> str:
+        return json.loads(self("warm", "status", "--json").stdout)["says"]
+
+    def counts(self) -> tuple[int, int]:
+        """Calls that were run, and refused."""
+        words = self.says().split(": ")[1].split()
+        return int(words[0]), int(words[3])
+
+
+@pytest.fixture
+def cold(tmp_path):
+    return Warm(tmp_path)
+
+
+@pytest.fixture
+def warm(cold):
+    cold("warm", "start")
+    yield cold
+    cold("warm", "stop")
+
+
+def told(done: subprocess.CompletedProcess[str]) -> str:
+    return "\n".join(line for line in done.stdout.splitlines() if "took" not in line) + done.stderr
+
+
+@needs_peers
+def test_a_warm_call_says_and_makes_what_a_cold_one_does(warm, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = Warm(tmp_path / "other")  # has no warm process
+    shutil.copytree(warm.data, other.data, dirs_exist_ok=True)
+    for content in (b"hello", b"one", b"two", b"two"):
+        (warm.folder / "app" / "hello").write_bytes(content)
+        (other.folder / "app" / "hello").write_bytes(content)
+        assert told(warm.seal()) == told(other.seal())
+    assert warm.counts() == (4, 0)
+
+
+@needs_peers
+def test_exit_codes_errors_umask_folder_and_environment_are_the_callers(warm):
+    (warm.folder / "bad.yaml").write_bytes(b"stele: 0\n")
+    refused = warm("--json", "seal", "app", "-f", "bad.yaml", code=3)
+    assert json.loads(refused.stdout)["error"]["code"].startswith("spec.")
+    (warm.folder / "deeper").mkdir()
+    made = warm("seal", "../app", "-f", "../stele.yaml", cwd=warm.folder / "deeper", umask=0o077)
+    assert "sealed shop" in made.stdout
+    assert (warm.data / "store").stat().st_mode & 0o777 == 0o700  # made by this call
+    elsewhere = warm.folder / "elsewhere"
+    env = {**warm.env, "STELE_DATA": str(elsewhere)}
+    command = [sys.executable, "-c", ENTRY, "seal", "app"]
+    done = subprocess.run(command, env=env, cwd=warm.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert str(elsewhere) in done.stderr
+    assert warm.counts() == (3, 0)
+
+
+@needs_peers
+def test_output_that_nobody_reads_ends_the_command_as_ever(warm):
+    script = f'{sys.executable} -c "$0" --data {warm.data} seal app -f stele.yaml 2>&1 | true'
+    done = subprocess.run(["sh", "-c", script, ENTRY], env=warm.env, cwd=warm.folder, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0
+    assert "sealed shop" in warm.seal().stdout
+
+
+@needs_peers
+@pytest.mark.parametrize(
+    "before",
+    [
+        ("prlimit", "--nofile=100:100"),
+        ("nice", "-n", "3"),
+        ("taskset", "1"),
+        ("setpriv", "--no-new-privs"),
+        ("nohup",),
+    ],
+    ids=lambda before: before[0],
+)
+def test_a_caller_with_other_means_is_refused_and_runs_the_command_itself(warm, before):
+    if before[0] == "taskset" and len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("one processor")
+    assert "sealed shop" in warm.seal(before=before).stdout
+    assert warm.counts() == (0, 1)
+    assert "circumstances" in warm.says()
+
+
+@needs_peers
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "before",
+    [
+        ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all"),
+        ("unshare", "--net"),
+        ("unshare", "--mount"),
+        ("unshare", "--pid", "--fork"),
+        ("setpriv", "--groups=7"),
+    ],
+    ids=lambda before: " ".join(before[:2]),
+)
+def test_a_caller_with_less_power_or_another_view_gets_nothing_of_the_warm_process(warm, before):
+    assert "sealed shop" in warm.seal(before=before).stdout
+    assert warm.counts() == (0, 1)
+
+
+@needs_peers
+@pytest.mark.root
+def test_another_user_is_not_answered(warm):
+    os.chmod(warm.run, 0o777)
+    os.chmod(warm.run / "stele", 0o777)
+    os.chmod(warm.run / "stele" / "warm.sock", 0o777)
+    for folder in warm.folder.parents:
+        if folder != Path("/") and folder.stat().st_uid == os.getuid():
+            folder.chmod(folder.stat().st_mode | 0o011)
+    warm.folder.chmod(0o755)
+    script = (
+        "import socket, sys\n"
+        "sock = socket.socket(socket.AF_UNIX); sock.settimeout(60)\n"
+        f"sock.connect({str(warm.run / 'stele' / 'warm.sock')!r})\n"
+        "try:\n"
+        f"    sock.sendall({(len(body := warm_call.request(b'stop', []))).to_bytes(4, 'big') + body!r})\n"
+        "except OSError: pass\n"
+        "try: sys.exit(len(sock.recv(1)))\n"
+        "except ConnectionError: sys.exit(0)\n"
+    )
+    subprocess.run(["setpriv", "--reuid=65534", "--clear-groups", "/usr/bin/python3", "-c", script], check=True, cwd="/")
+    os.chmod(warm.run / "stele", 0o700)
+    assert warm.counts() == (0, 0)
+
+
+@needs_peers
+@pytest.mark.parametrize("name", ["PYTHONHASHSEED", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OPENSSL_CONF"])
+def test_what_counts_when_python_starts_is_not_another_for_a_warm_call(warm, name):
+    assert "sealed shop" in warm.seal(env={name: "0"}).stdout
+    assert warm.counts() == (0, 1)
+
+
+@needs_peers
+def test_other_command_lines_and_further_descriptors_stay_with_the_caller(warm):
+    warm("seal", "app", "-f", "stele.yaml", "--paranoid")
+    assert warm.counts() == (0, 1)
+    read, write = os.pipe()
+    assert "sealed shop" in warm.seal(pass_fds=(read,)).stdout
+    os.close(read)
+    os.close(write)
+    with (warm.folder / "stele.yaml").open("rb") as file:
+        warm("seal", "app", "-f", "/dev/stdin", stdin=file)
+    assert warm.counts() == (0, 1)
+
+
+@needs_peers
+def test_a_program_that_changed_on_disk_is_not_run_from_memory(cold, tmp_path):
+    package = tmp_path / "installed" / "stele"
+    shutil.copytree(Path(warm_server.__file__).parents[1], package)
+    cold.env["PYTHONPATH"] = str(package.parent)
+    cold("warm", "start")
+    assert "sealed shop" in cold.seal().stdout
+    assert cold.counts() == (1, 0)
+    (package / "seal" / "tar.py").write_text((package / "seal" / "tar.py").read_text() + "\n# mended\n")
+    assert "sealed shop" in cold.seal().stdout
+    deadline = time.monotonic() + 300
+    while json.loads(cold("warm", "status", "--json").stdout)["running"]:  # it goes by itself
+        assert time.monotonic() < deadline
+    assert "sealed shop" in cold.seal().stdout
+
+
+def blocked(warm: Warm) -> tuple[subprocess.Popen[bytes], contextlib.ExitStack]:
+    """A call that has begun and does not come to its end: the store is taken by somebody who removes something."""
+    warm.seal()
+    lock = contextlib.ExitStack()
+    lock.enter_context(removal.removing(warm.data / "store"))
+    (warm.folder / "app" / "hello").write_bytes(b"other")
+    command = [sys.executable, "-c", ENTRY, "--data", str(warm.data), "seal", "app", "-f", "stele.yaml"]
+    pipe = subprocess.PIPE
+    call = subprocess.Popen(command, env=warm.env, cwd=warm.folder, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+    assert call.stderr is not None
+    assert b"sealing" in call.stderr.readline()
+    return call, lock
+
+
+def children_of(pid: int) -> list[str]:
+    return (Path("/proc") / str(pid) / "task" / str(pid) / "children").read_text().split()
+
+
+@needs_peers
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_call_that_is_ended_ends_the_command(warm, number):
+    call, lock = blocked(warm)
+    server = int(warm.says().split()[1])
+    assert len(children_of(server)) == 1
+    call.send_signal(number)
+    _, said = call.communicate()
+    assert call.returncode == (2 if number == signal.SIGINT else -number)
+    assert (b"aborted" in said) == (number == signal.SIGINT)
+    deadline = time.monotonic() + 300
+    while children_of(server):
+        assert time.monotonic() < deadline
+    lock.close()
+    assert "sealed shop" in warm.seal().stdout
+
+
+@needs_peers
+def test_a_command_that_is_killed_ends_its_call_in_the_same_way(warm):
+    call, lock = blocked(warm)
+    (command,) = children_of(int(warm.says().split()[1]))
+    os.kill(int(command), signal.SIGKILL)
+    call.communicate()
+    assert call.returncode == -signal.SIGKILL
+    lock.close()
+
+
+@needs_peers
+def test_a_warm_process_that_is_told_to_stop_lets_its_calls_come_to_their_end(warm):
+    call, lock = blocked(warm)
+    warm("warm", "stop")
+    assert not json.loads(warm("warm", "status", "--json").stdout)["running"]
+    lock.close()
+    said, _ = call.communicate()
+    assert b"sealed shop" in said
+    assert call.returncode == 0
+
+
+def test_one_that_ends_leaves_calls_as_cold_as_ever(cold):
+    cold("warm", "start", "--idle", "1")
+    cold("warm", "start", "--idle", "1")
+    deadline = time.monotonic() + 300
+    while (cold.run / "stele" / "warm.sock").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "sealed shop" in cold.seal().stdout
+
+
+@needs_peers
+def test_a_folder_that_others_may_enter_is_not_trusted(warm):
+    (warm.run / "stele").chmod(0o755)
+    assert "sealed shop" in warm.seal().stdout
+    assert "warm.no-place" in warm("warm", "status", code=3).stderr
+    (warm.run / "stele").chmod(0o700)
+    assert warm.counts() == (0, 0)
+
+
+def test_a_warm_process_has_loaded_all_that_a_seal_needs(cold):
+    script = (
+        "import sys\n"
+        "from stele.cli import plain, warm_server\n"
+        "warm_server.load()\n"
+        "before = set(sys.modules)\n"
+        "for content in (b'one', b'two'):\n"
+        "    open('app/hello', 'wb').write(content)\n"
+        f"    assert plain.run(['--data', {str(cold.data)!r}, 'seal', 'app', '-f', 'stele.yaml']) == 0\n"
+        "print(sorted(name for name in set(sys.modules) - before if name.startswith('stele.')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=cold.folder, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@given(
+    st.binary(max_size=300)
+    | st.lists(st.sampled_from([b"stele-warm v0", b"run", b"p", b"022", b"1", b"01", b"seal", b"A=b", b"=", b"x"])).map(b"\0".join)
+)
+@settings(deadline=None)
+def test_any_bytes_are_a_request_or_none(body):
+    found = warm_server.decode(body)
+    if found is not None:
+        parts = [warm_call.HEADER, found.kind, found.program, b"%03o" % found.umask, b"%d" % len(found.argv)]
+        assert b"\0".join([*parts, *map(os.fsencode, found.argv), *found.env]) == body
+
+
+def test_what_is_asked_is_understood():
+    found = warm_server.decode(warm_call.request(b"run", ["seal", "a b", "\udcff"]))
+    assert found is not None
+    assert (found.kind, found.argv, found.program) == (b"run", ["seal", "a b", "\udcff"], warm_call.program())
+    assert dict(entry.split(b"=", 1) for entry in found.env) == dict(os.environb)
+
+
+def test_circumstances_of_a_child_are_its_parents_until_it_changes_them():
+    own = circumstances.of(os.getpid())
+    assert own["root"]
+    assert own["ns/mnt"]
+    child = subprocess.Popen(["sleep", "600"])
+    other = subprocess.Popen(["nice", "-n", "1", "sleep", "600"])
+    try:
+        same = {name: value for name, value in own.items() if not name.startswith("Sig")}
+        assert {name: value for name, value in circumstances.of(child.pid).items() if not name.startswith("Sig")} == same
+        deadline = time.monotonic() + 300
+        while circumstances.of(other.pid)["priority"] == own["priority"]:
+            assert time.monotonic() < deadline
+    finally:
+        child.kill()
+        other.kill()
+        child.wait()
+        other.wait()
+    with pytest.raises(OSError, match="No such file"):
+        circumstances.of(child.pid)
