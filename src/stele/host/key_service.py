@@ -33,6 +33,13 @@ SCHEMES = {
 }
 
 
+_UNANSWERED = {
+    "ConnectionError", "TimeoutError", "HTTPClientError",  # Python, botocore
+    "ServiceRequestError", "ServiceResponseError",  # azure.core
+    "RetryError", "ServerError", "TransportError",  # google.api_core, google.auth
+}  # fmt: skip
+
+
 class ServiceSigner:
     """A key of a key service. Signs over the network or in a token; what comes back is checked before it is used."""
 
@@ -145,13 +152,23 @@ class _Told:
                 remedy=f"`pip install 'stele[{extra}]'` beside this Stele" if extra else "install securesystemslib",
                 code="trust.library-missing",
             ) from error
-        raise _failed(self._provider, f"{type(error).__name__}: {str(error)[:300]}") from error
+        raise _failed(self._provider, f"{type(error).__name__}: {str(error)[:300]}", passing=_passes(error)) from error
 
 
-def _failed(provider: _Provider, reason: str) -> SteleError:
+def _passes(error: Exception) -> bool:
+    """Whether the same call may succeed later: nobody answered, or said to come again. A wrong PIN must not be tried again."""
+    response = getattr(error, "response", None)
+    told = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None  # AWS
+    for status in (told, getattr(error, "status_code", None), getattr(error, "code", None)):  # Azure, Google
+        if isinstance(status, int):
+            return status == 429 or status >= 500
+    return bool(_UNANSWERED & {kind.__name__ for kind in type(error).__mro__})
+
+
+def _failed(provider: _Provider, reason: str, *, passing: bool = False) -> SteleError:
     return SteleError(
         f"{provider.name} cannot sign: {reason}",
         remedy=f"check that it can be reached, its credentials, and the key's name ({provider.form})",
         code="trust.key-service",
-        retryable=True,
+        retryable=passing,
     )
