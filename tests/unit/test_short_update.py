@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from stele.flow import deltas, short_updates
 from stele.host import immutable
-from stele.model.release import BUNDLE_TYPE, TREE_TYPE
+from stele.model.release import BUNDLE_TYPE, DELTA_TYPE, TREE_TYPE, Descriptor
 from stele.seal.delta import codec, quick, short
 from stele.seal.rebuild import LayerRebuilder
+from stele.seal.release import attach
 from stele.store import index as indexes
 from stele.store.layout import Layout
 from stele.trust.errors import SteleError
@@ -188,6 +189,18 @@ def test_bombs_are_refused(pair: Pair) -> None:
     frame = data[at + 1]
     hostile = data[:at] + b"\x80\x80\x80\x04" + bytes([len(packed) & 0x7F | 0x80, len(packed) >> 7]) + packed + data[at + 2 + frame :]
     assert code(pair.receive, hostile) == "delta.damaged"
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", b"stele-delta v0\n{}\n"])
+def test_a_delta_that_does_not_lead_there_makes_no_update(pair: Pair, data: bytes) -> None:
+    blob = Descriptor(media_type=DELTA_TYPE, digest=pair.here.put(data), size=len(data))
+    notes = {deltas.BASE: pair.base.digest, deltas.BASE_TREE: pair.base.tree_digest, deltas.SIZE: str(len(data))}
+    forged = attach(pair.here, pair.new, DELTA_TYPE, blob, notes, ())
+    offer = deltas.Offer(pair.base.digest, pair.new.digest, len(data), forged.descriptor)
+    assert short_updates.made(pair.here, pair.new, offer) == b""
+    good = next(iter(deltas.offers(pair.new.digest, pair.here.referrers(pair.new.digest))))
+    assert short_updates.made(pair.here, pair.new, good) == pair.update
+    assert short_updates.made(pair.here, pair.new, good._replace(base=pair.new.digest)) == b""
 
 
 def test_another_spec_makes_no_update(pair: Pair) -> None:

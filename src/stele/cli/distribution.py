@@ -45,7 +45,7 @@ def pull(call: Call, source: str, *, plain_http: bool, whole: bool) -> None:
     """Bring a release into the store. Nothing of it is visible there before a signature by a trusted key held.
 
     The cheapest way is taken: strata that are here already, an update or deltas from a release that is here, whole strata. An
-    update leaves SBOM and provenance out. What a pull that was killed had brought is gone on with.
+    update leaves out SBOM, provenance and what others signed later. What a pull that was killed had brought is gone on with.
     """
     call.need_keys()
     from stele.flow import distribution, sealing
@@ -60,4 +60,4 @@ def pull(call: Call, source: str, *, plain_http: bool, whole: bool) -> None:
     way = {"nothing": "all strata were here", "update": "by an update", "deltas": "by deltas", "strata": "as whole strata"}[done["way"]]
     render.say_line(f"  moved   {render.size(done['received'])} in {render.took(done['took_ns'])}, {way}")
     if done["way"] == "update":
-        render.say_line("  left    its SBOM and provenance, which an update does not bring (`stele pull --whole` does)")
+        render.say_line("  left    SBOM, provenance and later signatures, which an update does not bring (`stele pull --whole` does)")

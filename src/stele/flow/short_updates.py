@@ -65,13 +65,22 @@ def push(repository: Repository, store: Layout, release: Release, say: Callable[
                 registry_transfer.upload(repository, blob.digest, blob.size, io.BytesIO(data))
             repository.put_manifest(tag, MANIFEST_TYPE, manifest)
         except SteleError as error:
-            if error.code != "registry.refused":
+            if error.code not in {"registry.refused", "registry.forbidden"}:  # tags are often kept for those of releases
                 raise
             say(f"the registry does not take updates in their short form: {error.reason}")
 
 
 def made(store: Layout, release: Release, offer: Offer) -> bytes:
-    """The update that an offered delta makes; b"" where there is none."""
+    """The update that an offered delta makes; b"" where there is none, also of a delta that does not lead there."""
+    try:
+        return _made(store, release, offer)
+    except SteleError as error:
+        if error.code.startswith(("delta.", "tree.")):
+            return b""
+        raise
+
+
+def _made(store: Layout, release: Release, offer: Offer) -> bytes:
     if offer.base == deltas.EMPTY or offer.size > short.LIMIT:
         return b""
     try:
