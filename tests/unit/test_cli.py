@@ -72,3 +72,9 @@ def test_what_may_pass_leads_to_4() -> None:
     for code, status in (("registry.unavailable", NOT_READY), ("store.full", NOT_READY), ("ledger.damaged", ANSWER_IS_NO)):
         assert exit_code(SteleError("x", remedy="y", code=code, retryable=True)) == status
     assert exit_code(SteleError("x", remedy="y", code="registry.unknown")) == REFUSED
+
+
+def test_a_seal_without_standard_output_ends_with_its_own_exit_code(tmp_path) -> None:
+    argv = f"exec {sys.executable} -m stele --data {tmp_path / 'data'} seal {tmp_path} >&-"
+    done = subprocess.run(["sh", "-c", argv], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -61,3 +64,14 @@ def test_a_content_of_another_size_is_refused_and_nothing_is_kept(limit):
         makers.begin(sink, tree.nodes, tree.encode(), held, "zstd")()
     assert caught.value.code == "seal.source-changed"
     assert not sink.images
+
+
+def test_a_kernel_without_huge_pages_will_do(monkeypatch):
+    """As one for real time: it refuses to be advised about them."""
+
+    class Memory(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", Memory)
+    check_alike(*varied())

@@ -100,3 +100,20 @@ def test_with_other_threads_there_is_none():
         [sys.executable, "-c", "from stele.host import helper; print(helper.possible())"], capture_output=True, text=True
     )
     assert alone.stdout == "True\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_right_after_the_fork_does_not_have_it_clean_up_in_place_of_its_asker(number):
+    program = f"""
+import ctypes, functools, os, signal
+from stele.host.helper import Helper
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+mine = os.getpid()
+os.register_at_fork(after_in_child=functools.partial(getattr(ctypes.CDLL(None), "raise"), {number:d}))
+try:
+    Helper(lambda request: request).ask(b"x")
+finally:
+    os.write(1, b"cleaned by %s\\n" % (b"its asker" if os.getpid() == mine else b"the helper"))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "cleaned by its asker\n"

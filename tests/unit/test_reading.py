@@ -105,6 +105,29 @@ def test_what_changed_or_went_is_not_told_of_and_named_by_who_reads_it_again(roo
         os.close(fd)
 
 
+@pytest.mark.parametrize("found", ["/dev/zero", "/dev/urandom"])
+def test_what_has_no_end_is_not_read_without_end(found):
+    """As a device that took the place of a large file, or a file to which somebody writes faster than it is read."""
+    fd = os.open("/dev", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        reader = Reader(fd, mmap.mmap(-1, 4096))
+        state = list(states.of(os.stat(found)))
+        state[states.SIZE] = 3 << 20
+        with pytest.raises(SteleError) as caught:
+            reader.one(os.fsencode(Path(found).name), tuple(state), -1)
+        assert caught.value.code == "seal.source-changed"
+    finally:
+        os.close(fd)
+
+
+def test_where_no_thread_is_to_be_had_the_caller_reads_all(root, monkeypatch):
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    check(root)
+
+
 def children() -> set[str]:
     return {child for path in Path("/proc/self/task").glob("*/children") for child in path.read_text().split()}
 

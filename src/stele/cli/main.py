@@ -55,8 +55,9 @@ def _die_by(number: int) -> None:
 def _leave(code: int) -> None:
     """End at once: all is done and closed, and taking a large seal's objects apart one by one takes longer than starting did."""
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # it was not even open
+                stream.flush()
     except OSError:  # nobody reads: Python's own end says so
         sys.exit(code)
     os._exit(code)

@@ -11,13 +11,14 @@ import os
 import signal
 import threading
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _LENGTH = 8  # bytes before a request or an answer: how long it is
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 _libc = ctypes.CDLL(None)
 
 
@@ -38,16 +39,20 @@ class Helper:
         asked, self._into = os.pipe2(os.O_CLOEXEC)
         self._out, told = os.pipe2(os.O_CLOEXEC)
         parent = os.getpid()
+        # whatever came between the fork and `_live` would have the child leave by way of its asker's cleaning up
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of other threads; see `possible`
                 self._child = os.fork()
+            if not self._child:
+                _live(serve, asked, told, (self._into, self._out), parent, before)
         except OSError:
             for fd in (asked, self._into, self._out, told):
                 os.close(fd)
             raise
-        if not self._child:
-            _live(serve, asked, told, (self._into, self._out), parent)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(asked)
         os.close(told)
 
@@ -71,10 +76,14 @@ class Helper:
         os.close(self._out)
 
 
-def _live(serve: Callable[[bytes], bytes], asked: int, told: int, others: tuple[int, int], parent: int) -> None:
-    """The whole life of a helper."""
+def _live(serve: Callable[[bytes], bytes], asked: int, told: int, others: tuple[int, int], parent: int, mask: Iterable[int]) -> NoReturn:
+    """The whole life of a helper. `mask`: the signals that its asker has blocked."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's goes to all; who forked this one decides
+        for number in _HANDLED:
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)  # what its asker does on them is not for this one to do
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         gc.disable()
         for fd in others:

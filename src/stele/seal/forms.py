@@ -119,7 +119,8 @@ class Makers:
         """Make both forms in memory; returns how to wait until the image is on the disk."""
         layout = erofs_layout.plan(nodes)
         room = mmap.mmap(-1, verity.file_size(layout.data_size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        room.madvise(mmap.MADV_HUGEPAGE)  # a fault for each small page costs more than all that is written to it
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            room.madvise(mmap.MADV_HUGEPAGE)  # a fault for each small page costs more than all that is written to it
         image = memoryview(room)  # nobody closes it: it goes with the last view of it
         for data, offset in erofs.structure(layout, uuid):
             image[offset : offset + len(data)] = data

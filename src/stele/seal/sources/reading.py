@@ -116,7 +116,7 @@ class Reader:
                     done += more
                 digest, head = hashlib.sha256(view).hexdigest(), bytes(view[:PYC_HEADER])
             else:
-                digest, head, done = self._streamed(fd)
+                digest, head, done = self._streamed(fd, size)
             xattrs = _xattrs(fd)
             if done != size or states.of(os.fstat(fd)) != wanted.state:
                 return None
@@ -124,12 +124,12 @@ class Reader:
         finally:
             os.close(fd)
 
-    def _streamed(self, fd: int) -> tuple[str, bytes, int]:
-        """Digest, beginning and size of a file that is not kept."""
+    def _streamed(self, fd: int, size: int) -> tuple[str, bytes, int]:
+        """Digest, beginning and size of a file that is not kept; of one that has more than `size` bytes, not all is read."""
         state = hashlib.sha256()
         buffer = bytearray(CHUNK)
         view, head, done = memoryview(buffer), b"", 0
-        while not self.stopped.is_set() and (count := os.preadv(fd, [buffer], done)):
+        while done <= size and not self.stopped.is_set() and (count := os.preadv(fd, [buffer], done)):
             head = head or bytes(view[:PYC_HEADER])
             state.update(view[:count])
             done += count
@@ -208,9 +208,11 @@ class Reading:
             asking += [each.ask for each in self._helpers]
         else:
             asking += [self._reader.serve] * HELPERS
-        self._threads = [threading.Thread(target=self._work, args=(ask,), daemon=True) for ask in asking]
-        for thread in self._threads:
-            thread.start()
+        with contextlib.suppress(RuntimeError):  # no thread is to be had: this one does what is left
+            for ask in asking:
+                thread = threading.Thread(target=self._work, args=(ask,), daemon=True)
+                thread.start()
+                self._threads.append(thread)
 
     def _work(self, ask: Callable[[bytes], bytes | None]) -> None:
         while (item := self._waiting.get()) is not None:
