@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zlib
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from stele.ledger import mapfile, read_only, sequencer, tiles, wal
+from stele.ledger.openings import Openings
+from stele.ledger.past import PastLedger
 from stele.ledger.reader import LedgerReader
 from stele.ledger.sequencer import Ledger
+from stele.ledger.source import FolderSource
 from stele.model.event import LATEST_NS, Entry, decode_entry
 from stele.trust import merkle, note
 from stele.trust.errors import SteleError
@@ -105,6 +109,56 @@ def test_attack_caches_that_lie_are_made_again_or_refused(tmp_path, name, harm):
         assert all("map" in text for text in LedgerReader(folder).check(TRUSTED))
         mapfile.remove(folder)
     assert opening(folder) == "opened"
+
+
+FILES = (
+    "checkpoint", "checkpoints/6", "tile/0/000.p/24", "tile/entries/000.p/24", "map/nodes", "map/roots", "projection.sqlite",
+    "projection.sqlite-wal", "projection.sqlite-shm", ".state/wal.0", ".state/openings/0", ".state/read-only",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", ["fifo", "symlink", "endless", "huge"])
+def test_attack_nothing_but_a_regular_file_is_read(tmp_path, name, kind):
+    """Nobody who reads or opens such a folder waits for a FIFO, follows a symlink, or reads without end: the time limit of tests tells."""
+    folder = written(tmp_path / "ledger")
+    path = folder / name
+    data = path.read_bytes() if path.exists() else b""
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "huge":
+        path.write_bytes(data)
+        os.truncate(path, 1 << 40)
+    else:
+        (tmp_path / "elsewhere").write_bytes(data)
+        path.symlink_to(tmp_path / "elsewhere" if kind == "symlink" else "/dev/zero")
+    signed = name.startswith(("checkpoint", "tile"))
+    found: list[str] = []
+    try:
+        found = LedgerReader(folder).check(TRUSTED)
+        reader = LedgerReader(folder)
+        list(reader.chain("w0", 0, 2))
+        Openings(folder).of(0, Entry(event=event(1), seq=0, prev="", sealed={"path": "0" * 64}))
+        read_only.marked(folder)
+        with PastLedger(folder) as past:
+            past.around(START)
+    except SteleError as error:
+        found.append(error.reason)
+    assert not signed or found
+    with FolderSource(folder) as source:
+        for each in FILES:
+            try:
+                source.read(each)
+            except SteleError as error:
+                assert error.code == "ledger.damaged"
+    if kind in {"fifo", "endless"}:
+        try:
+            with opened(folder) as ledger:
+                ledger.append([event(9)])
+        except SteleError as error:
+            assert error.code in {"ledger.damaged", "ledger.bad-map"}
 
 
 def frames_of(path: Path) -> tuple[bytes, list[bytes]]:

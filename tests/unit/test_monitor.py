@@ -10,12 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stele.flow import monitoring
+from stele.flow.log_view import LogView
+from stele.ledger import unsigned
 from stele.ledger.monitor import Monitor
+from stele.ledger.published import Published
 from stele.ledger.source import FolderSource
 from stele.model import expectations
 from stele.trust import note
 from stele.trust.errors import SteleError
+from stele.trust.root import Pin
+from stele.trust.trust_keys import Trust
 from tests.ledgers import OTHER, SECOND, START, TRUST, Clock, event, opened
+from tests.refusals import code
 
 
 class Now:
@@ -140,14 +146,14 @@ def test_another_key_is_not_believed(tmp_path):
 
 def test_altered_entries_and_tiles_are_caught(tmp_path):
     grow(tmp_path / "l", 300)
-    for name, code in (("tile/entries/000", "bad-entry"), ("tile/0/000", "bad-entry"), ("tile/0/001.p/45", "bad-entry")):
+    for name, expected in (("tile/entries/000", "bad-entry"), ("tile/0/000", "bad-entry"), ("tile/0/001.p/45", "bad-entry")):
         shutil.copytree(tmp_path / "l", tmp_path / "x", dirs_exist_ok=True)
         path = tmp_path / "x" / name
         raw = bytearray(path.read_bytes())
         raw[len(raw) // 2] ^= 1
         path.write_bytes(raw)
         found = look(tmp_path / f"m-{name.replace('/', '-')}", tmp_path / "x")
-        assert kinds(found) == [code], name
+        assert kinds(found) == [expected], name
         assert found.size == 0
 
 
@@ -239,3 +245,35 @@ def test_no_bytes_break_the_parser(data):
         expectations.parse(data)
     except SteleError as error:
         assert error.code == "monitor.bad-expectations"
+
+
+def test_a_log_that_nobody_trusted_signed_is_not_read_without_end(tmp_path, monkeypatch):
+    """Only a root is trusted, and nothing in the log leads from it: a hostile server could go on for ever."""
+    grow(tmp_path / "l", 300)
+    trust = Trust((), (), roots=(Pin("test.example/ledger", 1, "sha256:" + "0" * 64),))
+    read = []
+    real = FolderSource.read
+    monkeypatch.setattr(FolderSource, "read", lambda self, name: read.append(name) or real(self, name))
+    for limit in ("MOST_ENTRIES", "MOST_BYTES"):
+        monkeypatch.setattr(unsigned, limit, 10)
+        following = Monitor(tmp_path / limit, FolderSource(tmp_path / "l"), trust, clock=Now(), expected=None, stale_ns=0)
+        (alarm,) = following.look().alarms
+        following.close()
+        assert alarm.kind == "bad-checkpoint"
+        assert "nothing leads from the root" in alarm.reason
+        assert code(LogView, FolderSource(tmp_path / "l"), trust, None, read_all=True, own=False) == "trust.endless"
+        monkeypatch.setattr(unsigned, limit, 1 << 30)
+    assert not any(name.startswith("tile/entries/001") for name in read)  # of the second bundle nothing was asked
+    published = Published(FolderSource(tmp_path / "l"), note.open_checkpoint((tmp_path / "l" / "checkpoint").read_bytes(), TRUST.ledgers))
+    monkeypatch.setattr(unsigned, "MOST_ENTRIES", 10)
+    assert len(list(unsigned.entries(published, 0, lambda: True))) == 301  # signed by whom one trusts: no bound
+    answers = iter([False, True])
+    assert len(list(unsigned.entries(published, 0, lambda: next(answers)))) == 301
+
+
+def test_root_documents_are_not_kept_without_end(tmp_path, monkeypatch):
+    with opened(tmp_path / "l") as ledger:
+        ledger.append([event(number, workload="", kind="trust.root", document="x" * 100) for number in range(20)])
+    monkeypatch.setattr(unsigned, "MOST_KEPT", 1000)
+    trust = Trust((), (), roots=(Pin("test.example/ledger", 1, "sha256:" + "0" * 64),))
+    assert code(LogView, FolderSource(tmp_path / "l"), trust, None, read_all=True, own=False) == "trust.endless"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import sqlite3
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from stele.flow import rooted
 from stele.ledger import source as sources
-from stele.ledger import tiles
+from stele.ledger import tiles, unsigned
 from stele.ledger.index import Index
 from stele.ledger.openings import Openings
 from stele.ledger.published import Published
@@ -72,7 +73,14 @@ class LogView:
         if not self._trusted.roots:
             return self._trusted.ledgers
         found = Published(self._source, note.unverified(signed))
-        for index, raw in found.entries(self._looked_at, found.size):
+
+        def vouched() -> bool:
+            with contextlib.suppress(SteleError):
+                roots.open_newest(signed, self._trusted.root(found.checkpoint.origin, self._documents) or self._trusted.ledgers)
+                return True
+            return False
+
+        for index, raw in unsigned.entries(found, self._looked_at, vouched):
             document = root_document(decode_entry(raw).event)
             if document is not None:
                 self._documents.append(document)

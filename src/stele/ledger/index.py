@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
-from stele.ledger.projection import BLOCK, VERSION, bit
+from stele.ledger.projection import BLOCK, VERSION, bit, is_safe
 from stele.model.selection import glob_of, is_pattern, of_incident
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Index:
     @classmethod
     def open(cls, path: Path) -> Index | None:
         """Open a projection; None if there is none that can be used."""
+        if not is_safe(path):
+            return None
         try:
             db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
         except sqlite3.Error:

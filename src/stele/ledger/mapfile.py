@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import msgspec
 
 from stele.host import durable
+from stele.ledger import regular
 from stele.model import facts
 from stele.model.epochmap import EMPTY, Branch, Kept, Leaf, Node, Ran, Stub, branch_hash, hash_of
 from stele.trust import canonical
@@ -56,12 +57,12 @@ class MapFile:
         Raises:
             OSError: it cannot be, or (for reading) is not there.
         """
-        flags = os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY)
+        flags = os.O_RDWR | os.O_CREAT if write else os.O_RDONLY
         if write:
             durable.make_dirs(folder / "map")
-        self._nodes = os.open(folder / "map" / "nodes", flags, 0o644)
+        self._nodes = regular.opened(folder / "map" / "nodes", flags)
         try:
-            self._roots = os.open(folder / "map" / "roots", flags, 0o644)
+            self._roots = regular.opened(folder / "map" / "roots", flags)
         except BaseException:
             os.close(self._nodes)
             raise

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import msgspec
 
 from stele.host import durable, locks
-from stele.ledger import recovery, tiles
+from stele.ledger import recovery, tiles, unsigned
 from stele.ledger import source as sources
 from stele.ledger.edge import Edge
 from stele.ledger.mapfile import MapFile
@@ -143,12 +143,20 @@ class Monitor:
         if not self._trust.roots:
             return []
         head, last = note.unverified(raw), self._head()
-        found = []
-        for _, entry in Published(self._source, head).entries(min(last.size if last else 0, head.size), head.size):
+        found: list[bytes] = []
+
+        def vouched() -> bool:
+            with contextlib.suppress(SteleError):
+                self._open(raw, [*self._documents, *found])
+                return True
+            return False
+
+        for _, entry in unsigned.entries(Published(self._source, head), min(last.size if last else 0, head.size), vouched):
             with contextlib.suppress(SteleError):  # what does not read is told of when it is taken
-                found.append(root_document(decode_entry(entry).event))
-        # a look that was cut off may have kept it
-        return [document for document in found if document is not None and document not in self._documents]
+                document = root_document(decode_entry(entry).event)
+                if document is not None and document not in self._documents:  # a look that was cut off may have kept it
+                    found.append(document)
+        return found
 
     # ---- one look ----------------------------------------------------------------------------
 

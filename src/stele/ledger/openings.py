@@ -15,7 +15,9 @@ import zlib
 from typing import TYPE_CHECKING
 
 from stele.host import durable
+from stele.ledger import regular
 from stele.model import private
+from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"stele-o1"
 SPAN = 1024  # entries a file
+MAX_FILE = SPAN * (1 << 17)  # more it never has: openings are at most 65,535 bytes an entry, what is over from a crash as many
 _HEAD = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 _RECORD = _HEAD.size + _CRC.size
@@ -164,8 +167,8 @@ class Openings:
             return {}
         if index // SPAN != self._number:
             self._number, self._held = index // SPAN, {}
-            with contextlib.suppress(OSError):
-                data = _path(self._folder, self._number).read_bytes()
+            with contextlib.suppress(OSError, SteleError):
+                data = regular.read(_path(self._folder, self._number), MAX_FILE)
                 self._held = {each: data[at : at + length] for each, at, length in _records(data)}
         return private.opened(entry, self._held.get(index, b""))
 

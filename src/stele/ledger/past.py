@@ -10,7 +10,7 @@ import logging
 from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from stele.ledger import tiles
+from stele.ledger import regular, tiles
 from stele.ledger.mapfile import MapFile, Root
 from stele.ledger.reader import LedgerReader, archived
 from stele.model import epoch, epochmap
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from stele.model.epochmap import Found, Kept, Leaf, Stub
 
 log = logging.getLogger(__name__)
+
+
+MAX_TIMESTAMP = 1 << 20
 
 
 class SignedHead(NamedTuple):
@@ -129,16 +132,16 @@ class PastLedger:
         """The checkpoint of then; where none was signed just there, the next one."""
         entry = tiles.raw_entry(self._folder, self.reader.size, at.epoch)
         try:
-            signed = (self._folder / "checkpoints" / str(at.epoch + 1)).read_bytes()
+            signed = regular.read(self._folder / "checkpoints" / str(at.epoch + 1), note.MAX_NOTE)
         except OSError:
             later = next((path for size, path in archived(self._folder) if at.epoch < size <= self.reader.size), None)
-            signed = later.read_bytes() if later is not None else self.reader.note
+            signed = regular.read(later, note.MAX_NOTE) if later is not None else self.reader.note
         if self._doubted(signed):
             signed = self.reader.note
         size = note.unverified(signed).size
         stamps: tuple[bytes, ...] = ()
         with contextlib.suppress(OSError):  # docs/spec/timestamps.md
-            stamps = ((self._folder / "checkpoints" / f"{size}.tsr").read_bytes(),)
+            stamps = (regular.read(self._folder / "checkpoints" / f"{size}.tsr", MAX_TIMESTAMP),)
         return SignedHead(signed, size, entry, stamps)
 
     def inclusion(self, index: int, size: int) -> list[bytes]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from stele.host import logs
+from stele.ledger import regular
 from stele.model.event import decode_entry
 from stele.trust.errors import SteleError
 
@@ -56,6 +57,8 @@ class Projection:
         self.applied = 0
         for attempt in (1, 2):
             try:
+                if not is_safe(path):
+                    raise sqlite3.DatabaseError("something else is in its place")
                 self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
                 if _is_of_another_version(self._db):
                     raise sqlite3.DatabaseError("it is of another version")
@@ -171,6 +174,8 @@ def _row(index: int, entry: Entry) -> tuple[int, str, int, str, int, str, str]:
 
 def places(path: Path, workload: str, begin: int, end: int) -> list[int] | None:
     """Where entries `begin` to `end` of a workload's chain lie, as the projection has it; None if it does not know or cannot be read."""
+    if not is_safe(path):
+        return None
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
             name = workload.encode("utf-8", "replace").decode()
@@ -182,7 +187,12 @@ def places(path: Path, workload: str, begin: int, end: int) -> list[int] | None:
     return found if len(found) == end - begin and found == sorted(found) else None
 
 
+def is_safe(path: Path) -> bool:
+    """Whether SQLite may open it: no FIFO on which it would wait, nor a symlink, is in the place of it or of its side files."""
+    return not any(regular.is_other(path.with_name(path.name + end)) for end in ("", "-wal", "-shm", "-journal"))
+
+
 def remove(path: Path) -> None:
     """Delete a projection and its side files."""
-    for name in (path.name, path.name + "-wal", path.name + "-shm"):
+    for name in (path.name, path.name + "-wal", path.name + "-shm", path.name + "-journal"):
         path.with_name(name).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stele.host import durable
+from stele.ledger import regular
 from stele.trust import canonical, note
 from stele.trust.errors import SteleError
 
@@ -27,6 +28,7 @@ _CODES = (
     "trust.stolen-key",
     "trust.unknown-signer",
 )
+MAX_MARK = 1 << 16
 MARK = "read-only"  # in `.state`, as long as it lasts
 
 
@@ -47,7 +49,7 @@ def mark(folder: Path, why: SteleError, time_ns: int) -> None:
 def marked(folder: Path) -> dict[str, Any] | None:
     """The word that `mark` left: `code`, `reason`, `remedy`, `time_ns`; None where there is none, or it cannot be read."""
     try:
-        found = canonical.decode((folder / ".state" / MARK).read_bytes().removesuffix(b"\n"))
+        found = canonical.decode(regular.read(folder / ".state" / MARK, MAX_MARK).removesuffix(b"\n"))
     except (OSError, SteleError):
         return None
     return found if isinstance(found, dict) and {"code", "reason", "remedy", "time_ns"} <= set(found) else None
@@ -67,7 +69,7 @@ class ReadOnlyLedger:
         self.witnesses: Callable[[], list[dict[str, Any]]] = list  # nobody is asked
         self.published = 0
         with contextlib.suppress(OSError, SteleError):
-            self.published = note.unverified((folder / "checkpoint").read_bytes()).size
+            self.published = note.unverified(regular.read(folder / "checkpoint", note.MAX_NOTE)).size
 
     @property
     def size(self) -> int:

@@ -6,7 +6,7 @@ import itertools
 import re
 from typing import TYPE_CHECKING
 
-from stele.ledger import projection, tiles
+from stele.ledger import projection, regular, tiles
 from stele.ledger.mapfile import MapFile
 from stele.model import epoch, epochmap
 from stele.model.chains import Chains
@@ -29,7 +29,7 @@ class LedgerReader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
-            self.note = (folder / "checkpoint").read_bytes()
+            self.note = regular.read(folder / "checkpoint", note.MAX_NOTE)
         except FileNotFoundError as error:
             raise SteleError(
                 f"there is no published ledger in {folder}",
@@ -146,6 +146,8 @@ class LedgerReader:
             file = MapFile(self._folder)
         except OSError:
             return []
+        except SteleError as error:
+            return [error.reason]
         with file:
             try:
                 return file.check(maps)
@@ -186,7 +188,7 @@ class LedgerReader:
         old = {size: root for size, root in roots.good_heads(trusted).items() if size <= self.size}
         for size, path in archived(self._folder):
             try:
-                head = roots.open_checkpoint(path.read_bytes(), trusted)
+                head = roots.open_checkpoint(regular.read(path, note.MAX_NOTE), trusted)
             except SteleError as error:
                 problems.append(f"archived checkpoint {path.name}: {error.reason}")
                 continue

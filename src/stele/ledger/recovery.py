@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.host import logs
-from stele.ledger import openings, tiles
+from stele.ledger import openings, regular, tiles
 from stele.ledger.edge import Edge
 from stele.ledger.mapfile import MapFile
 from stele.ledger.reader import archived
@@ -151,12 +151,12 @@ def _signed(folder: Path, trusted: Sequence[note.Verifier] | Root, base: int) ->
     """
     published, roots = 0, dict[int, bytes]()
     with contextlib.suppress(FileNotFoundError):
-        head = roots_.open_newest((folder / "checkpoint").read_bytes(), trusted).checkpoint
+        head = roots_.open_newest(regular.read(folder / "checkpoint", note.MAX_NOTE), trusted).checkpoint
         published, roots[head.size] = head.size, head.root
     for size, path in archived(folder):
         if size < published and size != base:
             continue  # `LedgerReader.check` looks at all of them
-        old = roots_.open_checkpoint(path.read_bytes(), trusted)
+        old = roots_.open_checkpoint(regular.read(path, note.MAX_NOTE), trusted)
         if old.size != size or roots.get(size, old.root) != old.root:
             raise tiles.damaged(f"the archived checkpoint {size} is not the one that was signed")
         roots[size] = old.root

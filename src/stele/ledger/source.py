@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 from typing import TYPE_CHECKING, Protocol, Self
 
 from stele.host import below
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_CHECKPOINT = note.MAX_NOTE
 MAX_TILE = 32 * tiles.WIDTH
-MAX_BUNDLE = (2 + 65535) * tiles.WIDTH
+MAX_BUNDLE = tiles.MAX_BUNDLE
 _NUMBER = r"(?:x(?!000)[0-9]{3}/(?:x[0-9]{3}/){0,5})?[0-9]{3}"
 _PARTIAL = r"(?:\.p/(?:[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?"
 _PUBLIC = re.compile(rf"checkpoint|checkpoints/[1-9][0-9]{{0,17}}|tile/(?:entries|[0-9]|[1-5][0-9]|6[0-3])/{_NUMBER}{_PARTIAL}", re.ASCII)
@@ -90,13 +91,20 @@ class FolderSource:
         if not is_public(name):
             return None
         try:
-            return below.open_below(self._root, name.encode(), os.O_RDONLY | os.O_NONBLOCK)
+            fd = below.open_below(self._root, name.encode(), os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
                 return None
             if isinstance(error, PermissionError):
                 raise _not_readable(f"{self.name}/{name}") from error
             raise tiles.damaged(f"{name} cannot be read: {error.strerror}") from error
+        kind = os.fstat(fd).st_mode
+        if stat.S_ISREG(kind):
+            return fd
+        os.close(fd)
+        if stat.S_ISDIR(kind):
+            return None
+        raise tiles.damaged(f"{name} is not a regular file")
 
     def read(self, name: str) -> bytes | None:
         """See `Source`."""
@@ -107,8 +115,6 @@ class FolderSource:
         try:
             with open(fd, "rb") as file:
                 data = file.read(limit + 1)
-        except IsADirectoryError:
-            return None
         except OSError as error:
             raise tiles.damaged(f"{name} cannot be read: {error.strerror}") from error
         if len(data) > limit:

@@ -8,6 +8,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from stele.host import logs
+from stele.ledger import regular
 from stele.model.damage import damaged as damaged  # noqa: PLC0414  readers of tiles raise it, too
 from stele.trust import merkle
 from stele.trust.errors import SteleError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WIDTH = 256
+MAX_BUNDLE = (2 + 65535) * WIDTH
 CACHED_TILES = 1024  # 8 KiB each
 
 
@@ -85,7 +87,7 @@ def write_tile(root: Path, name: str, data: bytes) -> None:
     """
     path = root / name
     try:
-        found = path.read_bytes()
+        found = regular.read(path, MAX_BUNDLE)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
     else:
@@ -135,7 +137,7 @@ def _candidates(root: Path, path_of: Callable[[int], str], width: int) -> Iterat
 
 def _read(path: Path) -> Iterator[bytes]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        yield path.read_bytes()
+        yield regular.read(path, MAX_BUNDLE)
 
 
 def raw_entries(root: Path, size: int, begin: int, end: int) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from stele.host import durable
+from stele.ledger import regular
 from stele.ledger.tiles import damaged
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Wal:
     def _generation(path: Path) -> int:
         """0 where there is no such file, or one that was never used."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = regular.opened(path, os.O_RDONLY)
         except FileNotFoundError:
             return 0
         try:
