@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import subprocess
 import threading
 import urllib.request
@@ -21,7 +22,8 @@ import hvac
 import pytest
 import requests
 
-from stele.host import vault_keys
+from stele.host import key_service, vault_keys
+from stele.trust.errors import SteleError
 from stele.trust.policy import key_id
 from stele.trust.release_key import PrivateKey, PublicKey
 from tests import judges
@@ -64,22 +66,24 @@ def two_ports() -> int:
 
 
 @contextlib.contextmanager
-def bao(folder: Path) -> Iterator[tuple[hvac.Client, dict[str, str]]]:
+def bao(folder: Path, *more: str) -> Iterator[tuple[hvac.Client, dict[str, str]]]:
     """A server in memory, unsealed; a client of its owner, and the environment of whoever uses it."""
     program = judges.pypi_program("bao", HERE / "openbao" / "requirements.txt")
     address = f"127.0.0.1:{two_ports()}"
-    argv = [program, "server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={TOKEN}", f"-dev-listen-address={address}"]
+    argv = [program, "server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={TOKEN}", f"-dev-listen-address={address}", *more]
+    url = f"{'https' if more else 'http'}://{address}"
+    context = ssl._create_unverified_context()  # whether it is up is all that is asked
     env = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     with (folder / "bao.log").open("w") as log, subprocess.Popen([*map(str, argv)], env=env, cwd=folder, stdout=log, stderr=log) as served:
         try:
             while True:
                 with contextlib.suppress(OSError):
-                    urllib.request.urlopen(f"http://{address}/v1/sys/health", timeout=60).close()
+                    urllib.request.urlopen(f"{url}/v1/sys/health", timeout=60, context=context).close()
                     break
                 assert served.poll() is None, (folder / "bao.log").read_text()
-            client = hvac.Client(f"http://{address}", token=TOKEN, timeout=120)
+            client = hvac.Client(url, token=TOKEN, timeout=120, verify=str(next(folder.glob("*ca.pem"), "")) or True)
             client.sys.enable_secrets_engine("transit")
-            yield client, {"VAULT_ADDR": f"http://{address}", "VAULT_TOKEN": TOKEN, "HOME": str(folder)}
+            yield client, {"VAULT_ADDR": url, "VAULT_TOKEN": TOKEN, "HOME": str(folder)}
         finally:
             served.terminate()
             served.wait(60)
@@ -163,6 +167,33 @@ def test_an_engine_that_is_mounted_elsewhere_is_named(data, vault):
     shown = data("key", "public", "hv:k?mount=teams/shop", **env)
     assert shown["uri"] == "hv:k/1?mount=teams/shop"
     assert data.seal("one", "--key", shown["uri"], **env)
+
+
+def test_a_key_in_a_namespace_is_found(data, vault):
+    client, env = vault
+    client.sys.create_namespace("team")
+    inside = hvac.Client(client.url, token=TOKEN, namespace="team", timeout=120)
+    inside.sys.enable_secrets_engine("transit")
+    inside.secrets.transit.create_key("inside", key_type="ecdsa-p256")
+    assert "has no key" in refused(data, "seal", "root", "--key", "hv:inside", env=env)
+    assert data.seal("one", "--key", "hv:inside", **env, VAULT_NAMESPACE="team")
+
+
+def test_a_vault_whose_certificate_is_not_known_gets_no_token(data, tmp_path):
+    (tmp_path / "bao").mkdir()
+    with bao(tmp_path / "bao", "-dev-tls", f"-dev-tls-cert-dir={tmp_path}/bao") as (client, env):
+        client.secrets.transit.create_key("k", key_type="ecdsa-p256")
+        assert "VAULT_CACERT" in refused(data, "seal", "root", "--key", "hv:k", env=env)
+        done = data.process("seal", "root", "--key", "hv:k", **env, VAULT_CACERT=str(next((tmp_path / "bao").glob("*ca.pem"))))
+        assert json.loads(done.stdout)["release"], done.stdout
+
+
+def test_a_version_that_azures_signer_would_not_take_is_refused():
+    key_service._same_version("//v.vault.azure.net/keys/k/2", "//v.vault.azure.net/keys/k/2")
+    key_service._same_version("//v.vault.azure.net/keys/k", "//v.vault.azure.net/keys/k/2")
+    with pytest.raises(SteleError) as raised:
+        key_service._same_version("//v.vault.azure.net/keys/k/1", "//v.vault.azure.net/keys/k/2")
+    assert raised.value.code == "trust.key-service"
 
 
 def test_a_token_that_may_only_read_is_told_what_its_policy_lacks(data, vault):

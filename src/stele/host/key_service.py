@@ -118,8 +118,18 @@ def _import(scheme: str, rest: str, library: Any, ask: Callable[[str], str]) -> 
         found = library.GCPSigner.import_(rest)
     else:
         found = library.AzureSigner.import_(parsed.netloc.partition(".")[0], parsed.path.strip("/").split("/")[1])
+        _same_version(rest, str(found[0]).partition(":")[2])
     uri, key = found
     return str(uri), key
+
+
+def _same_version(asked: str, found: str) -> None:
+    """Azure's signer takes the newest version of a key, whichever is named. Versions are what follows `/keys/KEY/`."""
+    version, newest = (text.strip("/").split("/")[3:4] for text in (asked, found))
+    if version and version != newest:
+        raise _failed(
+            SCHEMES["azurekms"], f"only the newest version of a key can sign, which is {''.join(newest)[:64]}, not {version[0][:64]}"
+        )
 
 
 def _public_of_file(path: str, library: Any) -> Any:

@@ -142,10 +142,14 @@ def _told(place: _Place) -> Iterator[None]:
     where = f"Vault at {place.address}"
     try:
         yield
+    except requests.exceptions.SSLError as error:
+        raise refused(
+            f"{where} is not trusted: {_text(error)}", "VAULT_CACERT names the certificate of the CA that signed for it"
+        ) from error
     except requests.RequestException as error:
         raise refused(
             f"{where} does not answer: {_text(error)}",
-            "see that it runs, and set VAULT_ADDR, and VAULT_CACERT for a CA of your own",
+            "see that it runs, and set VAULT_ADDR",
             passing=True,
         ) from error
     except hvac.exceptions.VaultDown as error:
