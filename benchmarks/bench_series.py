@@ -2,11 +2,13 @@
 
     sudo .venv/bin/python benchmarks/bench_series.py [--json FILE] [--kind python|node]
 
-Each version of a series (benchmarks/series.py) is sealed into one store; a delta from the version before is made, as `stele push` does;
-a second store that has the version before takes it, and prepares its images for mounting. Beside it skopeo and podman pull the
-same releases from a real registry (docker-registry), whose log says how many bytes it sent. At rest the twelve releases, packed, are
-compared with repositories of restic and borg that hold the same folders: `packed` keeps the newest layers, `packed, all` packs the
-newest releases' contents too and leaves their images, which are ready to be mounted and are counted apart.
+Each version of a series (benchmarks/series.py) is sealed in one data folder (`stele seal`, with SBOM and provenance), its delta from the
+version before made, and pushed to a real registry (docker-registry) as `stele push` does; a second data folder that has the version before pulls
+it as `stele pull` does, and prepares its images for mounting. `pull` and `push` are all bytes of bodies, received and sent (headers apart, for
+everybody). Beside it skopeo pushes the same releases to another registry, and skopeo and podman pull them from there; its log says how many bytes
+it sent, and its folder how many it got. At rest the twelve releases, packed, are compared with repositories of restic and borg that hold the
+same folders: `packed` keeps the newest layers, `packed, all` packs the newest releases' contents too and leaves their images, which are ready to
+be mounted and are counted apart.
 
 `changed` are the files' bytes that the version before does not have, compressed together at zstd-3.
 """
@@ -26,7 +28,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zstandard
 
@@ -34,12 +36,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from measure import keep
 from series import KINDS, versions
 
-from stele.flow import deltas, packing, updates
+from stele.flow import deltas, distribution, initialise, opening, packing, sealing, short_updates
+from stele.flow.places import Places
 from stele.flow.unpacking import Unpacking
 from stele.host import immutable
 from stele.model import spec as specs
-from stele.model.release import BUNDLE_TYPE, Publication, Release, reference_name
-from stele.seal import release as sealing
+from stele.model.release import Release, reference_name
+from stele.seal import release as releases
 from stele.seal import sources
 from stele.seal.delta.plan import groups, pairs
 from stele.seal.rebuild import LayerRebuilder
@@ -66,7 +69,7 @@ def main() -> None:
             try:
                 results.append(_series(kind, Path(folder)))
             finally:
-                for path in Path(folder).glob("*/erofs/*"):
+                for path in [*Path(folder).glob("*/erofs/*"), *Path(folder).glob("*/store/erofs/*")]:
                     immutable.make_mutable(path)
     keep(results, options.json)
 
@@ -80,7 +83,7 @@ def _store(root: Path) -> Layout:
 def _seal(store: Layout, root: Path, kind: str) -> Release:
     spec = specs.from_builtins({"stele": 0, "name": kind, "command": ["/srv/app/run"]})
     with sources.load(root, kind="folder", reference="", time=TIME) as found:
-        sealed = sealing.seal(found.tree, found.contents, spec, store, platform="linux/amd64")
+        sealed = releases.seal(found.tree, found.contents, spec, store, platform="linux/amd64")
         store.publish(sign(sealed, KEY, store))
     return sealed.release
 
@@ -96,77 +99,90 @@ def _changed(before: Path, after: Path) -> int:
         )
 
 
+def _quiet(*_: object, **__: object) -> None:
+    """Neither tells nor records."""
+
+
+class _Side:
+    """A data folder."""
+
+    def __init__(self, root: Path, kind: str, policy: Path | None = None) -> None:
+        self.places, self._kind = Places(root), kind
+        initialise.make_keys(self.places)
+        if policy is not None:
+            self.places.policy.write_bytes(policy.read_bytes())
+        self._spec = root / "stele.yaml"
+        self._spec.write_text(json.dumps({"stele": 0, "name": kind, "command": ["/srv/app/run"]}))
+        self.store = opening.open_store(self.places)
+
+    def seal(self, root: Path) -> Release:
+        """`stele seal`."""
+        done = sealing.seal(self.places, root, self._spec, options=sealing.Options(), say=_quiet, record=_quiet)
+        return self.store.find(done["release"])
+
+    def push(self, release: Release, target: str) -> int:
+        """`stele push`: bytes sent."""
+        found = distribution.push(self.places, release.digest, target, plain_http=True, delta=True, say=_quiet, record=_quiet)
+        return int(found["sent"])
+
+    def pull(self, target: str) -> dict[str, Any]:
+        """`stele pull`."""
+        return distribution.pull(self.places, target, plain_http=True, whole=False, say=_quiet, record=_quiet)
+
+
 def _series(kind: str, folder: Path) -> dict[str, object]:
     roots = versions(kind)
-    here, there = _store(folder / "here"), _store(folder / "there")
-    before = _seal(here, roots[0], kind)
-    _seal(there, roots[0], kind)
-    for stratum in before.strata:
-        there.prepare_image(stratum)
-    print(f"\n{kind}: bytes moved by each update, and the time it takes")
-    heads = ("", "changed", "delta", "ratio", "with all", "skopeo", "podman", "push", "make", "apply", "prepare")
+    here = _Side(folder / "here", kind)
+    there = _Side(folder / "there", kind, here.places.policy)
+    before = here.seal(roots[0])
+    print(f"\n{kind}: bytes of bodies moved by each update, and the time it takes")
+    heads = ("", "changed", "pull", "ratio", "skopeo", "podman", "push", "skopeo", "make", "apply", "prepare", "way")
     print("  " + "".join(f"{head:>11}" for head in heads))
-    rows: list[dict[str, float]] = []
-    with _registry(folder) as registry:
-        registry.push(here.root, before)
+    rows: list[dict[str, Any]] = []
+    (folder / "theirs").mkdir()
+    with _registry(folder) as ours, _registry(folder / "theirs") as registry:
+        here.push(before, f"{ours.address}/{kind}:{before.digest[7:19]}")
+        there.pull(f"{ours.address}/{kind}:{before.digest[7:19]}")
+        for stratum in before.strata:
+            there.store.prepare_image(stratum)
+        registry.push(here.store.root, before)
         registry.skopeo(before)
         registry.podman(before)
         for old, new in itertools.pairwise(roots):
-            row = _update(here, there, old, new, kind, registry)
+            row = _update(here, there, old, new, (ours, registry))
             rows.append(row)
             seconds = "".join(f"{row[key]:9.3f} s" for key in ("make_s", "apply_s", "prepare_s"))
-            sizes = "".join(f"{int(row[key]):11,}" for key in ("moved", "skopeo", "podman", "push"))
-            print(f"  {new.name:>11}{int(row['changed']):11,}{int(row['delta']):11,}{row['ratio']:11.2f}{sizes}{seconds}", flush=True)
+            sizes = "".join(f"{int(row[key]):11,}" for key in ("skopeo", "podman", "push", "skopeo_push"))
+            head = f"  {new.name:>11}{int(row['changed']):11,}{int(row['pull']):11,}{row['pull'] / row['changed']:11.3f}"
+            print(f"{head}{sizes}{seconds}{row['way']:>11}", flush=True)
         registry.forget()
-    for key in ("delta", "moved", "skopeo", "podman"):
+    for key in ("pull", "skopeo", "podman", "push", "skopeo_push"):
         ratios = [row[key] / row["changed"] for row in rows]
-        print(f"  {key:>8} / changed: median {statistics.median(ratios):7.3f}, highest {max(ratios):7.3f}")
-    rest = _at_rest(kind, folder, roots)
-    return {"title": f"series of {kind}", "rows": rows, "at_rest": rest, "one_file": _one_file(there, folder, roots[-1], kind)}
+        print(f"  {key:>11} / changed: median {statistics.median(ratios):7.3f}, highest {max(ratios):7.3f}")
+    one_file = _one_file(there.store, folder, roots[-1], here)
+    return {"title": f"series of {kind}", "rows": rows, "one_file": one_file, "at_rest": _at_rest(kind, folder, roots)}
 
 
-def _update(here: Layout, there: Layout, old: Path, new: Path, kind: str, registry: _Registry) -> dict[str, float]:
-    base = here.find(kind)
-    release = _seal(here, new, kind)
+def _update(here: _Side, there: _Side, old: Path, new: Path, registries: tuple[_Registry, _Registry]) -> dict[str, Any]:
+    ours, theirs = registries
+    base = here.store.releases()[-1]
+    release = here.seal(new)
     begun = time.perf_counter()
-    offer = deltas.attach_delta(here, base, release)
+    deltas.attach_delta(here.store, base, release)
     made = time.perf_counter()
-    push = registry.push(here.root, release)
-    changed = _changed(old, new)
-    took = time.perf_counter()
-    received = updates.receive(there, release.digest, here, limit=1 << 62, say=lambda _: None)
-    applied = time.perf_counter()
-    assert received is not None
-    there.publish(Publication(release=received.release))
-    published = time.perf_counter()
+    target = f"{ours.address}/{release.workload}:{release.digest[7:19]}"
+    push = here.push(release, target)
+    row = {"changed": _changed(old, new), "make_s": made - begun, "push": push, "skopeo_push": theirs.push(here.store.root, release)}
+    begun = time.perf_counter()
+    found = there.pull(target)
+    pulled = time.perf_counter()
+    assert found["release"] == release.digest
     for stratum in release.strata:
-        there.prepare_image(stratum)
+        there.store.prepare_image(stratum)
     ready = time.perf_counter()
-    return {
-        "changed": changed,
-        "delta": offer.size,
-        "ratio": offer.size / changed,
-        "moved": offer.size + _metadata(here, release),
-        "skopeo": registry.skopeo(release),
-        "podman": registry.podman(release),
-        "push": push,
-        "make_s": made - begun,
-        "apply_s": applied - took,
-        "prepare_s": ready - published,
-    }
-
-
-def _metadata(store: Layout, release: Release) -> int:
-    """Bytes that a pull moves besides the delta: the list of referrers, the delta's manifest, the signature with its manifest."""
-    referrers = store.referrers(release.digest)
-    size = len(json.dumps([{**item.descriptor.plain(), "annotations": item.annotations} for item in referrers]))
-    for item in referrers:
-        if item.artifact_type == BUNDLE_TYPE:
-            manifest = json.loads(store.blob(item.descriptor.digest))
-            size += item.descriptor.size + sum(layer["size"] for layer in manifest["layers"])
-        elif item.artifact_type.endswith("delta.v0"):
-            size += item.descriptor.size
-    return size
+    times = {"apply_s": pulled - begun, "prepare_s": ready - pulled}
+    peers = {"skopeo": theirs.skopeo(release), "podman": theirs.podman(release)}
+    return {**row, "pull": found["received"], "way": found["way"], **peers, **times}
 
 
 class _Registry:
@@ -305,34 +321,51 @@ def _peers(folder: Path, roots: list[Path]) -> dict[str, int]:
     return {name: sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) for name, place in places.items()}
 
 
-def _one_file(there: Layout, folder: Path, newest: Path, kind: str) -> dict[str, float]:
-    """An update of one file of the application, pulled and made ready for mounting in a process that runs the release before."""
-    base = there.find(kind)
-    source = _store(folder / "one")
+def _one_file(there: Layout, folder: Path, newest: Path, here: _Side) -> dict[str, float]:
+    """An update of one file of the application, from its bytes to ready for mounting in a process that runs the release before.
+
+    The limit beside it: writing and syncing what it keeps, its images and blobs, is what a disk asks for.
+    """
+    base = here.store.releases()[-1]
     root = folder / "root"
     subprocess.run(["cp", "-a", "--reflink=auto", str(newest), str(root)], check=True)
-    assert _seal(source, root, kind).digest == base.digest
+    assert here.seal(root).digest == base.digest
     path = next(path for path in (root / "srv" / "app").iterdir() if path.is_file())
-    times = []
-    for number in range(5):
+    times, cpu = [], []
+    for number in range(9):
         path.write_text(path.read_text() + f"\n# {number}\n")
-        release = _seal(source, root, kind)
-        deltas.attach_delta(source, source.find(base.digest), release)
+        release = here.seal(root)
+        offer = deltas.attach_delta(here.store, here.store.find(base.digest), release)
+        data = short_updates.made(here.store, release, offer)
 
-        def update(release: Release = release) -> None:
-            received = updates.receive(there, release.digest, source, limit=1 << 62, say=lambda _: None)
-            assert received is not None
-            there.publish(Publication(release=received.release))
+        def update(base: Release = base, release: Release = release, data: bytes = data) -> None:
+            short_updates.receive(there, base, release.digest, data)
             for stratum in release.strata:
                 there.prepare_image(stratum)
 
+        begun = time.process_time()
         times.append(_timed(update))
+        cpu.append(time.process_time() - begun)
         base = release
     size = sum(stratum.data_size for stratum in base.strata)
     print(
-        f"  one file changed of {size / 1e6:.0f} MB: from the delta to images ready for mounting {statistics.median(times) * 1000:.0f} ms"
+        f"  one file changed of {size / 1e6:.0f} MB, {len(data)} bytes of update: to images ready for mounting {statistics.median(times) * 1000:.0f} ms"
+        f" (best {min(times) * 1000:.0f}, of it processor {statistics.median(cpu) * 1000:.0f}; one fsync here {_fsync(folder) * 1000:.1f} ms)"
     )
-    return {"median_s": statistics.median(times), "release_bytes": size}
+    return {"median_s": statistics.median(times), "best_s": min(times), "cpu_s": statistics.median(cpu), "release_bytes": size}
+
+
+def _fsync(folder: Path) -> float:
+    """Seconds that writing and syncing a small file takes here."""
+    times = []
+    for number in range(20):
+        with (folder / f"sync-{number}").open("wb") as file:
+            file.write(b"x" * 1000)
+            file.flush()
+            begun = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append(time.perf_counter() - begun)
+    return statistics.median(times)
 
 
 def _timed(call: Callable[[], None]) -> float:

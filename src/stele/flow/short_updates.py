@@ -8,16 +8,19 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from stele.flow import deltas, updates
-from stele.host import registry_transfer
+from stele.flow.in_place import InPlace
+from stele.host import durable, registry_transfer
 from stele.model import release as releases
 from stele.model import tree as trees
 from stele.model.release import BUNDLE_TYPE, MANIFEST_TYPE, UPDATE_TYPE, Descriptor, Publication
 from stele.seal import sign
 from stele.seal.delta import codec, patches, quick, short
 from stele.seal.release import refer_tree
+from stele.seal.sources.spool import anonymous_file
 from stele.store import index as indexes
 from stele.store import signatures
 from stele.store.layout import TREE_LIMIT
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from stele.seal.delta.short import Short
     from stele.store.layout import Layout
 
+AT_ONCE = 8  # small blobs that are written at a time
 BASES = 4  # releases that are asked for
 # what the ordinary way has a better word for, or does not need
 REFUSED = ("delta.", "release.", "tree.", "trust.", "store.unsigned", "store.unknown-signer", "store.bad-signature")
@@ -172,34 +176,50 @@ def receive(store: Layout, base: Release, target: str, data: bytes) -> Release:
     Raises:
         SteleError: `delta.*`, `release.*`, `tree.*`, `trust.*`, `store.*`. Nothing is visible then.
     """
-    lines = quick.Lines(store.blob(base.tree_digest, TREE_LIMIT))
-    update = short.decode(data, base.digest, lines.data)
-    patch = short.patch(update, lines)
-    tree = _tree(update, lines, patch)
+    place = InPlace(store, base, quick.Lines(store.blob(base.tree_digest, TREE_LIMIT)))
+    update = short.decode(data, base.digest, place.lines.data)
+    patch = short.patch(update, place.lines)
+    patched = _patched(update, place.lines, patch)
 
     def nodes(before: Stratum) -> str:
         store.image(before)
-        found = updates.node_lines(store, before, tree)
-        if found is None:
-            raise codec.wrong_base(base.tree_digest)
-        return sha256(found)
+        return sha256(place.nodes(before, patched.tree))
 
-    manifest, config = short.documents(base, update, sha256(tree.data), nodes)
+    tree_digest = sha256(patched.tree.data)
+    manifest, config = short.documents(base, update, tree_digest, nodes)
     release = releases.parse(target, manifest, config)
-    held, publication = _publication(store, release, update, len(tree.data))
-    delta = short.expand(update, lines.data, release.tree_digest, patch)
-    updates.build_of_one(store, base, release, io.BytesIO(delta), lines=lines)
-    for blob in (manifest, config, *held.data.values()):
-        store.put(blob)
+    held, publication = _publication(store, release, update, len(patched.tree.data))
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # most of the time goes to waiting for the disk
+        putting = [pool.submit(store.put, blob) for blob in (manifest, config, *held.data.values())]
+        putting.append(pool.submit(_keep, store, patched.tree.data, tree_digest))
+        made = None
+        if not update.lines:
+            made = place.build(release, lambda old: quick.unpack(place.lines, patched, io.BytesIO(update.content), old, anonymous_file))
+        if made is None:
+            delta = short.expand(update, place.lines.data, release.tree_digest, patch)
+            updates.build_of_one(store, base, release, io.BytesIO(delta))
+        for each in putting:
+            each.result()
     store.publish(publication)
     return release
 
 
-def _tree(update: Short, base: quick.Lines, patch: bytes) -> quick.Lines:
+def _keep(store: Layout, data: bytes, digest: str) -> str:
+    """Put a blob whose digest is known."""
+    if not store.has_blob(digest):
+        with store.draft("blob") as draft:
+            durable.write_all(draft.fd, data)
+            draft.commit(digest)
+    return digest
+
+
+def _patched(update: Short, base: quick.Lines, patch: bytes) -> quick.Patched:
+    """The tree that an update makes; of edits alone nothing has to be decoded."""
     if not update.lines:
-        return base.replaced(dict(zip((edit.line for edit in update.edits), patch.split(b"\n")[:-1], strict=True)))
+        changes = dict(zip((edit.line for edit in update.edits), patch.split(b"\n")[:-1], strict=True))
+        return quick.Patched(base.replaced(changes), changes, update)
     try:
-        return quick.Lines(patches.apply(trees.decode(base.data), patch))
+        return quick.Patched(quick.Lines(patches.apply(trees.decode(base.data), patch)), {}, update)
     except patches.PatchError as error:
         raise codec.damaged(f"its change of the tree is not valid ({error})") from error
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-import msgspec
-
 from stele.flow import deltas
+from stele.flow.in_place import InPlace
 from stele.model import release as releases
-from stele.model import tree as trees
 from stele.seal import packages, restore, strata
 from stele.seal.delta import codec, cutting, quick
-from stele.seal.erofs_reader import BadImageError, ImageReader
 from stele.seal.sources.spool import anonymous_file
-from stele.seal.stored import Over, StoredContents
 from stele.store.layout import TREE_LIMIT
-from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from stele.flow.deltas import Artifact, Offer, Origin
     from stele.model.ports import ContentReader
@@ -163,75 +157,29 @@ def build(store: Layout, base: Side, release: Release, chain: Sequence[BinaryIO]
         return restore_missing(store, release, tree, contents, slices_of(release, tree, contents, record))
 
 
-def build_of_one(
-    store: Layout,
-    base: Release,
-    release: Release,
-    delta: BinaryIO,
-    *,
-    record: Callable[[], bytes] = bytes,
-    lines: quick.Lines | None = None,
-) -> int:
-    """Like `build`, from one delta of a release that is here, in the quicker way where that is one. `lines`: of its tree, if at hand."""
-    made = build_quickly(store, base, release, delta, lines)
+def build_of_one(store: Layout, base: Release, release: Release, delta: BinaryIO, *, record: Callable[[], bytes] = bytes) -> int:
+    """Like `build`, from one delta of a release that is here, in the quicker way where that is one."""
+    made = build_quickly(store, base, release, delta)
     if made is not None:
         return made
     with deltas.whole(store, base.digest) as old:
         return build(store, old, release, [delta], record=record)
 
 
-def build_quickly(store: Layout, base: Release, release: Release, delta: BinaryIO, lines: quick.Lines | None = None) -> int | None:
+def build_quickly(store: Layout, base: Release, release: Release, delta: BinaryIO) -> int | None:
     """Like `build`, where the update only changes what is at paths that the base has: neither tree is decoded as a whole.
 
     Returns:
         How many images were made; None where `build` has to do it. Raises as that does.
     """
-    before = {stratum.name: stratum for stratum in base.strata}
-    missing = [stratum for stratum in release.strata if not store.has_stratum(stratum)]
-    if not store.has_blob(base.tree_digest) or any(
-        s.name not in before or not store.has_image(before[s.name]) or not s.nodes for s in missing
-    ):
+    if not store.has_blob(base.tree_digest):
         return None
-    lines = lines or quick.Lines(store.blob(base.tree_digest, TREE_LIMIT))
-    with contextlib.ExitStack() as stack:
-
-        def contents(paths: Mapping[str, bytes]) -> StoredContents:
-            return stack.enter_context(StoredContents(base, paths, store))
-
-        applied = quick.apply(lines, deltas.rewound(delta), release.tree_digest, contents, anonymous_file)
-        if applied is None:
-            return None
-        stack.callback(applied.contents.close)
-        for stratum in missing:
-            nodes = _nodes(store, before[stratum.name], stratum, applied.tree)
-            if nodes is None:
-                return None
-            paths = {node.sha256: node.path for node in nodes if node.kind == "file" and node.size and node.link is None}
-            own = StoredContents(msgspec.structs.replace(base, strata=(before[stratum.name],)), paths, store)
-            with own:
-                restore.images([(stratum, nodes)], Over(applied.contents, own), store)
-        store.put(applied.tree.data)
-    return len(missing)
-
-
-def _nodes(store: Layout, before: Stratum, stratum: Stratum, tree: quick.Lines) -> tuple[Node, ...] | None:
-    """The nodes of a stratum that has the same paths as one of the base; None if it has others."""
-    data = node_lines(store, before, tree)
-    return trees.decode(data).nodes if data is not None and sha256(data) == stratum.nodes else None
-
-
-def node_lines(store: Layout, before: Stratum, tree: quick.Lines) -> bytes | None:
-    """The lines of a tree for the paths of a stratum, as a tree of their own; None where its image is not there."""
-    fd = store.open_image(before)
-    if fd is None:
+    place = InPlace(store, base, quick.Lines(store.blob(base.tree_digest, TREE_LIMIT)))
+    made = place.build(release, lambda old: quick.apply(place.lines, deltas.rewound(delta), release.tree_digest, old, anonymous_file))
+    if made is None:
         return None
-    try:
-        places = [tree.at(path) for path in ImageReader(fd).paths()]
-    except BadImageError:
-        return None
-    finally:
-        os.close(fd)
-    return trees.joined(tree.lines[at] + b"\n" for at in sorted(at for at in places if at is not None))
+    store.put(made.tree.data)
+    return made.images
 
 
 def restore_missing(store: Layout, release: Release, tree: Tree, contents: ContentReader, slices: Sequence[Slice]) -> int:

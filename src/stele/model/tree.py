@@ -68,6 +68,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     xattrs: tuple[tuple[str, str], ...] = ()
 
 
+_PATH = b'"path":"'
 _PLAIN = re.compile(rb"[!-$&-~]*\Z")  # 0x21-0x7E without '%'
 _EDGE = frozenset({b"", b".", b"/"})
 _SUSPECT = re.compile(rb"/[./]|\0")
@@ -317,6 +318,17 @@ def _node(raw_line: bytes) -> Node:
     if line(node) != raw_line + b"\n":
         raise _bad(f"{raw.path[:200]} is not spelled the one way")
     return node
+
+
+def path_of(line: bytes) -> bytes:
+    """The path in a line of a checked tree: no other quotation mark stands unescaped before that key.
+
+    Raises:
+        ValueError, TypeError, KeyError, SteleError: it is no such line.
+    """
+    start = line.index(_PATH) + len(_PATH)
+    text = line[start : line.index(b'",', start)] if b"\\" not in line else msgspec.json.decode(line)["path"].encode("ascii")
+    return unquote(text.decode("ascii"))
 
 
 def decode_line(data: bytes) -> Node:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from stele.seal.codec import Compression
     from stele.seal.contents import Place
 
-_PATH = b'"path":"'
-
 
 class Remade(NamedTuple):
     """`tree`: the tree's canonical bytes. `lines`: of it, without line feeds. `parts`: as in `LastSeal`."""
@@ -93,17 +91,10 @@ def _metadata_of(node: Node) -> tuple[object, ...]:
 
 def _number(lines: Sequence[bytes], path: bytes) -> int:
     """The number of the line of `path`."""
-    number = bisect_left(lines, path, key=_path)
-    if number == len(lines) or _path(lines[number]) != path:
+    number = bisect_left(lines, path, key=trees.path_of)
+    if number == len(lines) or trees.path_of(lines[number]) != path:
         raise NotPlain
     return number
-
-
-def _path(line: bytes) -> bytes:
-    """The path in a line of a checked tree: no other quotation mark stands unescaped before that key."""
-    start = line.index(_PATH) + len(_PATH)
-    text = line[start : line.index(b'",', start)] if b"\\" not in line else msgspec.json.decode(line)["path"].encode("ascii")
-    return trees.unquote(text.decode("ascii"))
 
 
 def _parts(last: LastSeal, edits: Sequence[Edit]) -> list[Part]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from stele.model.ports import BlobSink, StrataFiles
     from stele.model.release import Descriptor, Stratum
+    from stele.model.tree import Node
     from stele.seal.again.changes import Edit
     from stele.seal.codec import Compression
 
@@ -36,6 +37,14 @@ _PAX = 0x78  # "x"
 
 class NotAlikeError(Exception):
     """The stratum has to be made anew."""
+
+
+class Put(NamedTuple):
+    """A file whose content is another, and all else of it as it was."""
+
+    old: Node
+    new: Node
+    content: bytes
 
 
 def stratum(
@@ -55,30 +64,62 @@ def stratum(
         NotAlikeError: it has to be made anew.
         SteleError: those of `sink`.
     """
-    if old.image_size > LIMIT or any(edit.changed.data is None for edit in edits):
+    puts = [Put(edit.old, edit.new, edit.changed.data) for edit in edits if edit.changed.data is not None]
+    if len(puts) < len(edits):
         raise NotAlikeError
     encoded = joined(line + b"\n" for line in lines)
-    for edit in edits:  # equal contents share their blocks
-        if encoded.count(edit.new.sha256.encode()) != 1 or edit.old.sha256.encode() in encoded:
-            raise NotAlikeError
+    _check_alike(old, puts, encoded)
     with Beside(lambda: _layer(old, files, edits, sink, compression)) as making:
-        image, root = _image(old, files, edits, erofs.uuid_of(encoded), sink)
+        made, root = _image(old, files, puts, erofs.uuid_of(encoded), sink)
         diff_id, layer = making.result()
-    return msgspec.structs.replace(old, diff_id=diff_id, layer=layer, image=image, verity_root=root, nodes=sha256(encoded))
+    return msgspec.structs.replace(old, diff_id=diff_id, layer=layer, image=made, verity_root=root, nodes=sha256(encoded))
 
 
-def _image(old: Stratum, files: StrataFiles, edits: Sequence[Edit], uuid: bytes, sink: BlobSink) -> tuple[str, str]:
+def image(old: Stratum, wanted: Stratum, files: StrataFiles, puts: Sequence[Put], encoded: bytes, sink: BlobSink) -> None:
+    """The image of `wanted` out of that of `old`, which has the same paths; it is committed only at its digest and verity root.
+
+    So what is taken from the old image is not checked before: one other byte of it makes another digest (ADR 113).
+
+    Args:
+        old: as it is here.
+        wanted: signed.
+        files: has the old image.
+        puts: what changes.
+        encoded: the nodes of `wanted`, as a tree of their own.
+        sink: takes the image.
+
+    Raises:
+        NotAlikeError: it has to be made anew; nothing was kept.
+        SteleError: those of `sink`.
+    """
+    _check_alike(old, puts, encoded)
+    if (old.image_size, old.data_size) != (wanted.image_size, wanted.data_size):
+        raise NotAlikeError
+    _image(old, files, puts, erofs.uuid_of(encoded), sink, wanted)
+
+
+def _check_alike(old: Stratum, puts: Sequence[Put], encoded: bytes) -> None:
+    if old.image_size > LIMIT:
+        raise NotAlikeError
+    for put in puts:  # equal contents share their blocks
+        if encoded.count(put.new.sha256.encode()) != 1 or put.old.sha256.encode() in encoded:
+            raise NotAlikeError
+
+
+def _image(
+    old: Stratum, files: StrataFiles, puts: Sequence[Put], uuid: bytes, sink: BlobSink, wanted: Stratum | None = None
+) -> tuple[str, str]:
     fd = files.open_image(old)
     if fd is None:
         raise NotAlikeError
     try:
         data = bytearray(old.image_size)
-        if os.preadv(fd, [data], 0) != len(data) or "sha256:" + hashlib.sha256(data).hexdigest() != old.image:
+        if os.preadv(fd, [data], 0) != len(data) or (wanted is None and "sha256:" + hashlib.sha256(data).hexdigest() != old.image):
             raise NotAlikeError
         reader = ImageReader(fd)
         changed = {0}
-        for edit in edits:
-            changed |= _edit(data, reader, edit)
+        for put in puts:
+            changed |= _edit(data, reader, put)
     except (BadImageError, OSError) as error:
         raise NotAlikeError from error
     finally:
@@ -86,20 +127,22 @@ def _image(old: Stratum, files: StrataFiles, edits: Sequence[Edit], uuid: bytes,
     data[:BLOCK] = erofs.with_uuid(bytes(data[:BLOCK]), uuid)
     root = verity.update(data, old.data_size, uuid, changed)
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    if wanted is not None and (digest, root) != (wanted.image, wanted.verity_root):
+        raise NotAlikeError
     with sink.draft("image") as draft:
         durable.write_all(draft.fd, data)
         draft.commit(digest)
     return digest, root
 
 
-def _edit(data: bytearray, reader: ImageReader, edit: Edit) -> set[int]:
+def _edit(data: bytearray, reader: ImageReader, put: Put) -> set[int]:
     """Put a file's new content where its old one was; returns the numbers of the blocks that are others now."""
-    tails = [tail_of(node.size, 0) for node in (edit.old, edit.new)]
+    tails = [tail_of(node.size, 0) for node in (put.old, put.new)]
     slots = [-(-(INODE + tail) // SLOT) for tail in tails]
-    blocks = [-(-(node.size - tail) // BLOCK) for node, tail in zip((edit.old, edit.new), tails, strict=True)]
-    offset = reader.inode_at(edit.new.path)
-    content = edit.changed.data
-    if slots[0] != slots[1] or blocks[0] != blocks[1] or offset is None or content is None:
+    blocks = [-(-(node.size - tail) // BLOCK) for node, tail in zip((put.old, put.new), tails, strict=True)]
+    offset = reader.inode_at(put.new.path)
+    content = put.content
+    if slots[0] != slots[1] or blocks[0] != blocks[1] or offset is None:
         raise NotAlikeError
     whole = len(content) - tails[1]
     data[offset + 8 : offset + 16] = len(content).to_bytes(8, "little")

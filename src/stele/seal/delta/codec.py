@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 import msgspec
 import zstandard
@@ -53,6 +53,18 @@ class Ends(NamedTuple):
 
     base: str
     tree: str
+
+
+class Frames(Protocol):
+    """What a delta's content frames are read by."""
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Bytes of each."""
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where old pieces begin that have to be placed."""
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -317,7 +329,7 @@ def apply(base: Tree, old: ContentReader, delta: BinaryIO, tree_digest: str, spo
     return tree, unpack_contents(header, pairs(base, tree), old, delta, spool)
 
 
-def unpack_contents(header: _Header, found: Sequence[Pair], old: ContentReader, delta: BinaryIO, spool: int) -> Contents:
+def unpack_contents(header: Frames, found: Sequence[Pair], old: ContentReader, delta: BinaryIO, spool: int) -> Contents:
     """The new contents out of a delta's content frames, to which the file is positioned. Arguments and errors as of `apply`."""
     try:
         planned = groups(place(found, header.starts))
