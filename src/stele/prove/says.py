@@ -51,7 +51,8 @@ def answer(claim: Claim, plain: dict[str, Any]) -> tuple[str, ...]:
         said = f"Until {when(claim.at_ns)} release {_told(claim.release)} was never started as workload {claim.workload!r}."
         return (said,) if plain["exists"] else (said, f"  There was no workload {claim.workload!r}.")
     names = plain["workloads"]
-    lines = [f"At {when(claim.at_ns)} there were {len(names)} workloads, and no others:", *(f"  {name!r}" for name in names[:SHOWN_NAMES])]
+    many = f"there {'was' if len(names) == 1 else 'were'} {len(names)} workload{'s' * (len(names) != 1)}, and no others"
+    lines = [f"At {when(claim.at_ns)} {many}{':' if names else '.'}", *(f"  {name!r}" for name in names[:SHOWN_NAMES])]
     return (*lines, f"  … and {len(names) - SHOWN_NAMES} more (--json has them all)") if len(names) > SHOWN_NAMES else tuple(lines)
 
 
@@ -113,7 +114,12 @@ def checked(proof: Proof, epochs: Sequence[Epoch], named: Sequence[str], root: R
     if isinstance(proof.claim, NeverRanClaim) and proof.absent is not None:
         lines.append("that the signed map of everything that ever ran does not have it")
     if named:
-        lines.append(f"the signatures of the releases named above ({len(named)}), by keys that you trust")
+        by = (
+            "so many and by those as the root says for this workload"
+            if root is not None and root.policy.rules
+            else "by keys that you trust"
+        )
+        lines.append(f"the signatures of the releases named above ({len(named)}), {by}")
     if proof.openings:
         lines.append(f"{len(proof.openings)} private values are those that the entries commit to")
     return tuple(lines)
@@ -195,7 +201,7 @@ def _on_the_operators_word(last: Epoch, found: Sequence[dict[str, Any]], trust: 
     return lines
 
 
-def not_checked(proof: Proof, epochs: Sequence[Epoch], found: Sequence[dict[str, Any]], trust: Trust) -> tuple[str, ...]:
+def not_checked(proof: Proof, epochs: Sequence[Epoch], found: Sequence[dict[str, Any]], trust: Trust, root: Root | None) -> tuple[str, ...]:
     """What this proof does not show."""
     lines: list[str] = []
     behind = max(epoch.behind_ns for epoch in epochs)
@@ -208,6 +214,8 @@ def not_checked(proof: Proof, epochs: Sequence[Epoch], found: Sequence[dict[str,
         lines.append("that the maps left out no entry of it: the operator, who has the key, says so; `--whole-log` brings all entries")
     if proof.form == "light" and proof.releases:
         lines.append("what is in the releases: a light proof has their signatures only")
+    if proof.releases and root is not None and root.policy.rules:
+        lines.append("when the releases were signed: a key that the root calls replaced counts here, one that it revokes never does")
     lines.append(f"anything after {when(epochs[-1].time_ns)}, where this ledger's last head stands")
     lines.append("what code did while it ran, and what ran outside Stele's care")
     return tuple(lines)

@@ -74,7 +74,7 @@ def verify(data: bytes, trust: Trust | None) -> Verdict:
         says=says.answer(proof.claim, found.plain) + says.opened(opened),
         checked=says.checked(proof, epochs, found.named, root),
         time=says.time_lines(times),
-        not_checked=says.not_checked(proof, epochs, times, trust),
+        not_checked=says.not_checked(proof, epochs, times, trust, root),
     )
 
 

@@ -36,6 +36,8 @@ def test_a_root_is_all_that_a_verifier_brings(folder):
     verdict = check(proof(folder, first), pinned(first))
     assert verdict.answer["entries"] == 5
     assert "that these are the ledger's keys: root documents from the one that you trust to version 1" in verdict.checked
+    assert "the signatures of the releases named above (1), so many and by those as the root says for this workload" in verdict.checked
+    assert any(line.startswith("when the releases were signed: ") for line in verdict.not_checked)
     second = document(2)
     assert "to version 2" in " ".join(check(proof(folder, first, second), pinned(first)).checked)
     assert "to version 2" in " ".join(check(proof(folder, first, second), pinned(second)).checked)

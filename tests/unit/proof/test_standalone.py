@@ -37,6 +37,8 @@ def test_the_standalone_verifier_runs_alone(kinds, tmp_path):
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "shop-bbbbbb" in done.stdout
+    done = subprocess.run([*argv[:-1], "no.keys"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()) == (1, ["cannot be read: [Errno 2] No such file or directory: 'no.keys'"])
     (tmp_path / "shop.proof").write_bytes(kinds["state light"].replace(b"shop-bbbbbb", b"shop-bbbbbc"))
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, "prove.invalid" in done.stderr + done.stdout) == (1, True)

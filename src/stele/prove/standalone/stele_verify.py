@@ -440,5 +440,7 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         print(json.dumps(Proof(*(open(name, "rb").read((64 << 20) + 1) for name in sys.argv[1:])).verdict(), indent=1, sort_keys=True))
+    except OSError as error:
+        sys.exit(f"cannot be read: {error}")
     except ValueError as error:
         sys.exit("REFUSED [{1}]: {0}".format(*error.args))
