@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from stele.flow import distribution, initialise, opening, repairing, sealing, storecheck
+from stele.flow import distribution, initialise, opening, pruning, repairing, sealing, storecheck
 from stele.flow.places import Places
 from stele.host import immutable, registry_transfer
 from stele.host.http_registry import Connections
@@ -302,6 +302,20 @@ def test_a_tag_of_an_update_that_names_something_else_is_passed_over(places, reg
         pull(to, source + "v1")
         between.trick = f"update {body}"
         assert pull(to, source + "v2")["way"] == "deltas", body[:20]
+
+
+def test_while_a_release_is_pushed_nothing_is_removed(places, registry, tmp_path):
+    seal(places, "1")
+    push(places, seal(places, "2"), f"{registry}/first-{tmp_path.name.replace('_', '-').lower()}:v2")
+    store, said = opening.open_store(places), []
+
+    def prune(line: str) -> None:
+        said.append((line.partition(" ")[0], code(pruning.prune, store, tuple, damaged=False, dry_run=False, record=quiet)))
+
+    target = f"{registry}/second-{tmp_path.name.replace('_', '-').lower()}:v2"
+    distribution.push(places, "app", target, plain_http=False, delta=True, say=prune, record=quiet)
+    assert {"pushing"} <= {word for word, _ in said}
+    assert {found for _, found in said} == {"store.busy"}
 
 
 def test_a_registry_that_says_another_digest_cannot_bring_back_an_older_release(places, registry, between, tmp_path):

@@ -26,7 +26,7 @@ from stele.host import key_service, vault_keys
 from stele.trust.errors import SteleError
 from stele.trust.policy import key_id
 from stele.trust.release_key import PrivateKey, PublicKey
-from tests import judges
+from tests import certificates, judges
 from tests.data_folder import Data, holds
 from tests.integration.conftest import serving
 
@@ -239,6 +239,32 @@ def test_what_is_secret_in_the_environment_is_not_told(data, name, value, word):
     env = {"VAULT_ADDR": "http://127.0.0.1:1", "VAULT_TOKEN": TOKEN, name: value}
     said = refused(data, "seal", "root", "--key", "hv:k", env=env, status=3 if name == "VAULT_TOKEN" else 4)
     assert word in said
+
+
+def test_a_vault_whose_certificate_nobody_vouches_for_is_told_no_token(data, tmp_path):
+    made, told = certificates.self_signed(tmp_path), []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            told.append(self.headers["X-Vault-Token"])
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(made.cert, made.private)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        env = {"VAULT_ADDR": f"https://127.0.0.1:{server.server_port}", "VAULT_TOKEN": TOKEN, "VAULT_SKIP_VERIFY": "1"}
+        for given, word in (({}, "CERTIFICATE_VERIFY_FAILED"), ({"VAULT_CACERT": str(made.cert)}, "has no key")):
+            assert told == []
+            done = data.process("--debug", "seal", "root", "--key", "hv:k", **env, **given)
+            assert word in done.stdout
+            assert TOKEN not in done.stdout + done.stderr
+        assert told == [TOKEN]
+        server.shutdown()
 
 
 def test_a_redirect_does_not_lead_off_tls():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import http.server
-import ipaddress
 import json
 import os
 import socket
@@ -17,11 +15,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
@@ -31,41 +28,17 @@ from stele.host.registry_transfer import download, upload
 from stele.model import reference as references
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
+from tests import certificates
+from tests.certificates import Certificate
 
 NAME, SECRET = "maria", "not to be shown"
 HASHED = "$2b$05$qNFloY8f1S5VDPC1EnD.C.hhpYFE7Qg258XOWvsrjbEMqONVGObom"  # bcrypt of SECRET: Python 3.13 cannot make one
 BLOB = bytes(range(256)) * 40_000  # 10 MB
 
 
-class Certificate(NamedTuple):
-    """A self-signed certificate of this machine, which is its own authority."""
-
-    key: ec.EllipticCurvePrivateKey
-    der: bytes
-    cert: Path
-    private: Path
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory) -> Certificate:
-    folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stele test")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    cert, private = folder / "ca.crt", folder / "key.pem"
-    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
-    )
-    return Certificate(key, made.public_bytes(serialization.Encoding.DER), cert, private)
+    return certificates.self_signed(tmp_path_factory.mktemp("tls"))
 
 
 class _TokenService(http.server.BaseHTTPRequestHandler):

@@ -140,8 +140,8 @@ def repair(call: Call, origins: tuple[str, ...], local: bool, plain_http: bool) 
 def prune(call: Call, damaged: bool, dry_run: bool) -> None:
     """Remove files that nothing names: what seals and pulls that were killed left, and what was replaced.
 
-    No release loses anything. A pull that was killed begins again afterwards. Nothing is removed while something is sealed, pulled or
-    packed, nor where a damaged index leaves it open what is needed. The ledger has the names of the files before they go.
+    No release loses anything. A pull that was killed begins again afterwards. Nothing is removed while something is sealed, pulled,
+    pushed or packed, nor where a damaged index leaves it open what is needed. The ledger has the names of the files before they go.
     """
     call.need_keys()
     from stele.flow import opening, pruning

@@ -75,12 +75,12 @@ def push(
     begun = time.monotonic_ns()
     reference = references.parse(target)
     store = opening.open_store(places)
-    release = store.release(name)
-    deltas.make_whole(store, release)
-    made = packing.attach(places, store, release) if delta else []
-    named = ":" in target.rpartition("/")[2]
-    tag = reference.tag if named and reference.tag else releases.reference_name(release.workload, release.digest)
-    with _open(reference, plain_http=plain_http) as repository:
+    with _open(reference, plain_http=plain_http) as repository, store.adding():
+        release = store.release(name)
+        deltas.make_whole(store, release)
+        made = packing.attach(places, store, release) if delta else []
+        named = ":" in target.rpartition("/")[2]
+        tag = reference.tag if named and reference.tag else releases.reference_name(release.workload, release.digest)
         say(f"pushing {release.digest[:19]} to {reference.registry}/{reference.repository}")
         absent = [s for s in release.strata if not store.has_blob(s.layer.digest) and not repository.has_blob(s.layer.digest)]
         if absent:  # pulled as a delta, or packed: the registry wants the layer

@@ -40,7 +40,7 @@ def removing(root: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SteleError(
-                "nothing can be removed from the store while a release is being sealed, pulled or unpacked",
+                "nothing can be removed from the store while a release is being sealed, pulled, pushed or unpacked",
                 remedy="wait until that is done, then try again",
                 code="store.busy",
                 retryable=True,
