@@ -43,13 +43,13 @@ def test_zeros_leave_holes_and_other_bytes_do_not_get_lost_between_them():
     check_alike(Tree.build([folder(b""), file(b"sparse", content, held), file(b"zeros", bytes(5 << 20), held)]), held)
 
 
-def test_with_little_room_they_are_made_one_after_the_other():
+def test_many_at_a_time_are_those_that_each_is_alone():
     cases = [
         (Tree.build([folder(b""), file(b"app", b"%d" % number * 5000, held)]), held)
         for number, held in enumerate(Held() for _ in range(12))
     ]
     sink = MemorySink()
-    with forms.Makers(in_memory=20_000, room=45_000) as makers:
+    with forms.Makers(in_memory=5005) as makers:
         waiting = [makers.begin(sink, tree.nodes, tree.encode(), held, "zstd") for tree, held in cases]
         assert [wait() for wait in waiting] == [made(tree, held)[0] for tree, held in cases]
 

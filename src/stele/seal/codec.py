@@ -47,10 +47,10 @@ def codec_name(compression: Compression) -> str:
 
 
 def encoder(compression: Compression, *, alone: bool = True) -> Encoder:
-    """A fresh encoder. `alone`: whether all processors are for this one; of others a thread has one at a time."""
+    """A fresh encoder. `alone`: whether all processors are for this one, or half of them; of such a thread has one at a time."""
     if compression == "zstd" and not alone:
         if not hasattr(_own, "compressor"):
-            _own.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=1)
+            _own.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=max(1, min(4, (os.cpu_count() or 1) // 2)))
         own: zstandard.ZstdCompressor = _own.compressor  # its memory, which is zeroed when it is new, is used again
         return own.compressobj()
     if compression == "zstd":

@@ -10,8 +10,7 @@ import contextlib
 import hashlib
 import mmap
 import os
-import threading
-from typing import TYPE_CHECKING, NamedTuple, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from stele.host import durable
 from stele.model.release import LAYER_TYPES, Descriptor
@@ -19,7 +18,6 @@ from stele.seal import codec, erofs, erofs_layout, tar, verity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
 
     from stele.model.ports import BlobSink, ContentReader, Draft
     from stele.model.tree import Node
@@ -28,11 +26,8 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20  # bytes handed to hash and disk at a time
 IN_MEMORY = 32 << 20  # bytes of content of a stratum whose image is made in memory; few are larger (strata.TARGET)
-ROOM = 128 << 20  # bytes of images and of what is being compressed in memory at a time
-_WORKERS = max(2, min(4, os.cpu_count() or 1))
+_WORKERS = 2  # threads; more processors are for their compressors: each thread's own takes as much memory as an image
 _STAGE = 256 << 10  # bytes: what is smaller is gathered before it is hashed and compressed
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Image(NamedTuple):
@@ -53,16 +48,15 @@ class Made(NamedTuple):
 
 
 class Makers:
-    """Makes strata, as many at a time as there are processors and room for in memory. A context manager."""
+    """Makes strata, two at a time. A context manager."""
 
-    def __init__(self, *, in_memory: int = IN_MEMORY, room: int = ROOM) -> None:
-        """`in_memory`, `room`: as the constants; `room` is at least twice `in_memory`."""
+    def __init__(self, *, in_memory: int = IN_MEMORY) -> None:
+        """`in_memory`: as the constant."""
         from concurrent.futures import ThreadPoolExecutor  # with all of logging, which who splices need not load
 
         self._pool = ThreadPoolExecutor(_WORKERS)
         self._waiting = ThreadPoolExecutor(2 * _WORKERS)  # for compression to end, and for the disk
-        self._in_memory, self._room = in_memory, room
-        self._freed = threading.Condition()
+        self._in_memory = in_memory
 
     def __enter__(self) -> Self:
         return self
@@ -89,34 +83,20 @@ class Makers:
         uuid = erofs.uuid_of(encoded)
         size = sum(node.size for node in nodes if node.link is None)
         if size <= self._in_memory:
-            both = self._submit(2 * size, self._both, sink, nodes, uuid, contents, compression)
+            both = self._pool.submit(self._both, sink, nodes, uuid, contents, compression)
 
             def wait() -> Made:
                 return both.result()()
 
             return wait
-        image = self._submit(0, _image, sink, nodes, uuid, contents)
-        layer = self._submit(max(0, 2 * self._in_memory), keep_layer, sink, tar.stream(nodes, contents), compression)
+        image = self._pool.submit(_image, sink, nodes, uuid, contents)
+        layer = self._pool.submit(keep_layer, sink, tar.stream(nodes, contents), compression)
         return lambda: Made(*layer.result(), image.result())
-
-    def _submit(self, need: int, make: Callable[P, T], *args: P.args, **more: P.kwargs) -> Future[T]:
-        def made() -> T:
-            with self._freed:
-                self._freed.wait_for(lambda: self._room >= need)
-                self._room -= need
-            try:
-                return make(*args, **more)
-            finally:
-                with self._freed:
-                    self._room += need
-                    self._freed.notify_all()
-
-        return self._pool.submit(made)
 
     def _both(
         self, sink: BlobSink, nodes: tuple[Node, ...], uuid: bytes, contents: ContentReader, compression: Compression
     ) -> Callable[[], Made]:
-        """Make both forms in memory; returns how to wait until the image is on the disk."""
+        """Make both forms in memory; returns how to wait until they are on the disk."""
         layout = erofs_layout.plan(nodes)
         room = mmap.mmap(-1, verity.file_size(layout.data_size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without huge pages
@@ -127,15 +107,15 @@ class Makers:
         with _kept(sink.draft("blob")) as blob:
             writing = _Writing(blob.fd, codec.encoder(compression, alone=False))
             writing.all(tar.stream(nodes, _Placed(contents, layout.pieces(), image)))
-        ending = self._waiting.submit(_end, blob, writing)
-        try:
-            root = verity.fill(image, layout.data_size, uuid)
-            made = Image("sha256:" + hashlib.sha256(image).hexdigest(), len(image), layout.data_size, root)
-            with _kept(sink.draft("image")) as file:
-                _write_image(file.fd, image)
-            keeping_image = self._waiting.submit(_commit, file, made.digest)
-        finally:
-            diff_id, digest, size = ending.result()  # then this thread's encoder is free
+            ending = self._waiting.submit(writing.end)
+            try:
+                root = verity.fill(image, layout.data_size, uuid)
+                made = Image("sha256:" + hashlib.sha256(image).hexdigest(), len(image), layout.data_size, root)
+                with _kept(sink.draft("image")) as file:
+                    _write_image(file.fd, image)
+                keeping_image = self._waiting.submit(_commit, file, made.digest)
+            finally:
+                diff_id, digest, size = ending.result()  # then this thread's encoder is free
         keeping_layer = self._waiting.submit(_commit, blob, digest)
 
         def finish() -> Made:
@@ -157,11 +137,6 @@ def _kept(draft: Draft) -> Iterator[Draft]:
 def _commit(draft: Draft, digest: str) -> None:
     with draft:
         draft.commit(digest)
-
-
-def _end(draft: Draft, writing: _Writing) -> tuple[str, str, int]:
-    with _kept(draft):
-        return writing.end()
 
 
 def _write_image(fd: int, image: memoryview) -> None:
