@@ -259,6 +259,46 @@ def test_a_call_that_is_ended_ends_the_command(warm, number):
     assert "sealed shop" in warm.seal().stdout
 
 
+def test_a_signal_is_passed_on_once():
+    """A second Ctrl-C would meet the command while it cleans up after the first."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMIN})  # signals of this kind are counted, not joined
+            os.setsid()
+            os.write(write, b"!")
+            signal.sigwait({signal.SIGRTMIN})
+            again = signal.sigtimedwait({signal.SIGRTMIN}, 0.1) is not None
+        finally:
+            os._exit(again)
+    assert os.read(read, 1) == b"!"
+    with socket.socket() as unused:
+        warm_server._signal(warm_server._Call(unused, pid, -1), signal.SIGRTMIN)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(read)
+    os.close(write)
+
+
+def test_libraries_are_of_the_program():
+    """A library that was mended is to be used at once, like a module."""
+    files = warm_server._files()
+    assert os.path.realpath(sys.executable) in map(os.path.realpath, files)
+    assert any(Path(path).name.startswith("libc.") for path in files)
+    assert None not in warm_server._states([path for path in files if Path(path).name.startswith("libc.")])
+
+
+def test_the_place_of_another_user_is_not_taken_for_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert warm_call.folder() == f"{tmp_path}/stele"
+    if os.geteuid():
+        monkeypatch.setenv("XDG_RUNTIME_DIR", "/")
+        assert warm_call.folder() is None
+    else:
+        os.chown(tmp_path, 65534, 65534)
+        assert warm_call.folder() == "/run/stele/warm"
+
+
 @needs_peers
 def test_a_command_that_is_killed_ends_its_call_in_the_same_way(warm):
     call, lock = blocked(warm)

@@ -24,7 +24,7 @@ _ELSEWHERE = ("/dev", "/proc")  # where the same name means something else to an
 def folder() -> str | None:
     """Where the socket lies; None where this user has no place for it."""
     given = os.environ.get("XDG_RUNTIME_DIR", "")
-    if given.startswith("/"):
+    if given.startswith("/") and _is_mine(given):  # under sudo it may be another's, who could put anything there
         return f"{given}/stele"
     return "/run/stele/warm" if os.geteuid() == 0 else None
 
@@ -36,6 +36,13 @@ def is_own(path: str) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
+
+
+def _is_mine(path: str) -> bool:
+    try:
+        return os.stat(path).st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def program() -> bytes:
@@ -108,7 +115,10 @@ def _ended(sock: socket.socket) -> int:
             data = sock.recv(4)
             break
         except KeyboardInterrupt:
-            sock.send(b"\2")
+            try:
+                sock.send(b"\2")
+            except OSError:
+                continue  # it ended at the same time, and what it said is there
     if len(data) != 4:
         sys.stderr.write("error: the warm process ended, and what became of the command is not known\n  remedy: run it again\n")
         return 70

@@ -86,15 +86,23 @@ def load() -> None:
     spec.parse_yaml(starter.STARTER.format(name="warm").encode())  # with what the records' decoders learn at their first use
 
 
-def _states() -> dict[str, tuple[int, int, int]]:
-    """What the files of all loaded modules are."""
-    found = {}
-    for module in list(sys.modules.values()):
-        path = getattr(module, "__file__", None)
-        if path:
-            with contextlib.suppress(OSError):
-                info = os.stat(path)
-                found[path] = (info.st_ino, info.st_size, info.st_mtime_ns)
+def _files() -> list[str]:
+    """The files of all loaded modules, and whatever else of the program is in memory: libraries, and Python itself."""
+    found = {str(path) for module in list(sys.modules.values()) if (path := getattr(module, "__file__", None))}
+    with open("/proc/self/maps", "rb") as maps:
+        mapped = {os.fsdecode(line[line.index(b"/") :].rstrip(b"\n")) for line in maps if b" /" in line}
+    return sorted(found | {path for path in mapped if not path.startswith("/dev/")})
+
+
+def _states(paths: Sequence[str]) -> list[tuple[int, int, int] | None]:
+    """What files are."""
+    found: list[tuple[int, int, int] | None] = []
+    for path in paths:
+        try:
+            info = os.stat(path)
+            found.append((info.st_ino, info.st_size, info.st_mtime_ns))
+        except OSError:
+            found.append(None)
     return found
 
 
@@ -105,7 +113,8 @@ class Server:
         """`listener`: bound and listening, in `where`. `env`: as this process was started with."""
         self._listener, self._where = listener, where
         self._at_start = at_start([name + b"=" + value for name, value in env.items()])
-        self._program, self._states, self._since = warm_call.program(), _states(), time.monotonic()
+        self._program, self._files, self._since = warm_call.program(), _files(), time.monotonic()
+        self._states = _states(self._files)
         self._calls: dict[int, _Call] = {}  # by descriptor, of socket and of process
         self._served, self._refused, self._why, self._ending = 0, 0, "", False
 
@@ -173,7 +182,7 @@ class Server:
             return "it did not pass its descriptors"
         if asked.program != self._program:
             return "it is another program, or was started in another way"
-        if self._states != {path: state for path, state in _states().items() if path in self._states}:
+        if self._states != _states(self._files):
             self._ending = True
             return "files of the program are not what they were when it was loaded"
         if at_start(asked.env) != self._at_start:
@@ -236,11 +245,12 @@ class Server:
 
 
 def _signal(call: _Call, number: int) -> None:
-    """To the command and its children; it leads a session of its own as soon as it has begun."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(call.pid, number)
-    with contextlib.suppress(ProcessLookupError):
+    """To the command and its children, once; it leads a session of its own as soon as it has begun."""
+    try:
         os.killpg(call.pid, number)
+    except ProcessLookupError:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(call.pid, number)
 
 
 def _command(argv: list[str]) -> int:
