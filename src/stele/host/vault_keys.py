@@ -164,7 +164,8 @@ def _told(place: _Place) -> Iterator[None]:
     except hvac.exceptions.InvalidPath as error:
         raise refused(
             f"{where} has no key {place.path}",
-            f"`vault list {place.mount}/keys` names the keys; where the engine is mounted elsewhere: {FORM}",
+            f"`vault list {place.mount}/keys` names those that there are, `vault write -f {place.path} type={_TYPE}` makes it; "
+            f"elsewhere than at transit/: hv:{place.name}?mount=PATH",
         ) from error
     except hvac.exceptions.VaultError as error:
         raise refused(
