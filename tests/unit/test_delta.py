@@ -301,14 +301,14 @@ def test_the_header_says_what_is_needed() -> None:
 )
 def test_a_patch_that_cannot_be_read(patch: bytes) -> None:
     with pytest.raises(patches.PatchError):
-        patches.apply(BASE, patch)
+        patches.apply(BASE.encode(), patch)
 
 
 @given(st.lists(st.one_of(st.binary(max_size=30), st.sampled_from([b"-gone", b"-", b'{"path":""}', b'{"path":"a/b"}']))).map(b"\n".join))
 @settings(deadline=None)
 def test_any_patch_is_read_or_refused(patch: bytes) -> None:
     try:
-        patches.apply(BASE, patch)
+        patches.apply(BASE.encode(), patch)
     except patches.PatchError:
         return
 

@@ -15,7 +15,6 @@ from stele.flow import deltas, updates
 from stele.flow.in_place import InPlace
 from stele.host import durable, registry_transfer
 from stele.model import release as releases
-from stele.model import tree as trees
 from stele.model.release import BUNDLE_TYPE, MANIFEST_TYPE, UPDATE_TYPE, Descriptor, Publication
 from stele.seal import sign
 from stele.seal.delta import codec, patches, quick, short
@@ -219,7 +218,7 @@ def _patched(update: Short, base: quick.Lines, patch: bytes) -> quick.Patched:
         changes = dict(zip((edit.line for edit in update.edits), patch.split(b"\n")[:-1], strict=True))
         return quick.Patched(base.replaced(changes), changes, update)
     try:
-        return quick.Patched(quick.Lines(patches.apply(trees.decode(base.data), patch)), {}, update)
+        return quick.Patched(quick.Lines(patches.apply(base.data, patch)), {}, update)
     except patches.PatchError as error:
         raise codec.damaged(f"its change of the tree is not valid ({error})") from error
 

@@ -294,9 +294,10 @@ def open_patch(delta: BinaryIO, base: bytes, tree_digest: str) -> tuple[_Header,
 
 
 def _tree(base: Tree, delta: BinaryIO, tree_digest: str) -> tuple[_Header, Tree]:
-    header, patch = open_patch(delta, base.encode(), tree_digest)
+    known = base.encode()
+    header, patch = open_patch(delta, known, tree_digest)
     try:
-        whole = patches.apply(base, patch)
+        whole = patches.apply(known, patch)
     except patches.PatchError as error:
         raise damaged(f"its change of the tree is not valid ({error})") from error
     if sha256(whole) != tree_digest:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from stele.model.tree import TREE_HEADER, quote, unquote
+from stele.model.tree import TREE_HEADER, path_of, quote, unquote
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -44,15 +44,17 @@ def make(base: Tree, tree: Tree) -> bytes:
     return b"".join(line + b"\n" for line in out)
 
 
-def apply(base: Tree, patch: bytes) -> bytes:
+def apply(base: bytes, patch: bytes) -> bytes:
     """What should be the canonical bytes of the result; to be believed only at the digest that was signed.
+
+    `base`: the canonical bytes of a tree that was checked; it is not decoded.
 
     Raises:
         PatchError: a line is neither a node's nor names a path of the base, or the last is cut short.
     """
     if patch and not patch.endswith(b"\n"):
         raise PatchError("its last line is cut short")
-    lines = _lines(base)
+    lines = {path_of(line): line for line in base[len(TREE_HEADER) : -1].split(b"\n")}
     for line in patch.split(b"\n")[:-1]:
         try:
             if line.startswith(_GONE):
