@@ -130,12 +130,12 @@ def test_an_update_moves_little_more_than_what_changed(places, registry, tmp_pat
     assert pull(other(tmp_path, "four", places), target + "v2", whole=True)["way"] == "strata"
 
 
-def put_update(registry: str, target: str, blob: bytes, tag: str) -> None:
+def put_update(registry: str, target: str, blob: bytes, tag: str, what: str = "application/vnd.dev.stele.update.v0") -> None:
     """Somebody who may write there lets the tag of an update name other bytes."""
     with Repository(Connections(registry, plain_http=True), references.parse(target)) as repository:
         digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
         registry_transfer.upload(repository, digest, len(blob), io.BytesIO(blob))
-        config = {"mediaType": "application/vnd.dev.stele.update.v0", "digest": digest, "size": len(blob)}
+        config = {"mediaType": what, "digest": digest, "size": len(blob)}
         kind = "application/vnd.oci.image.manifest.v1+json"
         repository.put_manifest(tag, kind, json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": []}).encode())
 
@@ -144,20 +144,21 @@ def test_a_forged_update_is_refused_and_a_delta_taken(places, registry, tmp_path
     target = f"{registry}/forged-{tmp_path.name.replace('_', '-').lower()}:"
     one = seal(places, "1")
     push(places, one, target + "v1")
-    to, stranger = other(tmp_path, "two", places), other(tmp_path, "stranger", places)
-    pull(to, target + "v1")
-    pull(stranger, target + "v1")
+    to, again, stranger = (other(tmp_path, name, places) for name in ("two", "again", "stranger"))
+    for folder in (to, again, stranger):
+        pull(folder, target + "v1")
     strange = other(tmp_path, "strange", None).policy
     two = seal(places, "2")
     push(places, two, target + "v2", delta=True)
     shutil.copy(strange, stranger.policy)
     assert code(pull, stranger, target + "v2") == "store.unknown-signer"  # which the update cannot tell
     assert [release.digest for release in opening.open_store(stranger).releases()] == [one]
-    put_update(registry, target + "v2", b"stu\0nonsense", short.tag(one, two))
-    said: list[str] = []
-    found = distribution.pull(to, target + "v2", plain_http=False, whole=False, say=said.append, record=quiet)
-    assert (found["release"], found["way"]) == (two, "deltas")
-    assert any("the update was refused" in line for line in said)
+    for folder, what in ((to, "application/vnd.dev.stele.update.v0"), (again, "text/strange")):
+        put_update(registry, target + "v2", b"stu\0nonsense", short.tag(one, two), what)
+        said: list[str] = []
+        found = distribution.pull(folder, target + "v2", plain_http=False, whole=False, say=said.append, record=quiet)
+        assert (found["release"], found["way"]) == (two, "deltas")
+        assert any("the update was refused" in line for line in said)
     assert opening.open_store(to).verify(opening.open_store(to).release(two))
 
 
