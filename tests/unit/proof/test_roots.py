@@ -8,13 +8,14 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stele.ledger.past import PastLedger
 from stele.prove import build
 from stele.prove.standalone import stele_verify
-from stele.trust import canonical, root
+from stele.trust import canonical, note, root
 from stele.trust import policy as policies
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
@@ -25,6 +26,8 @@ from tests.ledgers import KEY, OTHER, SIGNER
 from tests.proofs import built, check, evidence, resum, state
 from tests.refusals import code
 from tests.roots import ALWAYS, HOLDERS, RELEASE, RULES, document, pinned
+
+SEVENTH = Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32)
 
 
 def proof(folder: Path, *documents: bytes) -> bytes:
@@ -107,6 +110,40 @@ def test_a_later_checkpoint_in_place_of_one_that_is_doubted(folder):
     logs = [*(LogKey(0, 14, key) for key in OTHER.verifiers), *(LogKey(14, None, key) for key in SIGNER.verifiers)]
     first = document(logs=logs, stolen=stolen)
     assert check(resum({**value, "roots": [first.decode()]}), pinned(first)).answer == verdict.answer
+
+
+LOG = f"log 0 - {SIGNER.verifier.encode()}"
+IMPOSSIBLE = [
+    ("version 1\n", "version 0\n"),
+    ("version 1\n", "version 1000000000\n"),
+    ("threshold 2", "threshold 0"),
+    ("threshold 2", "threshold 4"),
+    (f"holder {HOLDERS[1].verifier.encode()}", f"holder {HOLDERS[0].verifier.encode()}"),
+    (f"holder {HOLDERS[1].verifier.encode()}", f"holder {note.Key('alice', SEVENTH).verifier.encode()}"),
+    (LOG, LOG.replace("log 0 -", "log 5 5")),
+    (LOG, f"{LOG}\n{LOG}"),
+    (LOG, f"log 0 - {note.Key('test.example/other', SEVENTH).verifier.encode()}"),
+    (RELEASE, RELEASE.replace("release 0 -", "release 9 3")),
+    (RELEASE, f"{RELEASE}\n{RELEASE.replace('key release', 'key alice')}"),
+    (RELEASE, f"{RELEASE}\nrevoke {'0' * 64} 0 not named"),
+    (RELEASE, RELEASE[:-6] + "AAAA=="),  # no point of the curve
+    ("rule * 1 release", "rule * 0 release"),
+    ("rule * 1 release", "rule * 2 release"),
+    ("rule * 1 release", "rule * 1 release release"),
+    ("rule * 1 release", "rule * 1 nobody"),
+    ("rule * 1 release", "rule * 1 release\nrunning stop\nrunning stop"),
+]
+
+
+@pytest.mark.parametrize("place", range(len(IMPOSSIBLE)))
+def test_a_document_that_is_not_possible_is_none_whoever_signs_it(folder, place):
+    text = root.parse(document()).text
+    changed = text.replace(*(part.encode() for part in IMPOSSIBLE[place]), 1)
+    assert changed != text
+    trust = Trust((), (KEY.public,), roots=(Pin(SIGNER.name, 1, sha256(changed)),))
+    signed = changed + b"\n" + HOLDERS[0].line(changed) + HOLDERS[1].line(changed)
+    value = canonical.decode(proof(folder)[:-1])
+    assert code(check, resum({**value, "roots": [signed.decode()]}), trust) == "trust.bad-root"
 
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "root.json").read_text())

@@ -12,7 +12,7 @@ import pytest
 from stele.prove.standalone import stele_verify
 from stele.trust import canonical, cosign, dsse, trust_keys
 from stele.trust.errors import SteleError
-from tests.ledgers import KEY, TRUST
+from tests.ledgers import KEY, SIGNER, TRUST
 from tests.proofs import check, of, other_says, resum
 from tests.refusals import code
 
@@ -74,7 +74,20 @@ def test_how_large_a_statement_may_be_is_the_same(kinds):
 
 
 def test_other_trust_files(kinds):
-    for text in (b"", b"stele-trust v0\n", trust_keys.encode(TRUST) + b"x", trust_keys.encode(TRUST) * 2):
+    keys = trust_keys.encode(TRUST)
+    root = f"root {SIGNER.name} 1 {'0' * 64}\n".encode()
+    point = base64.b64encode(KEY.public.der[:-1] + bytes([KEY.public.der[-1] ^ 1])) + b"\n"
+    for text in (
+        b"",
+        b"stele-trust v0\n",
+        b"stele-trust v1\n",
+        keys + b"x",
+        keys * 2,
+        keys + root,  # keys beside a root
+        b"stele-trust v1\n" + root + root.replace(b" 1 ", b" 2 "),
+        keys + b"release " + point,
+        keys + root.replace(b"root", b"roots"),
+    ):
         with pytest.raises(ValueError):
             stele_verify.Proof(kinds["absent light"], text).verdict()
         with pytest.raises(SteleError):
