@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+import time
 
 from stele.cli import render
 from stele.cli.deploy import printed
@@ -43,6 +45,31 @@ def test_sealing_and_verifying_import_nothing_of_networks_or_proofs(tmp_path) ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_sealing_again_loads_only_what_it_uses(tmp_path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "hello").write_bytes(b"hello")
+    (tmp_path / "stele.yaml").write_bytes(b"stele: 0\nname: shop\ncommand: [/hello]\n")
+    while time.time_ns() < (tmp_path / "app" / "hello").stat().st_ctime_ns + 100_000_000:
+        pass  # a file as young as the clock is coarse is read again
+
+    def call(*argv: str) -> str:
+        code = f"import sys\nfrom stele.cli import main\nassert not main.run({['--data', 'data', *argv]!r})\nprint(sorted(sys.modules))"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()[
+            -1
+        ]
+
+    call("init", "--keys-only")
+    call("seal", "app", "-f", "stele.yaml")
+    loaded = set(ast.literal_eval(call("seal", "app", "-f", "stele.yaml")))
+    assert "stele.flow.reseal" in loaded
+    heavy = {
+        "click", "rich", "yaml", "logging", "concurrent.futures", "email", "http.client", "urllib3", "dataclasses", "cyclonedx",
+        "cryptography.x509", "cryptography.hazmat.primitives.serialization", "cryptography.hazmat.primitives.kdf.scrypt",
+        "stele.flow.whole_seal", "stele.seal.packages", "stele.seal.sources", "stele.seal.sbom", "stele.prove", "stele.witness",
+    }  # fmt: skip
+    assert not heavy & loaded
 
 
 def test_pieces_of_a_line_are_joined_per_stream() -> None:

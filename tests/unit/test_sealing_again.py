@@ -313,7 +313,9 @@ def test_a_spliced_stratum_is_the_one_that_is_made_anew(edits, compression):
         assert same(again, seal(places_in(Path(name) / "two"), root, spec, compression=compression))
 
 
-def test_a_small_change_is_spliced_and_a_damaged_old_form_is_not_used(tmp_path, root, spec, monkeypatch):
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
+@pytest.mark.parametrize("form", ["image", "layer", "cut layer", "no layer"])
+def test_a_small_change_is_spliced_and_a_damaged_old_form_is_not_used(tmp_path, root, spec, monkeypatch, form, compression):
     made = []
     real = splice.stratum
 
@@ -328,20 +330,23 @@ def test_a_small_change_is_spliced_and_a_damaged_old_form_is_not_used(tmp_path, 
 
     monkeypatch.setattr(splice, "stratum", told)
     places = places_in(tmp_path / "one")
-    seal(places, root, spec)
+    seal(places, root, spec, compression=compression)
     write(root / "srv/n.py", b"y = 2\n")
-    again = seal(places, root, spec)
+    again = seal(places, root, spec, compression=compression)
     assert made == ["spliced"]
-    for image in (places.store / "erofs").iterdir():  # one bit of each, behind the superblock
-        data = bytearray(image.read_bytes())
-        data[5000] ^= 1
-        immutable.make_mutable(image)
-        image.chmod(0o600)
-        image.write_bytes(data)
+    layers = {stratum.layer.digest for stratum in Layout(places.store).find(again["release"]).strata}
+    damaged = [places.store / "blobs/sha256" / digest[7:] for digest in layers] if form != "image" else (places.store / "erofs").iterdir()
+    for path in damaged:
+        data = bytearray(path.read_bytes())
+        data[5000 if form == "image" else len(data) // 2] ^= 1  # one bit of each; of an image, behind the superblock
+        immutable.make_mutable(path)
+        path.chmod(0o600)
+        path.write_bytes(data[:-20] + bytes(20) if form == "cut layer" else data)
+    monkeypatch.setattr(Layout, "open_layer", (lambda *_: None) if form == "no layer" else Layout.open_layer)
     write(root / "srv/n.py", b"y = 3\n")
-    again = seal(places, root, spec)
+    again = seal(places, root, spec, compression=compression)
     assert made == ["spliced", "anew"]
-    assert same(again, seal(places_in(tmp_path / "two"), root, spec))
+    assert same(again, seal(places_in(tmp_path / "two"), root, spec, compression=compression))
 
 
 def test_a_state_that_is_too_young_or_too_large_is_not_kept_and_its_neighbours_are():

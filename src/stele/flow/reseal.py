@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stele.flow.asked import Asked, Way
     from stele.flow.places import Places
     from stele.host.states import Folder
-    from stele.model.release import Release, Stratum
+    from stele.model.release import Descriptor, Release, Stratum
     from stele.seal.again.changes import Edit
     from stele.seal.again.last import LastSeal
     from stele.seal.again.remake import Remade
@@ -81,11 +81,12 @@ class Again:
             fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
             release = self._whole(store)
+            tree = self._tree(store, release) if release is not None else None
             numbers = self._looking.changed() if release is not None else None
-            if numbers is None or release is None:
+            if numbers is None or release is None or tree is None:
                 return None
             try:
-                made = self._make(store, release, fd, numbers)
+                made = self._make(store, release, tree, fd, numbers)
             except NotPlain:
                 return None
         way.record(made[0])
@@ -118,20 +119,34 @@ class Again:
             return None
         return release if all(map(store.is_whole, release.strata)) else None
 
-    def _make(self, store: Layout, old: Release, fd: int, numbers: Sequence[int]) -> tuple[Release, dict[str, Any]]:
+    @staticmethod
+    def _tree(store: Layout, release: Release) -> tuple[bytes, list[bytes]] | None:
+        """The tree of a release, whole and in lines; None where it is not there."""
+        from stele.seal.again import remake
+
+        try:
+            data = store.blob(release.tree_digest, TREE_LIMIT)
+        except SteleError:
+            return None
+        return data, remake.lines_of(data)
+
+    def _make(
+        self, store: Layout, old: Release, tree: tuple[bytes, list[bytes]], fd: int, numbers: Sequence[int]
+    ) -> tuple[Release, dict[str, Any]]:
         """Make, sign and publish the release of now."""
         from stele.seal.again import changes, remake
 
         changed, kept = changes.find(fd, self._last, self._folders, numbers)
-        try:
-            data = store.blob(old.tree_digest, TREE_LIMIT)
-        except SteleError as error:
-            raise NotPlain from error
-        remade = remake.tree(data, self._last, changed, kept, os.fstat(fd))
+        remade = remake.tree(*tree, self._last, changed, kept, os.fstat(fd))
         looked = self._examined(remade, old)
         self._way.say(f"sealing {self._last.told.paths} paths, of which {len(remade.edits)} changed")
-        table = remake.table(remade, self._last, old, fd, store, store, self._packing)
-        release, made_from = self._publish(store, old, remade, table)
+        from stele.host.beside import Beside
+        from stele.seal.release import keep_tree
+
+        with Beside(lambda: keep_tree(store, remade.tree)) as keeping:
+            table = remake.table(remade, self._last, old, fd, store, store, self._packing)
+            described = keeping.result()
+        release, made_from = self._publish(store, old, described, table)
         more = sum(edit.new.size - edit.old.size for edit in remade.edits)
         told = msgspec.structs.replace(self._last.told, bytes=self._last.told.bytes + more)
         self._next = msgspec.structs.replace(
@@ -173,14 +188,14 @@ class Again:
             raise NotPlain
         return {"looked_at": report.files, "bytes": report.size}
 
-    def _publish(self, store: Layout, old: Release, remade: Remade, table: tuple[Stratum, ...]) -> tuple[Release, dict[str, Any]]:
+    def _publish(self, store: Layout, old: Release, tree: Descriptor, table: tuple[Stratum, ...]) -> tuple[Release, dict[str, Any]]:
         from stele.flow import attesting
         from stele.seal import bom_identity
         from stele.seal import release as releases
         from stele.seal.secret_rules import VERSION
         from stele.seal.sign import sign
 
-        sealed = releases.assemble(old.spec, store, remade.tree, table, compression=self._packing, platform=old.platform)
+        sealed = releases.assemble(old.spec, store, tree, table, compression=self._packing, platform=old.platform)
         release = sealed.release
         self._bom = bom_identity.renamed(self._last.bom, old.spec, old.tree_digest, release.tree_digest)
         self._way.say("signing")

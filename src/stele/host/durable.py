@@ -80,10 +80,10 @@ def sync_all(fds: Sequence[int]) -> None:
         raise failed[0]
 
 
-def sync_dirs(folders: Sequence[Path]) -> None:
-    """Fsync several folders at once."""
+def _sync_with(fd: int, folders: Sequence[Path]) -> None:
+    """Fsync a file and folders at once."""
     with contextlib.ExitStack() as opened:
-        fds = []
+        fds = [fd]
         for folder in folders:
             fds.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             opened.callback(os.close, fds[-1])
@@ -115,9 +115,12 @@ def make_dirs(folder: Path, mode: int = 0o755) -> None:
         sync_dir(folder.parent)
 
 
-def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` atomically with `data`; on return both content and name are on disk."""
-    write_with(path, lambda fd: write_all(fd, data), mode=mode)
+def write(path: Path, data: bytes, *, mode: int = 0o644, after: Sequence[Path] = ()) -> None:
+    """Replace `path` atomically with `data`; on return both content and name are on disk.
+
+    `after`: folders whose names are on disk before it gets its own.
+    """
+    write_with(path, lambda fd: write_all(fd, data), mode=mode, after=after)
 
 
 def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -125,7 +128,7 @@ def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     write_with(path, lambda fd: write_all(fd, data), mode=mode, sync=False)
 
 
-def write_with(path: Path, fill: Callable[[int], None], *, mode: int = 0o644, sync: bool = True) -> None:
+def write_with(path: Path, fill: Callable[[int], None], *, mode: int = 0o644, sync: bool = True, after: Sequence[Path] = ()) -> None:
     """Like `write`, but `fill(fd)` produces the content. If it raises, nothing is left behind. `sync`: whether to wait for the disk."""
     temp = path.parent / f".{path.name[:100]}.{os.urandom(6).hex()}.tmp"
     fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -134,7 +137,7 @@ def write_with(path: Path, fill: Callable[[int], None], *, mode: int = 0o644, sy
             fill(fd)
             os.fchmod(fd, mode)
             if sync:
-                os.fsync(fd)
+                _sync_with(fd, after)
         finally:
             os.close(fd)
         os.rename(temp, path)

@@ -96,6 +96,9 @@ class StrataFiles(Protocol):
         Its bytes are not checked.
         """
 
+    def open_layer(self, stratum: Stratum) -> int | None:
+        """The same for the stratum's layer."""
+
     def layer(self, stratum: Stratum) -> AbstractContextManager[BinaryIO]:
         """The stratum's layer, checked against its digest. Raises `store.damaged`, also where it is missing."""
 

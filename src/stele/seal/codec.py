@@ -61,9 +61,16 @@ def encoder(compression: Compression, *, alone: bool = True) -> Encoder:
     return _Plain()
 
 
-def decompressed(file: BinaryIO, compression: Compression) -> bytes:
-    """The whole of what an encoder of ours wrote, whose bytes are checked."""
-    if compression == "zstd":
-        with zstandard.ZstdDecompressor().stream_reader(file, closefd=False) as reader:
-            return reader.readall()
-    return zlib.decompress(file.read(), 31) if compression == "gzip" else file.read()
+def decompressed(file: BinaryIO, compression: Compression, limit: int) -> bytes:
+    """What an encoder of ours may have written, at most `limit` bytes of it: whoever asks checks what comes out.
+
+    Raises:
+        ValueError: nobody's encoder wrote this.
+    """
+    try:
+        if compression == "zstd":
+            with zstandard.ZstdDecompressor().stream_reader(file, closefd=False) as reader:
+                return reader.read(limit)
+        return zlib.decompressobj(31).decompress(file.read(limit), limit) if compression == "gzip" else file.read(limit)
+    except (zstandard.ZstdError, zlib.error) as error:
+        raise ValueError(str(error)) from error

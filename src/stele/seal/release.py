@@ -88,25 +88,30 @@ def seal(
         whole = joined(lines.values())
         meanwhile(Begun(sha256(whole), known, cut))
         table = tuple(making[piece.name]() for piece in cut.slices)
-    made = assemble(spec, sink, whole, table, compression=compression, platform=platform or platform_of(tree, contents))
+    kept = keep_tree(sink, whole)
+    made = assemble(spec, sink, kept, table, compression=compression, platform=platform or platform_of(tree, contents))
     return made._replace(packages=known)
 
 
+def keep_tree(sink: SmallBlobs, data: bytes) -> Descriptor:
+    """Keep the canonical bytes of a tree. Raises those of `sink`."""
+    return Descriptor(media_type=TREE_TYPE, digest=sink.put(data), size=len(data))
+
+
 def assemble(
-    spec: Spec, sink: BlobSink, tree_bytes: bytes, table: tuple[Stratum, ...], *, compression: Compression, platform: str
+    spec: Spec, sink: BlobSink, tree: Descriptor, table: tuple[Stratum, ...], *, compression: Compression, platform: str
 ) -> Sealed:
-    """Make a release of strata that are made, and of the bytes of its tree.
+    """Make a release of strata that are made, and of a tree that is kept.
 
     Raises:
         SteleError: those of `sink`.
     """
-    tree_digest = sink.put(tree_bytes)
-    config = releases.encode_config(spec, tree_digest, table, platform)
+    config = releases.encode_config(spec, tree.digest, table, platform)
     manifest = releases.encode_manifest(spec, table, config, codec.codec_name(compression))
     sink.put(config)
     digest = sink.put(manifest)
     release = releases.parse(digest, manifest, config)
-    return Sealed(release, manifest, config, (refer_tree(sink, release, len(tree_bytes)),))
+    return Sealed(release, manifest, config, (refer_tree(sink, release, tree.size),))
 
 
 def refer_tree(sink: SmallBlobs, release: Release, size: int) -> Referrer:

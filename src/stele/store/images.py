@@ -66,6 +66,14 @@ def opened(path: Path, digest: str) -> Iterator[CheckedFile]:
         yield file
 
 
+def unchecked(path: Path) -> int | None:
+    """A file, open for reading, not checked; None if it is not there or cannot be read."""
+    try:
+        return _open(path)
+    except SteleError:
+        return None
+
+
 def are_whole(*parts: tuple[Path, int]) -> bool:
     """Whether each of these is a regular file with so many bytes."""
     return all(path.is_file() and path.stat().st_size == size for path, size in parts)
@@ -118,10 +126,7 @@ class Images:
 
     def open(self, stratum: Stratum) -> int | None:
         """An image, open for reading, not checked; None if it is not there or cannot be read."""
-        try:
-            return _open(self.path(stratum.image))
-        except SteleError:
-            return None
+        return unchecked(self.path(stratum.image))
 
     def prepare(self, path: Path, stratum: Stratum) -> PreparedImage:
         """Make an image immutable where the file system can, then check it.

@@ -110,8 +110,7 @@ class Layout:
             )
             if self._together is not None:
                 self._together.settle()
-            durable.sync_dirs((self._blobs, self._images.folder))
-            durable.write(self.root / "index.json", new)
+            durable.write(self.root / "index.json", new, after=(self._blobs, self._images.folder))
 
     def refer(self, release: Release, referrers: Sequence[Referrer]) -> None:
         """Make more artifacts visible that refer to a release which is here; its place among the releases stays.
@@ -294,6 +293,10 @@ class Layout:
     def open_image(self, stratum: Stratum) -> int | None:
         """A stratum's image, open for reading; None if it is not there (see the port `StrataFiles`). Not checked."""
         return self._images.open(stratum)
+
+    def open_layer(self, stratum: Stratum) -> int | None:
+        """A stratum's layer, open for reading; None if it is not there (see the port `StrataFiles`). Not checked."""
+        return images.unchecked(self._blob_path(stratum.layer.digest))
 
     def image(self, stratum: Stratum) -> Path:
         """The path of a stratum's EROFS image; made again where it is missing, from the layer, or with its packed release. Not checked.

@@ -72,11 +72,6 @@ def find(root: int, last: LastSeal, folders: Sequence[Folder], numbers: Sequence
     Raises:
         NotPlain: the whole way is to be gone.
     """
-    inner: dict[bytes, set[bytes]] = {}
-    for folder in folders:
-        if folder.path:
-            above, _, name = folder.path.rpartition(b"/")
-            inner.setdefault(above, set()).add(name)
     roles = array("I", last.roles)
     changed: list[Changed] = []
     kept: list[Kept] = []
@@ -89,7 +84,7 @@ def find(root: int, last: LastSeal, folders: Sequence[Folder], numbers: Sequence
             raise NotPlain from error
         try:
             first = folder.at // states.WIDTH - number  # of its names among all names
-            for item in _in_folder(fd, folder, last.states, roles[first : first + len(folder.listed())], inner.get(folder.path, set())):
+            for item in _in_folder(fd, folder, last.states, roles[first : first + len(folder.listed())], folders):
                 if isinstance(item, Kept):
                     kept.append(item)
                     continue
@@ -102,13 +97,14 @@ def find(root: int, last: LastSeal, folders: Sequence[Folder], numbers: Sequence
     return changed, kept
 
 
-def _in_folder(fd: int, folder: Folder, was: bytes, roles: Sequence[int], inner: set[bytes]) -> Iterator[Changed | Kept]:
+def _in_folder(fd: int, folder: Folder, was: bytes, roles: Sequence[int], folders: Sequence[Folder]) -> Iterator[Changed | Kept]:
     names = folder.listed()
     info = os.fstat(fd)
     try:
         if states.packed([states.of(info)]) != was[folder.at : folder.at + states.WIDTH]:
             with os.scandir(fd) as entries:
                 found = {os.fsencode(entry.name): entry.is_dir(follow_symlinks=False) for entry in entries}
+            inner = _folders_in(folder.path, folders)
             if found.keys() != inner | set(names) or not all(found[name] for name in inner) or _has_xattrs(fd):
                 raise NotPlain
             yield Kept(folder.path, folder.at, info)
@@ -123,6 +119,13 @@ def _in_folder(fd: int, folder: Folder, was: bytes, roles: Sequence[int], inner:
             yield _read(fd, name, prefix + name, at, roles[number], now)
     except (OSError, OverflowError) as error:
         raise NotPlain from error
+
+
+def _folders_in(path: bytes, folders: Sequence[Folder]) -> set[bytes]:
+    """Names of the folders in one."""
+    prefix = path + b"/" if path else b""
+    below = (folder.path[len(prefix) :] for folder in folders if folder.path != path and folder.path.startswith(prefix))
+    return {name for name in below if b"/" not in name}
 
 
 def _read(folder: int, name: bytes, path: bytes, at: int, role: int, before: os.stat_result) -> Changed:

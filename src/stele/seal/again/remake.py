@@ -38,11 +38,17 @@ class Remade(NamedTuple):
     parts: list[Part]
 
 
-def tree(data: bytes, last: LastSeal, changed: Sequence[Changed], kept: Sequence[Kept], top: os.stat_result) -> Remade:
+def lines_of(data: bytes) -> list[bytes]:
+    """The lines of a tree's canonical bytes, without line feeds."""
+    return data.split(b"\n")[1:-1]
+
+
+def tree(data: bytes, lines: list[bytes], last: LastSeal, changed: Sequence[Changed], kept: Sequence[Kept], top: os.stat_result) -> Remade:
     """The tree with what changed.
 
     Args:
         data: the canonical bytes of the last one.
+        lines: `lines_of` them, which become those of the new one.
         last: the last seal.
         changed: files that may hold something else.
         kept: folders whose state is another.
@@ -53,7 +59,6 @@ def tree(data: bytes, last: LastSeal, changed: Sequence[Changed], kept: Sequence
     """
     if last.owner != (top.st_uid, top.st_gid):  # whose files are root's in the release
         raise NotPlain
-    lines = data[len(trees.TREE_HEADER) : -1].split(b"\n")
     for folder in kept:
         if folder.info.st_dev != top.st_dev:
             raise NotPlain
@@ -70,11 +75,22 @@ def tree(data: bytes, last: LastSeal, changed: Sequence[Changed], kept: Sequence
             new = msgspec.structs.replace(old, sha256=item.sha256, size=item.state[3])
             edits.append(Edit(number, item, old, new))
     parts = _parts(last, edits)
-    if edits:
-        for edit in edits:
-            lines[edit.number] = trees.line(edit.new)[:-1]
-        data = trees.TREE_HEADER + b"\n".join(lines) + b"\n"
-    return Remade(data, lines, edits, parts)
+    return Remade(_edited(data, lines, edits) if edits else data, lines, edits, parts)
+
+
+def _edited(data: bytes, lines: list[bytes], edits: Sequence[Edit]) -> bytes:
+    """The bytes with other lines in the places of some; copied once, because a large tree is many megabytes."""
+    pieces: list[bytes | memoryview] = []
+    whole, done = memoryview(data), 0
+    at, number = len(trees.TREE_HEADER), 0  # where the line of this number begins
+    for edit in sorted(edits, key=lambda edit: edit.number):
+        at += sum(map(len, lines[number : edit.number])) + edit.number - number
+        pieces += (whole[done:at], trees.line(edit.new)[:-1])
+        done = at + len(lines[edit.number])
+        at, number = done + 1, edit.number + 1
+    for edit in edits:
+        lines[edit.number] = trees.line(edit.new)[:-1]
+    return b"".join((*pieces, whole[done:]))
 
 
 def _owner(owner: tuple[int, int], top: os.stat_result) -> tuple[int, int]:

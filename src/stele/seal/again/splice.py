@@ -19,7 +19,6 @@ from stele.seal import codec, erofs, forms, tar, verity
 from stele.seal.erofs_layout import BLOCK, INODE, SLOT, tail_of
 from stele.seal.erofs_reader import BadImageError, ImageReader
 from stele.trust.digest import sha256
-from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from stele.seal.codec import Compression
 
 LIMIT = 64 << 20  # bytes of an image that is held in memory
+TAR_LIMIT = 4 * LIMIT  # bytes of its tar, whose headers are longer
 _KIND = 156  # where a tar header says what it is
 _PAX = 0x78  # "x"
 
@@ -157,10 +157,13 @@ def _edit(data: bytearray, reader: ImageReader, put: Put) -> set[int]:
 
 
 def _layer(old: Stratum, files: StrataFiles, edits: Sequence[Edit], sink: BlobSink, compression: Compression) -> tuple[str, Descriptor]:
+    fd = files.open_layer(old)
+    if fd is None:
+        raise NotAlikeError
     try:
-        with files.layer(old) as file:
-            data = codec.decompressed(file, compression)
-    except SteleError as error:
+        with os.fdopen(fd, "rb") as file:
+            data = codec.decompressed(file, compression, TAR_LIMIT)
+    except (ValueError, OSError) as error:
         raise NotAlikeError from error
     if sha256(data) != old.diff_id:
         raise NotAlikeError
