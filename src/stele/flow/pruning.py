@@ -124,7 +124,7 @@ def _mentioned(store: Layout, taken: Census) -> set[str]:
             continue
         read.add(digest)
         for named, kind in _descriptors(store, census.blob_path(digest)):
-            found.add(census.blob_path(named))
+            found |= {census.blob_path(named), census.image_path(named)}
             if kind.endswith("json") and ("manifest" in kind or "index" in kind):
                 left.append(named)
     return found
