@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stele.seal import erofs, erofs_layout
+from stele.seal.erofs_layout import ROOT_NID
 from stele.seal.erofs_reader import BadImageError, ImageReader
 from tests.trees import varied
 
@@ -46,6 +47,21 @@ def test_a_damaged_image_gives_other_bytes_or_an_error(at: int, noise: bytes, pa
         except BadImageError:
             return
         assert pieces is None or sum(piece.size for piece in pieces) <= os.fstat(copy.fileno()).st_size
+
+
+def test_a_directory_that_is_found_again_below_itself_ends_it() -> None:
+    assert ImageReader(FILE.fileno()).paths() == set(PATHS)
+    name = b"d" * 40
+    with tempfile.TemporaryFile() as copy:
+        os.pwrite(copy.fileno(), os.pread(FILE.fileno(), 1 << 24, 0), 0)
+        os.truncate(copy.fileno(), 1 << 30)  # room for many names
+        reader = ImageReader(copy.fileno())
+        deep = reader._folder(b"deep")
+        assert deep is not None
+        above = reader._inode(reader._folder(b"")[b"deep"][0]).pieces[-1].offset  # type: ignore[index]
+        os.pwrite(copy.fileno(), ROOT_NID.to_bytes(8, "little"), above + sorted(deep).index(name) * erofs_layout.DIRENT)
+        with pytest.raises(BadImageError):
+            ImageReader(copy.fileno()).paths()
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 5000])

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -287,6 +288,17 @@ def test_an_image_of_another_size_is_refused_without_reading_it(root):
     path.chmod(0o644)
     os.truncate(path, 4096)
     assert code(store.prepare_image, base) == "store.damaged"
+
+
+def test_reading_a_small_blob_takes_no_room_for_a_large_one(root):
+    store = Layout(root)
+    digest = store.put(b"small")
+    tracemalloc.start()
+    try:
+        assert store.blob(digest, 4 << 30) == b"small"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

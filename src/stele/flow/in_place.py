@@ -84,15 +84,18 @@ class InPlace:
 
     def _splice(self, stratum: Stratum, encoded: bytes, applied: quick.Applied) -> bool:
         """Make an image out of that of the base, where only contents of files changed; whether that was done."""
-        puts = []
+        before, puts, room = self._before[stratum.name], [], splice.LIMIT
+        if before.image_size > room:
+            return False
         for at in applied.changed.intersection(self._members[stratum.name]):
             old, new = trees.decode_line(self.lines.lines[at]), trees.decode_line(applied.tree.lines[at])
             alike = msgspec.structs.replace(old, size=new.size, sha256=new.sha256) == new
-            if not alike or new.kind != "file" or new.link is not None or new.size > splice.LIMIT or new.sha256 not in applied.contents:
+            room -= new.size
+            if not alike or new.kind != "file" or new.link is not None or room < 0 or new.sha256 not in applied.contents:
                 return False
             puts.append(splice.Put(old, new, applied.contents.read(new.sha256)))
         try:
-            splice.image(self._before[stratum.name], stratum, self._store, puts, encoded, self._store)
+            splice.image(before, stratum, self._store, puts, encoded, self._store)
         except splice.NotAlikeError:
             return False
         return True

@@ -9,6 +9,7 @@ import os
 import struct
 from typing import NamedTuple
 
+from stele.model.tree import MAX_PATH
 from stele.seal.erofs_layout import BLOCK, DIRENT, FILE_TYPE, FLAT_INLINE, FLAT_PLAIN, INODE, ROOT_NID, SLOT, Piece
 
 _INODE = struct.Struct("<HHHHQI")  # the beginning of struct erofs_inode_extended
@@ -65,16 +66,20 @@ class ImageReader:
         """
         found = {b""}
         folders = [b""]
+        seen = {ROOT_NID}
         while folders:
             above = folders.pop()
-            for name, (_, kind) in (self._folder(above) or {}).items():
+            for name, (nid, kind) in (self._folder(above) or {}).items():
                 if name in {b"", b".", b".."}:
                     continue
                 path = above + b"/" + name if above else name
                 found.add(path)
                 if kind == FILE_TYPE["dir"]:
+                    if nid in seen or len(path) > MAX_PATH:
+                        raise BadImageError("a directory is found again at another path, or too deep")
+                    seen.add(nid)
                     folders.append(path)
-            if len(found) > self._size // DIRENT:  # a directory that is found again below itself
+            if len(found) > self._size // DIRENT:
                 raise BadImageError("it has more names than there is room for")
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any, Literal
 
 from stele.host import durable, logs
@@ -177,7 +178,7 @@ class Layout:
         try:
             path = self._blob_path(digest)
             with (path if self._together is None else self._together.where(path)).open("rb") as file:
-                data = file.read(limit + 1)
+                data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # it makes room for all that it is asked for
         except FileNotFoundError as error:
             raise indexes.damaged(f"the blob {digest} is missing") from error
         except OSError as error:
