@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 _Held = TypeVar("_Held", bound="Ledger | ReadOnlyLedger")
 
 
+def prepare() -> None:
+    """Load what opening a ledger needs, while there is time."""
+    from stele.ledger import recorded, sequencer  # noqa: F401
+
+
 def open_ledger(places: Places) -> Ledger:
     """Open the ledger for writing.
 

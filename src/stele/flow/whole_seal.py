@@ -136,6 +136,7 @@ class _Aside:
 
     def make(self, begun: releases.Begun) -> None:
         """Make both."""
+        opening.prepare()
         tree, report = self._applied.tree, self._examined.report
         self.bom = accompany.bill(begun, tree, self._noted, self._spec)
         if self._found.kind != "folder" or not self._cache.folders:

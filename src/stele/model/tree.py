@@ -29,7 +29,7 @@ MAX_XATTR = 65_536  # bytes of a value, Linux XATTR_SIZE_MAX
 Kind = Literal["file", "dir", "symlink", "char", "block", "fifo"]
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True):
+class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One path.
 
     `mode`: the 12 permission bits. `mtime`: seconds. `size` (bytes), `sha256` (64 hex digits): of regular files.

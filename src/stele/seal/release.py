@@ -8,7 +8,7 @@ import msgspec
 
 from stele.model import release as releases
 from stele.model.release import MANIFEST_TYPE, TREE_TYPE, Descriptor, Referrer, Release, Stratum
-from stele.model.tree import joined
+from stele.model.tree import joined, line
 from stele.seal import codec, forms, strata
 from stele.trust import canonical
 from stele.trust.digest import sha256
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stele.model.ports import BlobSink, ContentReader, SmallBlobs
     from stele.model.spec import Spec
-    from stele.model.tree import Tree
+    from stele.model.tree import Node, Tree
     from stele.seal.codec import Compression
     from stele.seal.forms import Makers
     from stele.seal.packages import Package
@@ -46,6 +46,20 @@ class Begun(NamedTuple):
     tree_digest: str
     packages: tuple[Package, ...]
     cut: Cut
+
+
+class Lines:
+    """The canonical line of each node by its path, made when it is first asked for: some are in many strata."""
+
+    def __init__(self, known: dict[bytes, bytes] | None = None) -> None:
+        self._known = known or {}
+
+    def of(self, node: Node) -> bytes:
+        """With its line feed."""
+        found = self._known.get(node.path)
+        if found is None:
+            found = self._known[node.path] = line(node)
+        return found
 
 
 def seal(
@@ -78,14 +92,14 @@ def seal(
     """
     from stele.seal import packages  # who remakes strata only needs none of its readers
 
-    lines = dict(zip((node.path for node in tree.nodes), tree.lines(), strict=True))
+    lines = Lines()
     known = packages.find(tree, contents) if known is None else known
     cut = strata.explained(tree, spec, known)
     with forms.Makers() as makers:
         making = {  # the largest first, so that none is left for the end
             piece.name: begin(makers, sink, piece, lines, contents, compression, reuse or {}) for piece in sorted(cut.slices, key=_size)
         }
-        whole = joined(lines.values())
+        whole = joined(map(lines.of, tree.nodes))
         meanwhile(Begun(sha256(whole), known, cut))
         table = tuple(making[piece.name]() for piece in cut.slices)
     kept = keep_tree(sink, whole)
@@ -148,13 +162,13 @@ def begin(
     makers: Makers,
     sink: BlobSink,
     piece: Slice,
-    lines: Mapping[bytes, bytes],
+    lines: Lines,
     contents: ContentReader,
     compression: Compression,
     reuse: Mapping[str, Stratum],
 ) -> Callable[[], Stratum]:
     """Begin to make a stratum, unless it is there; returns how to wait for it."""
-    encoded = joined(lines[node.path] for node in piece.nodes)
+    encoded = joined(map(lines.of, piece.nodes))
     nodes = sha256(encoded)
     same = reuse.get(nodes)
     if same is not None:

@@ -179,4 +179,6 @@ def _anew(name: str, edits: Sequence[Edit], lines: Sequence[bytes], root: int, s
     places.update((edit.new.sha256, edit.changed.data) for edit in edits if edit.changed.data is not None)
     by_path = {node.path: line + b"\n" for node, line in zip(nodes, lines, strict=True)}
     with forms.Makers() as makers:
-        return releases.begin(makers, sink, strata.Slice(name, nodes), by_path, Contents(places, folder=root), compression, {})()
+        return releases.begin(
+            makers, sink, strata.Slice(name, nodes), releases.Lines(by_path), Contents(places, folder=root), compression, {}
+        )()

@@ -32,7 +32,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
 
 
-class Wanted(msgspec.Struct, frozen=True, array_like=True):
+class Wanted(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A file that is to be read: its name, what it was when it was listed, and where in the room its content goes (-1: nowhere)."""
 
     name: bytes
@@ -40,7 +40,7 @@ class Wanted(msgspec.Struct, frozen=True, array_like=True):
     at: int
 
 
-class Found(msgspec.Struct, frozen=True, array_like=True):
+class Found(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a file holds. `xattrs`: all of them; the values of those that are not sealed are empty. `compiled`: as in `Inode`."""
 
     sha256: str

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HEADER = b"stele-stat-cache v0\n"
 
 
-class Known(msgspec.Struct, frozen=True, array_like=True):
+class Known(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A file as it was: `state` (device, inode, mode, size, mtime, ctime; times in ns), and what its content said.
 
     `compiled`: as in `Inode`.
