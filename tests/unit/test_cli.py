@@ -82,6 +82,11 @@ def test_control_characters_cannot_drive_the_terminal() -> None:
     assert render.printable("\u202eevil") != "\u202eevil"
 
 
+def test_what_others_said_in_an_error_cannot_drive_the_terminal(capsys):
+    render.show_error(SteleError("the registry said \x1b]0;x\x07", remedy="ask \x1b[2Jit", code="registry.refused"), as_json=False)
+    assert capsys.readouterr().err == "error: the registry said \\x1b]0;x\\x07\n  remedy: ask \\x1b[2Jit\n  code:   registry.refused\n"
+
+
 def test_exit_codes_follow_the_error_codes() -> None:
     for code, status in (
         ("prove.invalid", ANSWER_IS_NO),

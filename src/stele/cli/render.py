@@ -24,7 +24,8 @@ def show_error(error: SteleError, *, as_json: bool) -> None:
     if as_json:
         show_json({"error": {"code": error.code, "reason": error.reason, "remedy": error.remedy, "retryable": error.retryable}})
         return
-    sys.stderr.write(f"error: {error.reason}\n  remedy: {error.remedy}\n  code:   {error.code}\n")
+    # others' words may be in it: a registry's, a key service's
+    sys.stderr.write(printable(f"error: {error.reason}\n  remedy: {error.remedy}\n  code:   {error.code}\n"))
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", empty: str = "nothing yet") -> None:
