@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from stele.flow import deltas, updates
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from stele.seal.delta.short import Short
     from stele.store.layout import Layout
 
-AT_ONCE = 8  # small blobs that are written at a time
 BASES = 4  # releases that are asked for
 # what the ordinary way has a better word for, or does not need
 REFUSED = ("delta.", "release.", "tree.", "trust.", "store.unsigned", "store.unknown-signer", "store.bad-signature")
@@ -188,28 +186,26 @@ def receive(store: Layout, base: Release, target: str, data: bytes) -> Release:
     manifest, config = short.documents(base, update, tree_digest, nodes)
     release = releases.parse(target, manifest, config)
     held, publication = _publication(store, release, update, len(patched.tree.data))
-    with ThreadPoolExecutor(AT_ONCE) as pool:  # most of the time goes to waiting for the disk
-        putting = [pool.submit(store.put, blob) for blob in (manifest, config, *held.data.values())]
-        putting.append(pool.submit(_keep, store, patched.tree.data, tree_digest))
+    with store.together():  # one wait for the disk
+        _keep(store, patched.tree.data, tree_digest)
+        for blob in (manifest, config, *held.data.values()):
+            store.put(blob)
         made = None
         if not update.lines:
             made = place.build(release, lambda old: quick.unpack(place.lines, patched, io.BytesIO(update.content), old, anonymous_file))
         if made is None:
             delta = short.expand(update, place.lines.data, release.tree_digest, patch)
             updates.build_of_one(store, base, release, io.BytesIO(delta))
-        for each in putting:
-            each.result()
-    store.publish(publication)
+        store.publish(publication)
     return release
 
 
-def _keep(store: Layout, data: bytes, digest: str) -> str:
+def _keep(store: Layout, data: bytes, digest: str) -> None:
     """Put a blob whose digest is known."""
     if not store.has_blob(digest):
         with store.draft("blob") as draft:
             durable.write_all(draft.fd, data)
             draft.commit(digest)
-    return digest
 
 
 def _patched(update: Short, base: quick.Lines, patch: bytes) -> quick.Patched:
