@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 import time
+
+import pytest
 
 from stele.cli import render
 from stele.cli.deploy import printed
@@ -110,3 +113,15 @@ def test_a_seal_without_standard_output_ends_with_its_own_exit_code(tmp_path) ->
     argv = f"exec {sys.executable} -m stele --data {tmp_path / 'data'} seal {tmp_path} >&-"
     done = subprocess.run(["sh", "-c", argv], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("argv", [["--help"], ["seal", "--help"], ["explain-nothing"], ["doctor", "--json"]])
+def test_output_that_nobody_reads_is_not_the_answer_no(argv, buffered, tmp_path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "stele", "--data", str(tmp_path), *argv]
+    env = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    done = subprocess.run(command, env=env, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300)
+    os.close(write)
+    assert (done.returncode, "BrokenPipe" in done.stderr) == (2 if argv == ["explain-nothing"] else 141, False), done.stderr

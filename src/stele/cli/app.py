@@ -6,6 +6,7 @@ import importlib
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,8 +25,26 @@ The first steps:
 """
 
 
+class _NobodyReadsError(Exception):
+    """A BrokenPipeError on its way past click, which would end with 1: that is the answer no."""
+
+
 class LazyGroup(click.Group):
     """Knows its commands by name; imports each when it is asked for."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """As click does it. Raises `_NobodyReadsError`, of `--help`."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError as error:
+            raise _NobodyReadsError from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does it. Raises `_NobodyReadsError`."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _NobodyReadsError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the table."""
@@ -75,6 +94,8 @@ def run(argv: list[str]) -> int:
 def _run(argv: list[str]) -> object:
     try:
         return cli.main(args=argv, prog_name="stele", standalone_mode=False)
+    except _NobodyReadsError as error:
+        raise BrokenPipeError from error
     except click.exceptions.Abort:
         sys.stderr.write("aborted\n")
         return USAGE

@@ -15,9 +15,32 @@ if TYPE_CHECKING:
 
 def exit_of(work: Callable[[], object], argv: list[str]) -> int:
     """Run `work` for the command line `argv`; returns the exit code."""
+    code = _exit_of(work, argv)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        broken = _broken()  # also where there is another code: else Python's end would meet it again
+        return code or broken
+    except OSError:
+        pass  # Python meets it again at its end, and says so
+    return code
+
+
+def _broken() -> int:
+    """The reader (head, less) has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN
+
+
+def _exit_of(work: Callable[[], object], argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
         result = work()
+    except SystemExit as end:
+        if end.code is not None and not isinstance(end.code, int):
+            raise
+        return end.code or 0
     except SteleError as error:
         if debug:
             import logging
@@ -28,9 +51,7 @@ def exit_of(work: Callable[[], object], argv: list[str]) -> int:
         show_error(error, as_json="--json" in argv)
         return exit_code(error)
     except BrokenPipeError:
-        # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN
+        return _broken()
     except (KeyboardInterrupt, EOFError):
         sys.stderr.write("\naborted\n")
         return USAGE
