@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,12 @@ def _checks(item: pytest.Item) -> Iterator[tuple[str, Callable[[], str | None]]]
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k: what was deselected on purpose is not missed
+def pytest_configure() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, which is inherited: what is tested must hear it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     reasons: dict[str, str | None] = {}
     for item in items:
