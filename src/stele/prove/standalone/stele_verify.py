@@ -19,7 +19,7 @@ BASE64 = "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUY
 HASH, SIGNER = "[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", "[a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?"
 VKEY = f"{NAME}\\+[0-9a-f]{{8}}\\+(?=[A-Za-z0-9+/]){BASE64}"
 SPKI = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE[A-Za-z0-9+/]{85}[AQgw]=="  # ECDSA P-256, a point in full
-TRUST = f"(?:ledger {VKEY}|root {WORD} {NUMBER} {HEX}|release {SPKI}|witness {WORD} {VKEY}|(?:group|quorum|tsa) [ -~]+)\n"
+TRUST = f"(?:ledger {VKEY}|root {WORD} [1-9][0-9]{{0,8}} {HEX}|release {SPKI}|witness {WORD} {VKEY}|(?:group|quorum|tsa) [ -~]+)\n"
 ROOT = (
     f"stele-root v0\nledger {NAME}\nversion {NUMBER}\nthreshold {NUMBER}\n(?:holder {VKEY}\n)*(?:log {NUMBER} (?:{NUMBER}|-) {VKEY}\n)*"
     f"(?:stolen {NUMBER} {HASH} {VKEY}\n)*(?:key {SIGNER} {NUMBER} (?:{NUMBER}|-) {SPKI}\n)*"
