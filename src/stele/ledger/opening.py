@@ -11,6 +11,8 @@ from stele.ledger import read_only
 from stele.ledger.lock import Lock
 from stele.ledger.notary import Cosign, Signs
 from stele.ledger.read_only import ReadOnlyLedger
+from stele.model.epoch import ACTOR
+from stele.model.event import HOST_WORKLOAD, Event
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -66,3 +68,12 @@ def open_or_hold(folder: Path, terms: Terms, make: Callable[[Path, Lock, Terms],
     except BaseException:
         lock.release()
         raise
+
+
+def tell_of_the_past(folder: Path, append: Callable[[list[Event]], object], clock: Callable[[], int]) -> None:
+    """A ledger that did not fit and fits again, because its bytes are back, says so itself."""
+    past = read_only.marked(folder)
+    if past is not None:
+        data = {"code": past["code"], "reason": past["reason"], "since_ns": past["time_ns"]}
+        append([Event(workload=HOST_WORKLOAD, kind="ledger.restored", time_ns=clock(), actor=ACTOR, data=data)])
+        read_only.unmark(folder)

@@ -41,7 +41,7 @@ class Recovered(NamedTuple):
     unpublished: list[bytes]
     openings: dict[int, bytes]
     synced_names: frozenset[str]
-    shown_names: list[frozenset[str]]
+    shown_names: frozenset[str]
 
 
 def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> Recovered:
@@ -87,7 +87,7 @@ def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> 
         maps.close()
         raise
     later = {index: data for index, data in opening.items() if index >= published}
-    return Recovered(edge, maps, published, base, entries, entries[published - base :], later, synced_names, [shown_names])
+    return Recovered(edge, maps, published, base, entries, entries[published - base :], later, synced_names, shown_names)
 
 
 def count_in(edge: Edge, raw: bytes, maps: MapFile) -> None:

@@ -20,9 +20,10 @@ from stele.ledger.numbering import Heads, place
 from stele.ledger.opening import Terms as Terms  # noqa: PLC0414  of what is here
 from stele.ledger.opening import write_failed
 from stele.ledger.pace import Pace
+from stele.ledger.partials import Partials
 from stele.ledger.read_only import ReadOnlyLedger
 from stele.ledger.wal import NoRoom, Wal
-from stele.model.epoch import ACTOR, epoch_event
+from stele.model.epoch import epoch_event
 from stele.model.event import HOST_WORKLOAD, Entry, Event, decode_entry
 from stele.trust.errors import SteleError
 
@@ -37,6 +38,7 @@ PUBLISH_EVERY_S = 0.1
 LONGEST_PAUSE_S = 1.0  # between two publishings under load
 AHEAD_TILES = 64  # full ones, that is 8,192 entries: so many do not wait for the end of such a pause
 MOST_ENTRIES = 16384  # to be published: so many do not wait for the end of such a pause, and opening replays few more
+MOST_REPLAYED = 32768  # entries in the write-ahead log, while it is about to begin anew: more wait for that
 PROJECTED_AT_ONCE = 2048  # entries: what the projection lacks beyond that is applied after opening
 MOST_DRAFTED = 1024  # workloads: where more change at a time, all of them will have changed again
 SECOND_NS = 1_000_000_000
@@ -62,6 +64,8 @@ class Ledger:
         self._publishing = threading.Lock()
         self._closed = False
         self._pace = Pace(self._publish_and_project, self._pause, self._meanwhile)
+        self._room = threading.Event()  # not set: the write-ahead log is about to begin anew, which takes no more than the disk does
+        self._room.set()
         self._tried = 0  # how many entries there were when publishing was tried last
         self._failed: SteleError | None = None
         with contextlib.ExitStack() as opened:
@@ -73,7 +77,7 @@ class Ledger:
             self._edge, self.published, self._unpublished = found.edge, found.published, found.unpublished
             self._erasing = erasing.Erasing(found.base, found.entries)
             self._openings, self._kept = found.openings, openings.Writer(folder)  # by index, of what is not published
-            self._synced_names, self._shown_names = found.synced_names, found.shown_names
+            self._partials = Partials(folder, found.synced_names, found.shown_names)
             self._projection = projection.Projection(folder / "projection.sqlite", self.size)
             self._behind: Iterator[bytes] | None = recovery.raws_from(folder, self._projection.applied, found)
             if self.size - self._projection.applied <= PROJECTED_AT_ONCE:
@@ -110,19 +114,11 @@ class Ledger:
         if isinstance(ledger, ReadOnlyLedger):
             return ledger
         try:
-            ledger._tell_of_the_past()
+            opening.tell_of_the_past(folder, ledger.append, terms.clock)
         except BaseException:
             ledger.close()
             raise
         return ledger
-
-    def _tell_of_the_past(self) -> None:
-        """A ledger that did not fit and fits again, because its bytes are back, says so itself."""
-        past = read_only.marked(self._folder)
-        if past is not None:
-            data = {"code": past["code"], "reason": past["reason"], "since_ns": past["time_ns"]}
-            self.append([Event(workload=HOST_WORKLOAD, kind="ledger.restored", time_ns=self._clock(), actor=ACTOR, data=data)])
-            read_only.unmark(self._folder)
 
     @property
     def read_only(self) -> SteleError | None:
@@ -160,6 +156,8 @@ class Ledger:
             SteleError: `ledger.entry-too-large`, `ledger.bad-entry`, `trust.not-canonical` (nothing of this call is committed),
                 `ledger.write-failed`, `ledger.damaged`, `ledger.closed`.
         """
+        if self.size - self._wal.base > MOST_REPLAYED:
+            self._room.wait()
         ticket = self._group.submit(tuple(events))
         self._pace.wake()
         return ticket.settle()
@@ -253,7 +251,7 @@ class Ledger:
             if self._closed:
                 raise SteleError("the ledger is closed", remedy="open it again", code="ledger.closed")
             if self.size == self.published:
-                self._recycle(self.published, self._shown_names[-1])
+                self._recycle(self.published, self._partials.shown)
                 return self.published
             self._tried = self.size
             self._draft()
@@ -336,12 +334,10 @@ class Ledger:
 
     def _after(self, size: int, names: frozenset[str]) -> None:
         """What may fail: old partial tiles, the projection, and recycling the WAL once the tiles are really on disk."""
-        # those of the checkpoint before stay for whoever is reading it, those that were synced for recovery
-        old, self._shown_names = self._shown_names[:-1], [*self._shown_names[-1:], names]
-        self._drop(frozenset[str]().union(*old))
-        self._project()
+        self._partials.show(names)
         if self._wal.used > RECYCLE_BYTES or self._erasing.open:
             self._recycle(size, names)
+        self._project()
 
     def _project(self) -> None:
         """Apply what the projection lacks; of what it lacked at opening, a part."""
@@ -374,6 +370,13 @@ class Ledger:
 
     def _recycle(self, size: int, names: frozenset[str]) -> None:
         """Begin the WAL anew at the checkpoint of this size, and erase what redactions below it ask for. What fails is tried again."""
+        self._room.clear()
+        try:
+            self._begin_anew(size, names)
+        finally:
+            self._room.set()
+
+    def _begin_anew(self, size: int, names: frozenset[str]) -> None:
         with self._group.leading():
             if self._failed is not None:
                 return
@@ -398,12 +401,7 @@ class Ledger:
         except OSError as error:
             logs.of(__name__).warning("the ledger's write-ahead log could not be recycled yet: %s", error)
             return
-        old_names, self._synced_names = self._synced_names, names
-        self._drop(old_names)
-
-    def _drop(self, names: frozenset[str]) -> None:
-        for name in names - self._synced_names - frozenset().union(*self._shown_names):
-            tiles.remove_tile(self._folder, name)
+        self._partials.sync(names)
 
     def _pause(self, took: float) -> float:
         """Publishing happens at most ten times a second, and not more than a quarter of the time."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from stele.host import durable
 from stele.ledger import mapfile, projection, tiles
 from stele.ledger.reader import LedgerReader
 from stele.ledger.sequencer import Ledger
@@ -44,6 +46,38 @@ def test_so_many_entries_are_published_at_once_and_opening_replays_few(folder, m
         ledger.append([event(number, workload=f"w{number % 7}") for number in range(begin, begin + 50)])
         while ledger._wal.base < ledger.size - 400:  # published, and begun anew
             time.sleep(0.001)
+    ledger.close()
+    assert LedgerReader(folder).check(TRUSTED) == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_calls_wait_where_very_much_is_in_the_write_ahead_log_until_it_began_anew(folder, monkeypatch, fails):
+    ledger = quiet(folder, monkeypatch)
+    monkeypatch.setattr("stele.ledger.sequencer.RECYCLE_BYTES", 0)
+    monkeypatch.setattr("stele.ledger.sequencer.MOST_REPLAYED", 100)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def sync(_: Path) -> None:
+        begun.set()
+        go_on.wait()
+        if fails:
+            raise OSError(5, "no")
+
+    monkeypatch.setattr(durable, "sync_filesystem", sync)
+    bases: list[int] = []
+    ledger.append([event(number) for number in range(90)])
+    publishing = threading.Thread(target=ledger.publish)
+    publishing.start()
+    begun.wait()
+    ledger.append([event(number) for number in range(90)])  # it may hold so many
+    appending = threading.Thread(target=lambda: (ledger.append([event(0)]), bases.append(ledger._wal.base)))
+    appending.start()
+    appending.join(0.05)
+    assert not bases
+    go_on.set()
+    appending.join()
+    publishing.join()
+    assert bases == [0 if fails else 91]
     ledger.close()
     assert LedgerReader(folder).check(TRUSTED) == []
 
