@@ -87,6 +87,7 @@ def test_other_trust_files(kinds):
         b"stele-trust v1\n" + root + root.replace(b" 1 ", b" 2 "),
         keys + b"release " + point,
         keys + root.replace(b"root", b"roots"),
+        *(keys + b"root other.example/ledger %s " % version + b"0" * 64 + b"\n" for version in (b"0", b"01", b"1234567890")),
     ):
         with pytest.raises(ValueError):
             stele_verify.Proof(kinds["absent light"], text).verdict()
