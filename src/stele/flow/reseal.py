@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from stele.flow.asked import Asked, Way
     from stele.flow.places import Places
     from stele.host.states import Folder
-    from stele.model.release import Descriptor, Release, Stratum
+    from stele.model.release import Release
     from stele.seal.again.changes import Edit
     from stele.seal.again.last import LastSeal
     from stele.seal.again.remake import Remade
     from stele.seal.codec import Compression
+    from stele.seal.release import Sealed
     from stele.store.layout import Layout
 
 TREE_LIMIT = 4 << 30  # bytes
@@ -90,7 +91,6 @@ class Again:
             except NotPlain:
                 return None
         way.record(made[0])
-        caches.keep(self._places, self._asked.source, caches.LAST, last_seals.encode(self._next))
         return made
 
     def _opened_store(self) -> Layout | None:
@@ -134,6 +134,8 @@ class Again:
         self, store: Layout, old: Release, tree: tuple[bytes, list[bytes]], fd: int, numbers: Sequence[int]
     ) -> tuple[Release, dict[str, Any]]:
         """Make, sign and publish the release of now."""
+        from stele.seal import bom_identity
+        from stele.seal import release as releases
         from stele.seal.again import changes, remake
 
         changed, kept = changes.find(fd, self._last, self._folders, numbers)
@@ -141,22 +143,24 @@ class Again:
         looked = self._examined(remade, old)
         self._way.say(f"sealing {self._last.told.paths} paths, of which {len(remade.edits)} changed")
         from stele.host.beside import Beside
-        from stele.seal.release import keep_tree
 
-        with Beside(lambda: keep_tree(store, remade.tree)) as keeping:
+        with Beside(lambda: releases.keep_tree(store, remade.tree)) as keeping:
             table = remake.table(remade, self._last, old, fd, store, store, self._packing)
             described = keeping.result()
-        release, made_from = self._publish(store, old, described, table)
+        sealed = releases.assemble(old.spec, store, described, table, compression=self._packing, platform=old.platform)
+        release = sealed.release
         more = sum(edit.new.size - edit.old.size for edit in remade.edits)
-        told = msgspec.structs.replace(self._last.told, bytes=self._last.told.bytes + more)
         self._next = msgspec.structs.replace(
             self._last,
             release=release.digest,
             states=changes.patched(self._last.states, changed, kept, self._way.begun_ns),
             parts=remade.parts,
-            bom=self._bom,
-            told=told,
+            bom=bom_identity.renamed(self._last.bom, old.spec, old.tree_digest, release.tree_digest),
+            told=msgspec.structs.replace(self._last.told, bytes=self._last.told.bytes + more),
         )
+        told = self._next.told
+        with Beside(self._keep):  # while the disk is waited for; should the release not come to be, the next seal goes the whole way
+            made_from = self._publish(store, sealed)
         return release, {
             "paths": told.paths,
             "bytes": told.bytes,
@@ -188,26 +192,25 @@ class Again:
             raise NotPlain
         return {"looked_at": report.files, "bytes": report.size}
 
-    def _publish(self, store: Layout, old: Release, tree: Descriptor, table: tuple[Stratum, ...]) -> tuple[Release, dict[str, Any]]:
+    def _keep(self) -> None:
+        assert isinstance(self._asked.source, Path)
+        caches.keep(self._places, self._asked.source, caches.LAST, last_seals.encode(self._next))
+
+    def _publish(self, store: Layout, sealed: Sealed) -> dict[str, Any]:
         from stele.flow import attesting
-        from stele.seal import bom_identity
-        from stele.seal import release as releases
         from stele.seal.secret_rules import VERSION
         from stele.seal.sign import sign
 
-        sealed = releases.assemble(old.spec, store, tree, table, compression=self._packing, platform=old.platform)
-        release = sealed.release
-        self._bom = bom_identity.renamed(self._last.bom, old.spec, old.tree_digest, release.tree_digest)
         self._way.say("signing")
         came_from = attesting.From(kind="folder", names=self._names)
-        made_from = attesting.materials(self._asked, came_from, [source for source, _ in self._last.sources], release)
+        made_from = attesting.materials(self._asked, came_from, [source for source, _ in self._last.sources], sealed.release)
         looked = {"rules": VERSION, "told": len(self._last.told.findings), "allowed": len(self._last.told.allowed)}
         new = attesting.attach(
-            release, came_from, self._asked,
-            store=store, key=self._way.key, bom=self._bom, made_from=made_from, looked=looked, now=int(time.time()),
+            sealed.release, came_from, self._asked,
+            store=store, key=self._way.key, bom=self._next.bom, made_from=made_from, looked=looked, now=int(time.time()),
         )  # fmt: skip
         store.publish(sign(sealed._replace(referrers=(*sealed.referrers, *new)), self._way.key, store))
-        return release, attesting.commit_of(made_from)
+        return attesting.commit_of(made_from)
 
     def _names(self) -> list[bytes]:
         """Paths of all that is no folder; what is a file or a symlink is told by those who look at them."""

@@ -7,9 +7,9 @@ but calls of the system, and what they say is numbers.
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 from array import array
-from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -22,6 +22,7 @@ SIZE, CTIME = 3, 5  # their places in a state
 # may yet be written within the same tick, and would look the same
 SETTLED_NS = 20_000_000
 _ALONE = 2_000  # entries that are not worth a second process
+_pack = struct.Struct("6q").pack
 _state = attrgetter("st_dev", "st_ino", "st_mode", "st_size", "st_mtime_ns", "st_ctime_ns")
 
 State = tuple[int, int, int, int, int, int]
@@ -51,7 +52,10 @@ def packed(states: Iterable[State]) -> bytes:
     Raises:
         OverflowError: a number does not fit 63 bits.
     """
-    return array("q", chain.from_iterable(states)).tobytes()
+    try:
+        return b"".join([_pack(*state) for state in states])
+    except struct.error as error:
+        raise OverflowError(str(error)) from error
 
 
 class Looking:
