@@ -83,7 +83,9 @@ def rollback(show: Show) -> None:
     show.screen.say("No build and no network: the earlier release is here, verified, and an instance of it is ready to start.")
     newest = show.newest()
     under_load(show, "roll back, from the command to the end", lambda: show.stele.call("rollback", WORKLOAD), "v1")
-    events = show.stele.events(WORKLOAD, after=newest)
+    # `stele log` has what is published, a moment after it is committed
+    kinds = {"rollback.decided", "instance.active"}
+    events = show.stele.await_events(WORKLOAD, after=newest, until=lambda found: kinds <= {each["kind"] for each in found}, timeout=30)
     span = seconds_between(first(events, "rollback.decided"), first(events, "instance.active"))
     show.screen.expect("the decision is in the ledger, before its effect", holds=span is not None and span >= 0)
     if span is not None:

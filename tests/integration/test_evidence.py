@@ -116,7 +116,7 @@ def test_everything_of_a_busy_process(kind: str, tmp_path: Path, tmpfs: Path) ->
     _memory(folder / "memory" / f"{victim.pid}.core", victim.pid, {secret: SECRET, middle: "in the middle of nothing"}, hidden)
     _proc(folder / "processes" / str(victim.pid))
     sockets = (folder / "network" / "tcp").read_text()
-    assert len(re.findall(rf"(?m)^ .*0100007F:{int(port):04X} .*\b01 ", sockets)) == 2  # both ends of the connection
+    assert len(re.findall(rf"(?m)^ *\d+: .*0100007F:{int(port):04X} .*\b01 ", sockets)) == 2  # both ends of the connection
     assert re.search(r"01 00000000:00000009", sockets)  # what was sent, and nobody has read
     _tar(folder, tmp_path)
 
