@@ -66,9 +66,10 @@ def _checks(item: pytest.Item) -> Iterator[tuple[str, Callable[[], str | None]]]
 
 @pytest.hookimpl(trylast=True)  # after -m and -k: what was deselected on purpose is not missed
 def pytest_configure() -> None:
-    """A shell starts what runs in its background deaf to Ctrl-C, which is inherited: what is tested must hear it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell starts what runs in its background deaf to Ctrl-C, and nohup to SIGHUP, which is inherited: what is tested must hear them."""
+    for number, ordinary in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, ordinary)
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
