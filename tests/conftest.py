@@ -64,7 +64,6 @@ def _checks(item: pytest.Item) -> Iterator[tuple[str, Callable[[], str | None]]]
         yield from ((wanted, partial(_no_program, wanted)) for wanted in marker.args)
 
 
-@pytest.hookimpl(trylast=True)  # after -m and -k: what was deselected on purpose is not missed
 def pytest_configure() -> None:
     """A shell starts what runs in its background deaf to Ctrl-C, and nohup to SIGHUP, which is inherited: what is tested must hear them."""
     for number, ordinary in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -72,6 +71,7 @@ def pytest_configure() -> None:
             signal.signal(number, ordinary)
 
 
+@pytest.hookimpl(trylast=True)  # after -m and -k: what was deselected on purpose is not missed
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     reasons: dict[str, str | None] = {}
     for item in items:
