@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 import msgspec
 
+from stele.host.hashing import hash_fd
 from stele.model import release as releases
 from stele.model.release import DELTA_TYPE, Descriptor, Referrer, Release
 from stele.model.tree import Node, Tree
@@ -20,7 +21,6 @@ from stele.seal.delta import codec
 from stele.seal.release import attach
 from stele.seal.sources.spool import anonymous_file
 from stele.seal.stored import Over, StoredContents
-from stele.store.images import hash_fd
 from stele.trust.digest import parse_digest
 from stele.trust.errors import SteleError
 

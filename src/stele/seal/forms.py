@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from stele.host import durable
+from stele.host.hashing import hash_fd
 from stele.model.release import LAYER_TYPES, Descriptor
 from stele.seal import codec, erofs, erofs_layout, tar, verity
 
@@ -237,11 +238,5 @@ def _image(sink: BlobSink, nodes: tuple[Node, ...], uuid: bytes, contents: Conte
 def finish_image(fd: int, data_size: int, uuid: bytes) -> Image:
     """Append the hash area to the image in `fd`, and hash the whole."""
     root = verity.append(fd, data_size, uuid)
-    state = hashlib.sha256()
-    buffer = bytearray(PIECE)
-    view = memoryview(buffer)
-    at = 0
-    while count := os.preadv(fd, [buffer], at):
-        state.update(view[:count])
-        at += count
-    return Image("sha256:" + state.hexdigest(), at, data_size, root)
+    digest, size = hash_fd(fd)
+    return Image(digest, size, data_size, root)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 from stele.host import immutable
-from stele.store import images
+from stele.host.hashing import hash_fd
 from stele.store.layout import LAYOUT
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _state(path: Path, digest: str, progress: _Progress | None) -> State:
         wrong = ""
         if progress is not None:
             try:
-                found, size = images.hash_fd(fd)
+                found, size = hash_fd(fd)
             except OSError as error:
                 return State(info.st_size, info.st_blocks * 512, f"cannot be read: {error.strerror}", immutable=False)
             wrong = "" if found == digest else f"has the digest {found[:19]}, not {digest[:19]}"

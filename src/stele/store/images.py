@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import threading
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
 from stele.host import durable, immutable
+from stele.host.hashing import hash_fd
 from stele.model.release import PreparedImage, Stratum
 from stele.store.index import damaged
 from stele.trust.digest import digest_hex
@@ -20,21 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CheckedFile = BinaryIO
-_PIECE = 1 << 20
 _COARSE_NS = 20_000_000  # file times advance with the timer tick, 1 to 10 ms
 _WORKERS = max(2, min(8, os.cpu_count() or 1))
-
-
-def hash_fd(fd: int) -> tuple[str, int]:
-    """Digest and size in bytes of an open file, read from its beginning."""
-    state = hashlib.sha256()
-    buffer = bytearray(_PIECE)
-    view = memoryview(buffer)
-    at = 0
-    while count := os.preadv(fd, [buffer], at):
-        state.update(view[:count])
-        at += count
-    return "sha256:" + state.hexdigest(), at
 
 
 def _open(path: Path) -> int:
