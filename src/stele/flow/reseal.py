@@ -159,8 +159,10 @@ class Again:
             told=msgspec.structs.replace(self._last.told, bytes=self._last.told.bytes + more),
         )
         told = self._next.told
-        with Beside(self._keep):  # while the disk is waited for; should the release not come to be, the next seal goes the whole way
+        # while the disk is waited for; should the release not come to be, the next seal goes the whole way
+        with Beside(self._keep) as keeping:
             made_from = self._publish(store, sealed)
+            keeping.result()
         return release, {
             "paths": told.paths,
             "bytes": told.bytes,
