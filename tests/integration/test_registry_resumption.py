@@ -323,25 +323,25 @@ def test_a_blob_in_parts_to_any_registry(request, tmp_path, monkeypatch, which):
             assert repository.has_blob(sha256(BLOB))
 
 
-def test_a_registry_that_takes_no_parts_gets_it_whole(relay, tmp_path, monkeypatch):
-    in_small_parts(monkeypatch)
-    monkeypatch.setattr(_Relay, "do_PATCH", _refuse)
+def it_arrives(relay, name, tmp_path):
     (tmp_path / "blob").write_bytes(BLOB)
-    target = f"{relay.name}/whole/app"
+    target = f"{relay.name}/{name}/app"
     with Repository(Connections(relay.name), references.parse(target)) as repository, (tmp_path / "blob").open("rb") as file:
         registry_transfer.upload(repository, sha256(BLOB), len(BLOB), file)
         assert repository.has_blob(sha256(BLOB))
+
+
+def test_a_registry_that_takes_no_parts_gets_it_whole(relay, tmp_path, monkeypatch):
+    in_small_parts(monkeypatch)
+    monkeypatch.setattr(_Relay, "do_PATCH", _refuse)
+    it_arrives(relay, "whole", tmp_path)
 
 
 def test_a_registry_that_says_it_took_nothing_gets_it_whole(relay, tmp_path, monkeypatch):
     in_small_parts(monkeypatch)
     monkeypatch.setattr("stele.host.http_registry.Connections.pause", quiet)
     monkeypatch.setattr(_Relay, "do_PATCH", _nothing)
-    (tmp_path / "blob").write_bytes(BLOB)
-    target = f"{relay.name}/nothing/app"
-    with Repository(Connections(relay.name), references.parse(target)) as repository, (tmp_path / "blob").open("rb") as file:
-        registry_transfer.upload(repository, sha256(BLOB), len(BLOB), file)
-        assert repository.has_blob(sha256(BLOB))
+    it_arrives(relay, "nothing", tmp_path)
 
 
 def _nothing(self: _Relay) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +24,10 @@ from stele.model.tree import Tree
 from stele.seal import release as sealing
 from stele.store import removal
 from stele.trust.errors import SteleError
+from tests.stores import content, copy_of, opened
 from tests.trees import Held, file, folder
 from tests.unit.test_packing import unrecorded, version
-from tests.unit.test_store_repair import content, opened, spoil
+from tests.unit.test_store_repair import spoil
 from tests.unit.test_updates import seal
 
 if TYPE_CHECKING:
@@ -76,11 +76,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(made: Path, tmp_path: Path) -> Iterator[Path]:
-    subprocess.run(["cp", "-a", "--reflink=auto", made, tmp_path / "store"], check=True)
-    yield tmp_path / "store"
-    for path in tmp_path.rglob("*"):
-        if path.is_file():
-            immutable.make_mutable(path)
+    with copy_of(made, tmp_path) as store:
+        yield store
 
 
 def prune(root: Path, record: Any = unrecorded, *, in_use: Any = tuple, damaged: bool = False, dry_run: bool = False) -> pruning.Pruned:

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stele.flow import deltas, mending, packing, repairing, storecheck, usage
-from stele.flow.unpacking import Unpacking
 from stele.host import immutable
 from stele.model import reference as references
-from stele.seal.rebuild import LayerRebuilder
 from stele.store.layout import Layout
 from stele.trust.errors import SteleError
+from tests.stores import content, copy_of, opened
 from tests.unit.test_packing import unrecorded, version
 from tests.unit.test_store import put
-from tests.unit.test_updates import KEY, seal
+from tests.unit.test_updates import seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,12 +29,6 @@ if TYPE_CHECKING:
 WAYS = ("flipped", "truncated", "removed")
 # what nothing here can make again: signatures, and the documents that only a signer or a seal can write
 ONLY_ELSEWHERE = frozenset({"referrer", "attached", "signatures"})
-
-
-def opened(root: Path) -> Layout:
-    found = Layout(root, trusted=[KEY.public], rebuild=LayerRebuilder())
-    found.unpack = Unpacking(found)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +48,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(made: Path, tmp_path: Path) -> Iterator[Path]:
-    subprocess.run(["cp", "-a", "--reflink=auto", made, tmp_path / "store"], check=True)
-    yield tmp_path / "store"
-    for path in tmp_path.rglob("*"):
-        if path.is_file():
-            immutable.make_mutable(path)
-
-
-def content(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file() and path.parent.name != "damaged"}
+    with copy_of(made, tmp_path) as store:
+        yield store
 
 
 def check(root: Path) -> storecheck.Report:
