@@ -122,13 +122,13 @@ class Again:
     @staticmethod
     def _tree(store: Layout, release: Release) -> tuple[bytes, list[bytes]] | None:
         """The tree of a release, whole and in lines; None where it is not there."""
-        from stele.seal.again import remake
+        from stele.model import tree as trees
 
         try:
             data = store.blob(release.tree_digest, TREE_LIMIT)
         except SteleError:
             return None
-        return data, remake.lines_of(data)
+        return data, trees.lines_of(data)
 
     def _make(
         self, store: Layout, old: Release, tree: tuple[bytes, list[bytes]], fd: int, numbers: Sequence[int]

@@ -108,8 +108,9 @@ def _signatures(store: Layout, release: Release) -> tuple[list[bytes], list[byte
             with contextlib.suppress(SteleError):
                 plain = indexes.decode(store.blob(item.descriptor.digest), "a referrer")
                 bundle = store.blob(indexes.descriptor(plain["layers"][0]).digest)
-                signature = dsse.decode(indexes.decode(bundle, "a bundle")["dsseEnvelope"]).signature
-                hint = indexes.decode(bundle, "a bundle")["verificationMaterial"]["publicKey"]["hint"]
+                read = indexes.decode(bundle, "a bundle")
+                signature = dsse.decode(read["dsseEnvelope"]).signature
+                hint = read["verificationMaterial"]["publicKey"]["hint"]
                 if cosign.bundle_of(release.digest, hint, signature) == bundle:
                     bundles.append(raw_signature(signature))
     payload = sha256(cosign.make_payload(release.digest, release.workload))

@@ -16,7 +16,7 @@ from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 TREE_HEADER = b"stele-tree v0\n"
 MAX_COMPONENT = 255  # bytes, Linux NAME_MAX
@@ -214,6 +214,17 @@ def joined(lines: Iterable[bytes]) -> bytes:
     return TREE_HEADER + b"".join(lines)
 
 
+def lines_of(data: bytes) -> list[bytes]:
+    """The lines of a tree's canonical bytes, without line feeds."""
+    return data[len(TREE_HEADER) : -1].split(b"\n")
+
+
+def number_of(lines: Sequence[bytes], path: bytes) -> int | None:
+    """Which of a checked tree's lines says of a path. Raises like `path_of`."""
+    number = bisect_left(lines, path, key=path_of)
+    return number if number < len(lines) and path_of(lines[number]) == path else None
+
+
 class Tree(msgspec.Struct, frozen=True):
     """All nodes, sorted by path bytes; the first is the root directory (path b"").
 
@@ -346,6 +357,6 @@ def decode(data: bytes) -> Tree:
         raise _bad("it does not begin with the header of version 0")
     if not data.endswith(b"\n") or len(data) == len(TREE_HEADER):
         raise _bad("it is cut short")
-    nodes = tuple(map(_node, data[len(TREE_HEADER) : -1].split(b"\n")))
+    nodes = tuple(map(_node, lines_of(data)))
     check(nodes)
     return Tree(nodes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -38,17 +37,12 @@ class Remade(NamedTuple):
     parts: list[Part]
 
 
-def lines_of(data: bytes) -> list[bytes]:
-    """The lines of a tree's canonical bytes, without line feeds."""
-    return data.split(b"\n")[1:-1]
-
-
 def tree(data: bytes, lines: list[bytes], last: LastSeal, changed: Sequence[Changed], kept: Sequence[Kept], top: os.stat_result) -> Remade:
     """The tree with what changed.
 
     Args:
         data: the canonical bytes of the last one.
-        lines: `lines_of` them, which become those of the new one.
+        lines: `model.tree.lines_of` them, which become those of the new one.
         last: the last seal.
         changed: files that may hold something else.
         kept: folders whose state is another.
@@ -107,8 +101,8 @@ def _metadata_of(node: Node) -> tuple[object, ...]:
 
 def _number(lines: Sequence[bytes], path: bytes) -> int:
     """The number of the line of `path`."""
-    number = bisect_left(lines, path, key=trees.path_of)
-    if number == len(lines) or trees.path_of(lines[number]) != path:
+    number = trees.number_of(lines, path)
+    if number is None:
         raise NotPlain
     return number
 

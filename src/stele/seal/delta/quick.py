@@ -5,7 +5,6 @@ This is most updates: of a release with 17,000 paths it takes a tenth of the tim
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from stele.model import tree as trees
@@ -29,7 +28,7 @@ class Lines:
     def __init__(self, data: bytes) -> None:
         """Of a tree's canonical bytes, which are known to be those of a digest that was signed."""
         self.data = data
-        self.lines = data[len(TREE_HEADER) : -1].split(b"\n")
+        self.lines = trees.lines_of(data)
 
     def place(self, line: bytes) -> int | None:
         """Which line says of the same path."""
@@ -42,8 +41,7 @@ class Lines:
         """Which line says of a path. `guess`: a number where it may be."""
         if 0 <= guess < len(self.lines) and trees.path_of(self.lines[guess]) == path:
             return guess
-        number = bisect_left(self.lines, path, key=trees.path_of)
-        return number if number < len(self.lines) and trees.path_of(self.lines[number]) == path else None
+        return trees.number_of(self.lines, path)
 
     def of(self, paths: Iterable[bytes]) -> list[int]:
         """The numbers of the lines of those of some paths that the tree has, in order."""
