@@ -149,7 +149,7 @@ class Server:
         fds: list[int] = []
         try:
             sock.settimeout(RECEIVE_S)
-            if _peer_uid(sock) != os.geteuid():
+            if _peer(sock)[1] != os.geteuid():
                 return
             asked = _receive(sock, fds)
             if asked is None:
@@ -223,11 +223,9 @@ class Server:
 
     def _hear(self, call: _Call, fd: int) -> None:
         if fd == call.pidfd:
-            _, status = os.waitpid(call.pid, 0)
+            code = os.waitstatus_to_exitcode(self._reap(call))
             with contextlib.suppress(OSError):
-                call.sock.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
-            del self._calls[call.pidfd], self._calls[call.sock.fileno()]
-            os.close(call.pidfd)
+                call.sock.sendall(code.to_bytes(4, "big", signed=True))
             call.sock.close()
             return
         try:
@@ -238,10 +236,15 @@ class Server:
             _signal(call, signal.SIGINT)
         elif not said:
             _signal(call, signal.SIGKILL)
-            _, status = os.waitpid(call.pid, 0)
-            del self._calls[call.pidfd], self._calls[call.sock.fileno()]
-            os.close(call.pidfd)
+            self._reap(call)
             call.sock.close()
+
+    def _reap(self, call: _Call) -> int:
+        """Wait for a command and forget it; returns its status. Its socket is still open."""
+        _, status = os.waitpid(call.pid, 0)
+        del self._calls[call.pidfd], self._calls[call.sock.fileno()]
+        os.close(call.pidfd)
+        return status
 
 
 def _signal(call: _Call, number: int) -> None:
@@ -274,8 +277,10 @@ def _command(argv: list[str]) -> int:
     return code
 
 
-def _peer_uid(sock: socket.socket) -> int:
-    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+def _peer(sock: socket.socket) -> tuple[int, int]:
+    """Process id and user id of who connected."""
+    pid, uid, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
 
 
 def _other_circumstances(sock: socket.socket) -> str:
@@ -284,7 +289,7 @@ def _other_circumstances(sock: socket.socket) -> str:
     Raises:
         OSError: that cannot be told.
     """
-    pid = int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
+    pid, _ = _peer(sock)
     pidfd = sock.getsockopt(socket.SOL_SOCKET, _PEER_PIDFD)
     try:
         theirs, own = circumstances.of(pid), circumstances.of(os.getpid())
