@@ -5,7 +5,6 @@ It knows nothing of any folder, key or store, and remembers nothing of a call. W
 
 from __future__ import annotations
 
-import array
 import contextlib
 import gc
 import importlib
@@ -13,13 +12,12 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.cli import plain, warm_call
-from stele.host import circumstances
+from stele.host import circumstances, peers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -149,7 +147,7 @@ class Server:
         fds: list[int] = []
         try:
             sock.settimeout(RECEIVE_S)
-            if _peer(sock)[1] != os.geteuid():
+            if peers.peer(sock)[1] != os.geteuid():
                 return
             asked = _receive(sock, fds)
             if asked is None:
@@ -277,19 +275,13 @@ def _command(argv: list[str]) -> int:
     return code
 
 
-def _peer(sock: socket.socket) -> tuple[int, int]:
-    """Process id and user id of who connected."""
-    pid, uid, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return pid, uid
-
-
 def _other_circumstances(sock: socket.socket) -> str:
     """What of the caller's circumstances is not as here; "" for nothing.
 
     Raises:
         OSError: that cannot be told.
     """
-    pid, _ = _peer(sock)
+    pid, _ = peers.peer(sock)
     pidfd = sock.getsockopt(socket.SOL_SOCKET, _PEER_PIDFD)
     try:
         theirs, own = circumstances.of(pid), circumstances.of(os.getpid())
@@ -306,11 +298,7 @@ def _other_circumstances(sock: socket.socket) -> str:
 def _receive(sock: socket.socket, fds: list[int]) -> Request | None:
     """A request, whole; its descriptors are added to `fds`, whatever else is true of it."""
     data, ancillary, flags, _ = sock.recvmsg(1 << 16, socket.CMSG_SPACE(16 * 4))
-    for level, kind, raw in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers = array.array("i")
-            numbers.frombytes(raw[: len(raw) - len(raw) % 4])
-            fds += numbers
+    fds += peers.rights_in(ancillary)
     if len(data) < 4 or flags & socket.MSG_CTRUNC:
         return None
     size = int.from_bytes(data[:4], "big")

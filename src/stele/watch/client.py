@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from stele.host import proc
+from stele.host import peers, proc
 from stele.model.report import Report
 from stele.trust.errors import SteleError
 from stele.watch import wire
@@ -207,7 +207,7 @@ class GateClient:
                 if self._closed.is_set():
                     return "closed"
                 if is_asked * BEAT_S >= ANSWER_LIMIT_S:
-                    _kill(wire.peer(sock)[0])
+                    _kill(peers.peer(sock)[0])
                     return "it hung and was killed"
                 is_asked += 1
                 with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
+from stele.host import peers
 from stele.trust.errors import SteleError
 from stele.watch import guarded, wire
 
@@ -83,7 +84,7 @@ class Control:
 
     def _accept(self) -> None:
         sock, _ = self._door.accept()
-        if wire.peer(sock)[1] != 0:
+        if peers.peer(sock)[1] != 0:
             sock.close()
             return
         sock.setblocking(False)

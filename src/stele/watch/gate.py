@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stele.host import locks, procfs, seccomp_notify
+from stele.host import locks, peers, procfs, seccomp_notify
 from stele.host.freezer import Freezer
 from stele.trust.errors import SteleError
 from stele.watch import daemon, guarded, wire
@@ -131,7 +131,7 @@ class Gate:
         """Connect and fetch everything that is parked."""
         try:
             sock = wire.connect(self._run_dir / "parker.sock", PARKER_LIMIT_S)
-            if wire.peer(sock)[1] != 0:
+            if peers.peer(sock)[1] != 0:
                 raise ConnectionRefusedError
             message, _ = wire.receive(sock)
             keys = [str(key) for key in message.get("keys", ())]

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stele.host import locks
+from stele.host import locks, peers
 from stele.watch import daemon, wire
 
 MAX_STATE = 64 << 10
@@ -61,7 +61,7 @@ class Parker:
 
     def _accept_runc(self, _: Any) -> None:
         sock, _address = self._runc.accept()
-        if wire.peer(sock)[1] != 0:
+        if peers.peer(sock)[1] != 0:
             sock.close()
             return
         sock.setblocking(False)
@@ -78,7 +78,7 @@ class Parker:
         except OSError:
             self._forget(arrival)
             return
-        arrival.fds += wire.rights_in(ancillary)
+        arrival.fds += peers.rights_in(ancillary)
         arrival.data += data
         state = None
         try:
@@ -105,7 +105,7 @@ class Parker:
 
     def _accept_gate(self, _: Any) -> None:
         sock, _address = self._door.accept()
-        if wire.peer(sock)[1] != 0:
+        if peers.peer(sock)[1] != 0:
             sock.close()
             return
         sock.setblocking(False)

@@ -7,9 +7,10 @@ import contextlib
 import json
 import os
 import socket
-import struct
 from pathlib import Path
 from typing import Any
+
+from stele.host import peers
 
 MAX_MESSAGE = 128 << 10
 MAX_FDS = 8
@@ -43,28 +44,11 @@ def connect(path: Path, timeout_s: float | None) -> socket.socket:
     return sock
 
 
-def peer(sock: socket.socket) -> tuple[int, int]:
-    """(pid, uid) of who connected or listens at the other end."""
-    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return pid, uid
-
-
 def send(sock: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
     """Send one message; raises OSError (BlockingIOError when a non-blocking peer does not read)."""
     data = json.dumps(message, separators=(",", ":")).encode("ascii")
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
-
-
-def rights_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors that came with a message."""
-    fds: list[int] = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers = array.array("i")
-            numbers.frombytes(data[: len(data) - len(data) % 4])
-            fds += numbers
-    return fds
 
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -75,7 +59,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
         OSError: from the socket.
     """
     data, ancillary, flags, _ = sock.recvmsg(MAX_MESSAGE, _FD_SPACE, socket.MSG_CMSG_CLOEXEC)
-    fds = rights_in(ancillary)
+    fds = peers.rights_in(ancillary)
     try:
         message = json.loads(data) if data and not flags & socket.MSG_TRUNC else None
     except ValueError:
