@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import platform
+import sys
 
-_OPENAT2 = 437  # on every architecture
-_NO_SYMLINKS = 0x04  # RESOLVE_NO_SYMLINKS
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-_NUMBER = ctypes.c_long(_OPENAT2)
+from stele.host import openat2
 
-
-class _How(ctypes.Structure):
-    """struct open_how (include/uapi/linux/openat2.h)."""
-
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-_SIZE = ctypes.c_size_t(ctypes.sizeof(_How))
-_hows: dict[int, object] = {}
-_missing = platform.system() != "Linux"
+_missing = sys.platform != "linux"  # openat2(2)
 
 
 def open_below(root: int, path: bytes, flags: int) -> int:
@@ -51,19 +37,13 @@ def _at_once(root: int, path: bytes, flags: int) -> int | None:
     global _missing  # noqa: PLW0603
     if _missing:
         return None
-    how = _hows.get(flags)
-    if how is None:
-        how = _hows[flags] = ctypes.byref(_How(flags, 0, _NO_SYMLINKS))
-    while True:
-        fd = int(_libc.syscall(_NUMBER, root, path, how, _SIZE))
-        if fd >= 0:
-            return fd
-        number = ctypes.get_errno()
-        if number in {errno.ENOSYS, errno.EPERM}:
-            _missing = number == errno.ENOSYS
-            return None
-        if number != errno.EINTR:
-            raise OSError(number, os.strerror(number), path)
+    try:
+        return openat2.open_at(root, path, flags, openat2.NO_SYMLINKS)
+    except OSError as error:
+        if error.errno not in {errno.ENOSYS, errno.EPERM}:
+            raise
+        _missing = error.errno == errno.ENOSYS
+        return None
 
 
 def _by_component(root: int, parts: list[bytes], flags: int) -> int:

@@ -9,8 +9,8 @@ import os
 import stat
 import struct
 
-SYS_OPENAT2 = 437
-RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
+from stele.host import openat2
+
 CONTENT = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 TMPFS_MAGIC = 0x01021994
 LEASE_BREAK = "/proc/sys/fs/lease-break-time"
@@ -60,7 +60,7 @@ def open_in_root(root: int, path: str, flags: int) -> int:
     Raises:
         OSError: as open does.
     """
-    return _openat2(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    return openat2.open_at(root, path, flags | os.O_CLOEXEC, openat2.IN_ROOT | openat2.NO_MAGICLINKS)
 
 
 def open_beneath(folder: int, path: str, flags: int) -> int:
@@ -69,18 +69,7 @@ def open_beneath(folder: int, path: str, flags: int) -> int:
     Raises:
         OSError: as open does; ELOOP or EXDEV for a path that would lead elsewhere.
     """
-    return _openat2(folder, path, flags, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
-
-
-def _openat2(folder: int, path: str, flags: int, resolve: int) -> int:
-    how = struct.pack("<QQQ", flags | os.O_CLOEXEC, 0, resolve)
-    fd: int = _libc.syscall(
-        ctypes.c_long(SYS_OPENAT2), ctypes.c_int(folder), ctypes.c_char_p(os.fsencode(path)), how, ctypes.c_size_t(len(how))
-    )
-    if fd < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
-    return fd
+    return openat2.open_at(folder, path, flags | os.O_CLOEXEC, openat2.BENEATH | openat2.NO_SYMLINKS | openat2.NO_MAGICLINKS)
 
 
 def is_tmpfs(fd: int) -> bool:

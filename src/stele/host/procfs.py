@@ -9,8 +9,8 @@ import os
 import stat
 import struct
 
-_OPENAT2 = 437
-_RESOLVE_IN_ROOT = 0x10
+from stele.host import openat2
+
 _PROC_MAGIC = 0x9FA0
 _PROC_ROOT_INODE = 1
 _PAGE = 4096
@@ -21,20 +21,12 @@ AT_FDCWD = -100
 PATH_MAX = 4096
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-_libc.syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
-_how = ctypes.create_string_buffer(struct.pack("<QQQ", O_PATH, 0, _RESOLVE_IN_ROOT), 24)
-_how_at = ctypes.addressof(_how)
 _libc.fstatfs.argtypes = [ctypes.c_int, ctypes.c_void_p]
 
 
 def open_in_root(root: int, path: bytes) -> int:
     """An O_PATH descriptor of `path`, resolved as if `root` were /; no link leads out of it (openat2(2))."""
-    fd = int(_libc.syscall(_OPENAT2, root, path, _how_at, 24))
-    if fd < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return fd
+    return openat2.open_at(root, path, O_PATH, openat2.IN_ROOT)
 
 
 def is_procfs(fd: int) -> bool:
