@@ -1,4 +1,4 @@
-"""Holds and redactions: what is erased is gone, what is held stays, all of it is on record, and no proof changes."""
+"""Redactions: what is erased is gone, all of it is on record, and no proof changes."""
 
 from __future__ import annotations
 
@@ -8,75 +8,26 @@ import threading
 
 import msgspec
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.cli.app import cli
-from stele.flow import custody, initialise, reading
-from stele.flow.places import Places
+from stele.flow import custody, reading
 from stele.ledger import openings, sequencer
 from stele.ledger.openings import Openings
 from stele.ledger.reader import LedgerReader
-from stele.model import hold, private, redaction
-from stele.model.event import Entry, Event, decode_entry
+from stele.model import private, redaction
+from stele.model.event import Event, decode_entry
 from stele.model.hold import On
 from stele.model.redaction import Selection
-from stele.respond import decide
 from stele.trust import merkle, trust_keys
 from stele.trust.errors import SteleError
+from tests.custody import JSON, OTHER, RELEASE, SECRET, holding, place, problems, redact, run, shown
 from tests.ledgers import START, event, rows
 from tests.refusals import code
 
-RELEASE, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
-SECRET = b"hunter2"
-
-
-@pytest.fixture
-def places(tmp_path) -> Places:
-    made = Places(tmp_path / "data")
-    initialise.make_keys(made)
-    with custody.alone(made) as mine:
-        mine._record.commit(
-            event(0, kind="instance.starting", instance="shop-1", release=RELEASE),
-            event(
-                1, kind="violation", instance="shop-1", release=RELEASE, incident="shop-i1", path="/home/alice", argv=["--key", "hunter2"]
-            ),
-            event(2, kind="instance.frozen", instance="shop-1", release=RELEASE, incident="shop-i1"),
-            event(3, kind="evidence.accessed", incident="shop-i1", how="hunter2"),
-            event(4, workload="other", kind="instance.failed", instance="other-1", release=OTHER, reason="hunter2 is wrong"),
-            event(5, kind="heartbeat", workload=""),
-        )
-    return made
-
-
-def redact(places: Places, reason: str = "a password", **selection) -> dict:
-    if "indexes" in selection:
-        selection["indexes"] = frozenset(selection["indexes"])
-    with custody.alone(places) as mine:
-        return mine.redact(Selection(**selection), reason, "bob as root")
-
-
-def place(places: Places, **on) -> str:
-    with custody.alone(places) as mine:
-        return mine.place(On(**on), "case 17", "carol")["hold"]
-
-
-def end(places: Places, name: str) -> None:
-    with custody.alone(places) as mine:
-        mine.release(name, "case closed", "carol")
-
-
-def shown(places: Places) -> dict[int, Entry]:
-    return dict(reading.entries(places))
-
-
-def holding(places: Places, text: bytes) -> set[str]:
-    return {str(path.relative_to(places.data)) for path in places.data.rglob("*") if path.is_file() and text in path.read_bytes()}
-
-
-def problems(places: Places) -> list[str]:
-    return reading.check(places, None, None)["problems"]
+TARGETS = st.dictionaries(
+    st.integers(0, 50), st.sets(st.sampled_from(["argv", "path", "exe"]), min_size=1).map(lambda found: tuple(sorted(found))), min_size=1
+)
 
 
 def test_what_is_redacted_is_in_no_file_any_more(places):
@@ -211,97 +162,6 @@ def test_more_entries_than_one_redaction_names(places, monkeypatch):
     assert problems(places) == []
 
 
-# ---- holds -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("on", "held"),
-    [
-        ({"workload": "shop"}, {1, 3}), ({"release": RELEASE}, {1, 3}), ({"incident": "shop-i1"}, {1, 3}), ({"entries": (3, 4)}, {3, 4}),
-        ({"release": OTHER}, {4}), ({"workload": "other"}, {4}), ({"entries": (0, 2**40)}, {1, 3, 4}), ({"incident": "shop-i2"}, set()),
-    ],
-)  # fmt: skip
-def test_a_hold_blocks_the_redaction_of_what_it_is_on_and_of_nothing_else(places, on, held):
-    place(places, **on)
-    size = LedgerReader(places.ledger).size
-    for index in sorted(held):
-        assert code(redact, places, indexes={index}) == "hold.forbids"
-    assert LedgerReader(places.ledger).size == size
-    for index in sorted({1, 3, 4} - held):
-        redact(places, indexes={index})
-    assert problems(places) == []
-
-
-def test_one_held_entry_blocks_the_whole_selection(places):
-    place(places, incident="shop-i1")
-    assert code(redact, places, fields=("reason", "how"), kind="evidence") == "hold.forbids"
-    assert code(redact, places, indexes={1, 4}) == "hold.forbids"
-    assert b"hunter2 is wrong" in (places.ledger / ".state/openings/0").read_bytes()
-
-
-def test_a_hold_says_who_and_why_and_ends_only_by_an_entry(places):
-    name = place(places, incident="shop-i1")
-    (row,) = custody.listing(places, ended=False)
-    assert (row["hold"], row["on"], row["person"], row["reason"]) == (name, {"incident": "shop-i1"}, "carol", "case 17")
-    entry = shown(places)[row["index"]]
-    assert (entry.event.workload, set(entry.event.data)) == ("", {"hold", "on"}), "who and why are not in clear"
-    end(places, name)
-    assert custody.listing(places, ended=False) == []
-    (row,) = custody.listing(places, ended=True)
-    assert (row["released"]["person"], row["released"]["reason"]) == ("carol", "case closed")
-    assert code(end, places, name) == "hold.unknown"
-    assert code(end, places, "hold-000000") == "hold.unknown"
-
-
-def test_release_then_redact_works_and_is_visible(places):
-    name = place(places, incident="shop-i1")
-    end(places, name)
-    redact(places, indexes={1})
-    kinds = [entry.event.kind for entry in shown(places).values() if entry.event.kind.startswith(("hold.", "log."))]
-    assert kinds == ["hold.placed", "hold.released", "log.redacted"]
-    assert problems(places) == []
-
-
-def test_two_holds_must_both_end(places):
-    one, two = place(places, incident="shop-i1"), place(places, workload="shop")
-    end(places, one)
-    assert code(redact, places, indexes={1}) == "hold.forbids"
-    end(places, two)
-    redact(places, indexes={1})
-
-
-def test_the_reason_of_a_hold_is_kept_by_a_hold_on_its_entry(places):
-    place(places, incident="shop-i1")
-    index = next(index for index, entry in shown(places).items() if entry.event.kind == "hold.placed")
-    place(places, entries=(index, index))
-    assert code(redact, places, indexes={index}) == "hold.forbids"
-
-
-def test_deleting_the_projection_does_not_lift_a_hold(places):
-    """Only the ledger says what stands."""
-    place(places, incident="shop-i1")
-    for path in places.ledger.glob("projection.sqlite*"):
-        path.unlink()
-    assert code(redact, places, indexes={1}) == "hold.forbids"
-
-
-@pytest.mark.parametrize("on", [{"incident": "shop-i1"}, {"workload": "shop"}, {"release": RELEASE}, {"entries": (2, 2)}])
-def test_evidence_and_frozen_instances_under_a_hold_must_be_kept(places, on):
-    place(places, **on)
-    with custody.alone(places) as mine:
-        assert set(mine.held(["shop-i1", "shop-i2", "other-i1"])) == {"shop-i1"}
-        assert set(mine.held([RELEASE, OTHER])) == {RELEASE}
-        assert code(mine.keep, "the frozen instance", "shop-i1") == "hold.forbids"
-        mine.keep("the frozen instance", "shop-i2")
-
-
-def test_held_evidence_is_not_evicted_for_the_budget():
-    kept = [decide.Kept(incident=f"i{number}", kind="violation", time_ns=number, size=10) for number in range(5)]
-    assert decide.evict(kept, 30) == ("i1", "i2")
-    assert decide.evict(kept, 30, frozenset({"i1"})) == ("i2", "i3")
-    assert decide.evict(kept, 0, frozenset({"i1", "i2", "i3"})) == ()
-
-
 def test_a_redaction_under_a_hold_is_a_finding(places):
     """An operator who goes around the decider writes it into the log."""
     name = place(places, release=RELEASE)
@@ -325,9 +185,6 @@ def test_an_opening_that_comes_back_from_a_backup_is_a_finding(places):
     path.write_bytes(backup)
     assert problems(places) == [f"argv of entry 1 can still be opened, though entry {at} redacts it",
                                 f"path of entry 1 can still be opened, though entry {at} redacts it"]  # fmt: skip
-
-
-# ---- recorded first, finished whatever happens -------------------------------------------------
 
 
 def test_what_cannot_be_published_is_erased_later(places, monkeypatch):
@@ -425,15 +282,6 @@ def test_a_malformed_redaction_is_refused_by_the_ledger(places, data):
     assert private.closed(shown(places)[1]) == []
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers(-3, 5) | st.sampled_from(["argv", "", "A", "path"]), lambda inner: (
-    st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["entries", "fields", "erased", "hold", "on", "workload", "release"]), inner, max_size=3)
-), max_leaves=12)  # fmt: skip
-TARGETS = st.dictionaries(
-    st.integers(0, 50), st.sets(st.sampled_from(["argv", "path", "exe"]), min_size=1).map(lambda found: tuple(sorted(found))), min_size=1
-)
-
-
 @given(st.dictionaries(st.sampled_from(["erased", "x"]), JSON))
 def test_only_redactions_in_the_one_spelling_are_read(data):
     redacted = Event(workload="w", kind="log.redacted", time_ns=0, actor="operator", data=data)
@@ -451,105 +299,6 @@ def test_redactions_read_back(targets):
     for data in redaction.data_of(targets):
         found |= redaction.erased(Event(workload="w", kind="log.redacted", time_ns=0, actor="operator", data=data))
     assert found == targets
-
-
-@given(JSON, JSON)
-def test_only_holds_of_the_four_forms_are_read(on, name):
-    try:
-        found = hold.on_from(on)
-    except SteleError as error:
-        assert error.code in {"hold.malformed", "trust.bad-digest"}
-    else:
-        assert found.plain() == on
-    standing = hold.Standing()
-    placed = Event(workload="", kind="hold.placed", time_ns=0, actor="operator", data={"hold": name, "on": on})
-    standing.take(0, Entry(event=placed, seq=0, prev=""))
-    assert standing.holds == {}, "no id of the right form was drawn"
-
-
-def placed(name: str, on: On | None = None, workload: str = "", **more) -> Entry:
-    on = on or On(workload="w")
-    made = Event(workload=workload, kind="hold.placed", time_ns=1, actor="operator", data={"hold": name, "on": on.plain(), **more})
-    return Entry(event=made, seq=0, prev="")
-
-
-def ended(name: str) -> Entry:
-    return Entry(event=Event(workload="", kind="hold.released", time_ns=2, actor="operator", data={"hold": name}), seq=0, prev="")
-
-
-def test_a_hold_that_is_malformed_or_comes_again_means_nothing():
-    standing = hold.Standing()
-    one, two = "hold-aaaaaa", "hold-bbbbbb"
-    steps = [placed(one), placed(one, On(workload="x")), placed("hold-1"), placed(two, workload="shop"), placed(two, extra=1), ended(two)]
-    for index, entry in enumerate(steps):
-        standing.take(index, entry)
-    assert {name: found.on.workload for name, found in standing.holds.items()} == {one: "w"}
-    standing.take(9, ended(one))
-    standing.take(10, placed(one))
-    assert standing.holds == {}, "an id is never used again"
-
-
-def test_a_release_hold_covers_no_other_release_that_was_named_with_it():
-    coverage = hold.Coverage([hold.Hold(id="hold-aaaaaa", on=On(release=RELEASE), placed_at=0, time_ns=0)])
-
-    def covered(kind: str, **data) -> bool:
-        return bool(coverage.take(0, Entry(event=Event(workload="w", kind=kind, time_ns=0, actor="agent", data=data), seq=0, prev="")))
-
-    assert covered("instance.starting", instance="one", release=RELEASE)
-    assert covered("deploy.started", release=OTHER, previous=RELEASE)
-    assert not covered("instance.starting", instance="two", release=OTHER)
-    assert covered("network.cut", instance="one", incident="i")
-    assert not covered("network.cut", instance="two")
-
-
-# ---- the command line --------------------------------------------------------------------------
-
-
-def run(places: Places, *argv: str, status: int = 0) -> str:
-    made = CliRunner().invoke(cli, ["--data", str(places.data), *argv])
-    if isinstance(made.exception, SteleError):
-        assert status, made.exception
-        return made.exception.code
-    assert made.exit_code == status, made.output
-    return made.stdout
-
-
-def test_the_commands(places):
-    before = {path: path.read_bytes() for path in places.ledger.rglob("*") if path.is_file()}
-    dry = json.loads(run(places, "log", "redact", "--entry", "1", "--entry", "3-4", "--json"))
-    assert (dry["erased"], dry["fields"], [entry["index"] for entry in dry["entries"]]) == (False, 4, [1, 3, 4])
-    assert {path: path.read_bytes() for path in places.ledger.rglob("*") if path.is_file()} == before, "a dry run changes nothing"
-    assert "would be erased; nothing was changed" in run(places, "log", "redact", "--entry", "1")
-    run(places, "log", "redact", "--entry", "1", "--yes", status=2)
-    name = json.loads(run(places, "hold", "place", "--incident", "shop-i1", "--reason", "case 17", "--json"))["hold"]
-    assert name in run(places, "hold", "list")
-    assert name in run(places, "log", "redact", "--entry", "1"), "the dry run says who holds it"
-    assert run(places, "log", "redact", "--entry", "1", "--reason", "r", "--yes", status=3) == "hold.forbids"
-    assert name in run(places, "hold", "release", name, "--reason", "closed")
-    found = json.loads(run(places, "log", "redact", "--entry", "1", "--entry", "3-4", "--reason", "r", "--yes", "--json"))
-    assert (found["erased"], found["fields"], found["recorded"]) == (True, 4, 2)
-    assert any("backups" in line for line in found["not_guaranteed"])
-    assert holding(places, SECRET) == set()
-    assert "closed" in run(places, "hold", "list", "--all")
-    assert run(places, "hold", "list") == "no holds\n"
-    lines = [json.loads(line) for line in run(places, "log", "--json").splitlines()]
-    assert next(line for line in lines if line["index"] == 1)["sealed"] == ["argv", "path"]
-    assert run(places, "log", "check").startswith("whole: ")
-
-
-@pytest.mark.parametrize("text", ["", "-", "1-", "-1", "+1", "1_0", "٣", "3-1", " 1", "1-2-3", "0-99999999", "1" * 40])
-def test_an_index_has_one_spelling(places, text):
-    run(places, "log", "redact", "--entry", text, status=2)
-
-
-@pytest.mark.parametrize("text", ["1", "2-1", "-2", "1-", "a-b", "1-٣", "1-2-3"])
-def test_a_range_to_hold_has_one_spelling(places, text):
-    assert run(places, "hold", "place", "--entries", text, "--reason", "r", status=3) == "hold.malformed"
-
-
-@pytest.mark.parametrize("argv", [[], ["--workload", "a", "--incident", "b"], ["--release", "sha256:12"], ["--workload", "a\nb"]])
-def test_a_hold_is_on_one_thing(places, argv):
-    assert run(places, "hold", "place", *argv, "--reason", "r", status=3) in {"hold.malformed", "trust.bad-digest"}
 
 
 def test_many_workloads_many_files_of_openings(places, monkeypatch):
