@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from stele.flow import cosigning, holding, supervision
+from stele.api.listening import listen
+from stele.flow import cosigning, holding, monitoring, supervision
 from stele.flow.initialise import make_keys
 from stele.flow.opening import hold_ledger, open_ledger
 from stele.flow.places import Places
+from stele.host.http_server import HttpServer, Limits, Reply
 from stele.ledger.monitor import Monitor
 from stele.ledger.reader import LedgerReader
 from stele.ledger.source import FolderSource
-from stele.trust import note, trust_keys
+from stele.trust import note, quorum, trust_keys
 from stele.trust.errors import SteleError
 from stele.witness import state
+from stele.witness.heads import Heads
 from tests import witnesses
 from tests.ledgers import event
 
@@ -187,6 +190,93 @@ def test_two_ledgers_with_one_key_are_caught_by_the_witness_and_by_the_monitor(t
     kept = state.evidence(tmp_path / "witness")
     assert kept
     assert all(note.open_note(path.read_bytes(), trust.ledgers).checkpoint.size > 2 for path in kept)
+
+
+@pytest.mark.parametrize("block", [True, False])
+def test_a_witness_that_was_set_back_is_told_of_in_the_ledger_and_by_the_monitor(tmp_path, places, block):
+    """Set back while no ledger was open: what it cosigned is in the archive, and the monitor keeps it, too."""
+    heads, saved = tmp_path / "witness" / "heads", tmp_path / "saved"
+    with witnessed(tmp_path, places, block=block):
+        write(places)
+        shutil.copytree(heads, saved)
+        cosigned = write(places)
+        told, asked = [], cosigning.policy(places).witnesses
+        assert look(tmp_path / "m", places, told, asked)
+    shutil.rmtree(heads)
+    shutil.copytree(saved, heads)
+    (set_back,) = heads.iterdir()
+    before = set_back.read_bytes()
+    with witnessed(tmp_path, places, block=block, timeout_ms=500):
+        asked = cosigning.policy(places).witnesses
+        assert not look(tmp_path / "m", places, told, asked)  # the ledger does not know it yet: the witness itself says it
+        assert [alarm["kind"] for alarm in told[-1]["alarms"]] == ["witness-behind"]
+        names = [note.unverified(Path(path).read_bytes()).size for path in told[-1]["alarms"][0]["evidence"]]
+        assert names == [cosigned, 2]
+        with contextlib.closing(open_ledger(places)) as ledger:
+            ledger.append([event(7)])
+            if block:
+                with pytest.raises(SteleError):
+                    ledger.publish()
+            else:
+                ledger.publish()
+            until(lambda: ledger.size > cosigned + (1 if block else 2))  # the alarm is an entry
+            if not block:
+                until(lambda: ledger.published == ledger.size)
+        assert set_back.read_bytes() == before  # nothing was asked for from there on
+        if block:
+            assert LedgerReader(places.ledger).size == cosigned
+            return
+        assert cosigners(places) == set()
+        (found,) = cosigning.standing(places)["behind"]
+        assert (found["witness"], found["cosigned"], found["named"]) == (asked[0].verifier.name, cosigned, 2)
+        assert not look(tmp_path / "m", places, told, ())  # who does not ask the witness reads it in the ledger
+        assert [alarm["kind"] for alarm in told[-1]["alarms"]] == ["witness-behind"]
+        assert f"named 2 entries to the ledger, and had cosigned {cosigned}" in told[-1]["alarms"][0]["reason"]
+
+
+def look(folder, places, told, asked):
+    """One look of a monitor with what witnesses say; whether all is well."""
+    trust = trust_of(places)
+    monitor = Monitor(folder, FolderSource(places.ledger), trust, clock=time.time_ns, expected=None, stale_ns=0)
+    with contextlib.closing(monitor), contextlib.closing(Heads(folder / "cosigned", asked, monitor.believed)) as heads:
+        return monitoring.follow(monitor, once=True, wait=lambda: True, tell=told.append, command=(), heads=heads)
+
+
+def test_what_a_witness_says_is_believed_by_signatures_alone(tmp_path):
+    """A stranger's head, another ledger's, and none at all say nothing of the witness; an old one that is shown again does not either."""
+    log, other = witnesses.Log(), witnesses.Log(note.Signer.generate("log.example/other"))
+    keys, strange = (witnesses.make(tmp_path / name, name=f"witness.example/{name}") for name in ("w", "s"))
+    shown = {"head": b""}
+    answer = HttpServer(listen("127.0.0.1:0"), lambda *_: Reply(200 if shown["head"] else 404, "text/plain", shown["head"]), Limits(0))
+    asked = quorum.parse(policy(keys, f"http://127.0.0.1:{answer.port}")).witnesses
+
+    def cosigned(of, size, seconds, by=keys):
+        return of.note(size) + by.lines(of.head(size).body(), seconds)
+
+    def believed(raw):
+        return note.open_note(raw, log.signer.verifiers)
+
+    with contextlib.closing(answer), contextlib.closing(Heads(tmp_path / "kept", asked, believed)) as heads:
+        seen = cosigned(log, 9, 100)
+        assert heads.look(seen) == []
+        for head in (b"", b"x", cosigned(log, 5, 200, strange), cosigned(other, 5, 200), cosigned(log, 9, 200), log.note(5)):
+            shown["head"] = head
+            assert heads.look(cosigned(log, 9, 100)) == []
+            assert heads.look(cosigned(log, 7, 100)) == []  # an old checkpoint of the ledger
+        for head, why in ((cosigned(log, 5, 50), "it was set back"), (cosigned(log, 5, 200), "later than the other at 100")):
+            shown["head"] = head
+            (found,) = heads.look(log.note(9))
+            assert why in found.reason
+            assert found.notes == (seen, head)
+        shown["head"] = b""
+        (found,) = heads.look(cosigned(log, 7, 101))
+        assert "later than the other" in found.reason
+        fork = witnesses.Log(tag="fork")
+        (found,) = heads.look(cosigned(fork, 9, 101))
+        assert "two roots of size 9" in found.reason
+        for path in (tmp_path / "kept").iterdir():
+            path.write_bytes(b"altered")
+        assert heads.look(cosigned(log, 7, 101)) == []  # what it kept is not there to compare with
 
 
 def test_a_policy_for_another_ledger_is_refused(tmp_path, places):

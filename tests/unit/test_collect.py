@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import time
 
@@ -25,6 +26,7 @@ class Peer:
     """A witness that can be switched off, slowed down, or made to lie; always at the same port."""
 
     def __init__(self, folder, name):
+        self.folder = folder
         self.keys = witnesses.make(folder, name=name)
         self.witness = Witness(folder, clock=lambda: NOW)
         self.off = False
@@ -41,6 +43,16 @@ class Peer:
         if self.off:
             return Reply(503, "text/plain", b"off\n")
         return self.twist(Reply(*self.witness.answer(method, path, body)))
+
+    def save(self):
+        shutil.copytree(self.folder / "heads", self.folder / "saved")
+
+    def restore(self):
+        """Bring its heads back from a backup."""
+        self.witness.close()
+        shutil.rmtree(self.folder / "heads")
+        shutil.copytree(self.folder / "saved", self.folder / "heads")
+        self.witness = Witness(self.folder, clock=lambda: NOW)
 
     def close(self):
         self.go.set()
@@ -74,8 +86,8 @@ def policy_of(peers, threshold):
 
 
 @contextlib.contextmanager
-def collecting(peers, threshold, *, block=True, timeout=10.0, late=lambda size, lines: None):
-    collector = Collector(policy_of(peers, threshold), SIGNER.verifiers, block=block, timeout=timeout, late=late)
+def collecting(peers, threshold, *, block=True, timeout=10.0, late=lambda size, lines: None, cosigned=None):
+    collector = Collector(policy_of(peers, threshold), SIGNER.verifiers, block=block, timeout=timeout, late=late, cosigned=cosigned)
     try:
         yield collector
     finally:
@@ -214,6 +226,45 @@ def test_a_ledger_that_was_set_back_is_told_so(peers):
         with pytest.raises(SteleError) as raised:
             ask(collector, 6)
         assert "set back" in raised.value.reason
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_witness_that_was_set_back_is_told_of_and_not_counted(peers, restart):
+    alarms = []
+    with collecting(peers, 3) as collector:
+        ask(collector, 5)
+        peers[0].save()
+        assert cosigners(peers, ask(collector, 9)) == {"w1", "w2", "w3"}
+        peers[0].restore()
+        if not restart:
+            alarms = told_of_the_first(collector, peers)
+    if restart:
+        with collecting(peers, 2, cosigned=dict.fromkeys(peers[0].keys.verifiers, 9)) as again:
+            alarms = told_of_the_first(again, peers)
+    assert alarms == [("witness.example/w1", peers[0].url, 9, 5)]
+    # it never got what leads on from where it was set back to
+    assert peers[0].witness.answer("GET", f"/{witnessing.origin_hash(SIGNER.name)}/checkpoint", b"").body.startswith(LOG.head(5).body())
+
+
+def told_of_the_first(collector, peers):
+    alarms = []
+    collector.alarm, collector.policy = alarms.append, policy_of(peers, 2)
+    for size in (12, 13):  # again: it is told of once
+        assert cosigners(peers, ask(collector, size)) == {"w2", "w3"}
+        until(lambda: "set back" in next(each.error for each in collector.standings() if each.name == "w1-4"))
+    until(lambda: alarms)
+    collector.policy, collector.timeout = policy_of(peers, 3), 0.3
+    with pytest.raises(SteleError) as raised:
+        ask(collector, 14)
+    assert raised.value.code == "witness.no-quorum"
+    return alarms
+
+
+def test_a_witness_that_others_brought_on_is_not_behind(peers):
+    with collecting(peers, 3) as collector:
+        ask(collector, 5)
+        peers[0].answer("POST", "/add-checkpoint", LOG.submission(5, 8))
+        assert cosigners(peers, ask(collector, 9)) == {"w1", "w2", "w3"}
 
 
 def test_a_split_view_gets_no_quorum(peers):

@@ -47,6 +47,11 @@ def _say_standing(found: dict[str, Any]) -> None:
             (each["name"], each["url"] or "not asked", str(each["size"] or "never"), render.when(each["seconds"] * SECOND_NS))
             for each in found["witnesses"]
         ]
+        for each in found["behind"]:
+            render.say_line(
+                f"ALARM: {each['witness']} said at {render.when(each['time_ns'])} that it had cosigned {each['named']} entries, and it had"
+                f" cosigned {each['cosigned']}: it was set back, or lies (entry {each['entry']}; docs/guide/witness.md)"
+            )
         render.show_table(("WITNESS", "ADDRESS", "COSIGNED SIZE", "AT (UTC, ITS CLOCK)"), rows)
     else:
         render.say_line("witnessed: nobody is asked (`stele log witnesses set`): whoever has the key can show two histories")

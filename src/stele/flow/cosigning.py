@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from stele.flow import rooted
+from stele.flow import log_view, rooted
 from stele.host import durable
 from stele.ledger.reader import archived
+from stele.model.event import HOST_WORKLOAD
+from stele.model.selection import Selection
 from stele.trust import canonical, note, quorum, trust_keys
 from stele.trust import root as roots
 from stele.trust.errors import SteleError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from stele.witness.collect import Collector
 
 FORMAT = "stele-cosigning v0"
+BEHIND = "witness.behind"
 SHOWN = 2000  # checkpoints that are looked at for how it stands
 
 
@@ -88,7 +91,23 @@ def collector(places: Places, ledgers: Sequence[note.Verifier]) -> Collector | N
     from stele.witness.collect import Collector  # with HTTP, which those who only look at how it stands do not need
 
     chosen = settings(places)
-    return Collector(found, ledgers, block=chosen.block, timeout=chosen.timeout_ms / 1000)
+    return Collector(found, ledgers, block=chosen.block, timeout=chosen.timeout_ms / 1000, cosigned=_cosigned(places, found))
+
+
+def _cosigned(places: Places, asked: quorum.Policy) -> dict[note.Verifier, int]:
+    """The largest size of which the archive has a cosignature that holds, by each key: none of them may ever know less."""
+    found: dict[note.Verifier, int] = {}
+    for size, path in reversed(archived(places.ledger)[-SHOWN:]):
+        sought = {(key.name, key.key_id): key for key in asked.verifiers if key not in found}
+        if not sought:
+            break
+        with contextlib.suppress(OSError, SteleError):  # a damaged archive is for whoever opens the ledger to find
+            text, lines = note.split_note(path.read_bytes())
+            for name, identity, signature in lines:
+                key = sought.get((name, identity))
+                if key is not None and key.verify(text, signature):
+                    found[key] = size
+    return found
 
 
 def set_witnesses(places: Places, data: bytes, *, block: bool, timeout_ms: int) -> quorum.Policy:
@@ -191,8 +210,22 @@ def standing(places: Places) -> dict[str, Any]:
     ]
     return {
         "published": published, "witnessed": witnessed, "block": chosen.block, "timeout_ms": chosen.timeout_ms, "quorum": asked.quorum,
-        "witnesses": witnesses, "authorities": list(chosen.authorities), "timestamp": _newest_stamp(places, heads, trust),
+        "witnesses": witnesses, "behind": _behind(places, asked),
+        "authorities": list(chosen.authorities), "timestamp": _newest_stamp(places, heads, trust),
     }  # fmt: skip
+
+
+def _behind(places: Places, asked: quorum.Policy) -> list[dict[str, Any]]:
+    """The last entry about each witness of the policy that named fewer entries than it had cosigned."""
+    if not asked.witnesses or not places.ledger.joinpath("checkpoint").exists():
+        return []
+    names = {witness.verifier.name for witness in asked.witnesses}
+    found: dict[str, dict[str, Any]] = {}
+    with log_view.open_view(places) as view:
+        for at, entry in view.entries(Selection(kinds=frozenset({BEHIND}), workloads=(HOST_WORKLOAD,))):
+            if entry.event.data.get("witness") in names:
+                found[str(entry.event.data["witness"])] = {**entry.event.data, "entry": at, "time_ns": entry.event.time_ns}
+    return list(found.values())
 
 
 def _newest_stamp(places: Places, heads: Sequence[tuple[int, Path]], trust: Trust) -> dict[str, Any] | None:

@@ -103,6 +103,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "store.repaired": lambda facts: f"{_count(facts, 'mended')} files of the store, {_count(facts, 'left')} not",
     "agent.stopped": lambda facts: "with everything that ran" if facts.get("removed") else "instances run on",
     "agent.started": lambda facts: "",
+    "witness.behind": lambda facts: f"{facts.get('witness')}: {facts.get('named')} entries, after {facts.get('cosigned')}",
     "epoch": _with("covers", "map|map_root"),
 }  # fmt: skip
 _OTHERWISE = _with("instance", "of|release", "incident|incident", "to|to", "()|reason")

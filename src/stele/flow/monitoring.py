@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stele.ledger.monitor import Alarm, Look, Monitor
+    from stele.witness.heads import Heads
 
 log = logging.getLogger(__name__)
 COMMAND_TIMEOUT_S = 60.0
@@ -34,6 +35,7 @@ def follow(
     wait: Callable[[], bool],
     tell: Callable[[dict[str, Any]], None],
     command: Sequence[str],
+    heads: Heads | None = None,
 ) -> bool:
     """Look until told to end; with `once`, one time.
 
@@ -43,6 +45,7 @@ def follow(
         wait: waits between two looks; True: end.
         tell: takes a look that found something new.
         command: argv that is run for each new alarm, with it as JSON on standard input; () for none.
+        heads: what the ledger's witnesses are known to have cosigned, and say.
 
     Returns:
         Whether all is well: no alarm in the one look; no alarm that ends following.
@@ -65,6 +68,9 @@ def follow(
             look = monitor.unreachable(error.reason)
         else:
             said = ""
+            if heads is not None and monitor.newest:
+                found = [monitor.alarm("witness-behind", each.reason, list(each.notes)) for each in heads.look(monitor.newest)]
+                look = look._replace(alarms=(*look.alarms, *found))
         alarms = frozenset((alarm.kind, alarm.reason if alarm.kind != "stale" else "") for alarm in look.alarms)
         fresh = [alarm for alarm in look.alarms if (alarm.kind, alarm.reason if alarm.kind != "stale" else "") not in known]
         if fresh or look.fresh or once:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from stele.flow import rooted
 from stele.flow.authority import Authority
 from stele.store.layout import Layout
+from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from stele.ledger.sequencer import Ledger, Terms
     from stele.model.release import Release, Stratum
     from stele.model.tree import Node, Tree
+    from stele.witness.ask import Behind
     from stele.witness.collect import Collector
 
 _Held = TypeVar("_Held", bound="Ledger | ReadOnlyLedger")
@@ -71,10 +73,24 @@ def _witnessed(places: Places, begin: Callable[[Terms], _Held]) -> _Held:
         if isinstance(held, Ledger):
             collector.late = held.add_cosignatures
             held.witnesses = lambda: [each._asdict() for each in collector.standings()]
+            collector.alarm = lambda behind: _tell(held, behind)
             held.at_close.append(collector.close)
         else:
             collector.close()  # nothing is published any more
     return held
+
+
+def _tell(ledger: Ledger, behind: Behind) -> None:
+    """Record that a witness knows less than it cosigned."""
+    from stele.model.event import HOST_WORKLOAD, Event
+
+    facts = {"witness": behind.name, "url": behind.url, "cosigned": behind.cosigned, "named": behind.named}
+    event = Event(workload=HOST_WORKLOAD, kind="witness.behind", time_ns=time.time_ns(), actor="ledger", data=facts)
+    try:
+        ledger.append([event])
+    except SteleError as error:
+        if error.code != "ledger.closed":  # whoever opens it next asks the witness again
+            raise
 
 
 def _collector(places: Places, terms: Terms) -> Collector | None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from stele.host.http_registry import AGAIN, BrokenError, later
+from stele.host.http_registry import AGAIN, STALL_SECONDS, BrokenError, later
 from stele.host.http_service import HttpService, bad_answer, no_tls
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from stele.host.http_registry import Answer
 
-TRIES = 5  # of one request, the first included
+TRIES = 5
 
 
 class HttpFiles(HttpService):
@@ -24,16 +24,19 @@ class HttpFiles(HttpService):
     what = "a folder on a web server"
     example = "https://logs.example.com/shop/ (http works, too: everything is checked against signatures)"
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, *, tries: int = TRIES, stall: float = STALL_SECONDS) -> None:
         """Nothing is connected yet.
 
         Args:
             base: `https://host/path/`, or http; no user, query or fragment.
+            tries: of one request, the first included.
+            stall: seconds in which something must come.
 
         Raises:
             SteleError: `http.bad-address`.
         """
-        super().__init__(base)
+        super().__init__(base, stall=stall)
+        self._tries = tries
         self.base += "/"
 
     def get(self, name: str, limit: int) -> bytes | None:
@@ -49,7 +52,7 @@ class HttpFiles(HttpService):
                 return self._body(answer, url, limit)
 
         try:
-            return self._connections.again(read, TRIES)
+            return self._connections.again(read, self._tries)
         except BrokenError as error:
             raise SteleError(
                 f"{url} cannot be read: {error}",

@@ -20,7 +20,7 @@ from stele.ledger.edge import Edge
 from stele.ledger.mapfile import MapFile
 from stele.ledger.published import Published
 from stele.model import expectations as expecting
-from stele.model.event import decode_entry
+from stele.model.event import HOST_WORKLOAD, decode_entry
 from stele.model.signing import root_document
 from stele.trust import canonical, note
 from stele.trust import root as roots
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SECOND_NS = 1_000_000_000
 MAX_UNEXPECTED = 100  # alarms of one look; the rest is counted
+BEHIND = b'"kind":"witness.behind"'
 FATAL = frozenset({"split-view", "rolled-back", "bad-entry", "bad-checkpoint"})
 
 
@@ -174,7 +175,7 @@ class Monitor:
         except SteleError as error:
             if error.code.startswith("http."):
                 raise
-            return self._found(now, 0, [self._alarm("bad-checkpoint", f"its checkpoint is not believed: {error.reason}", [raw])])
+            return self._found(now, 0, [self.alarm("bad-checkpoint", f"its checkpoint is not believed: {error.reason}", [raw])])
         alarms = [Alarm(*untold) for untold in self._seen.untold]
         fresh = 0
         try:
@@ -182,6 +183,19 @@ class Monitor:
         except _Wrong as wrong:
             alarms.append(wrong.alarm)
         return self._found(now, fresh, alarms)
+
+    @property
+    def newest(self) -> bytes:
+        """The last note that was verified; b"" before the first."""
+        return self._last
+
+    def believed(self, raw: bytes) -> note.Opened:
+        """A note of this ledger, at whatever size, opened.
+
+        Raises:
+            SteleError: `trust.*`: nobody who is trusted signed it.
+        """
+        return self._open(raw, self._documents, newest=False)
 
     def told(self) -> None:
         """What was found was told: a restart does not tell it again."""
@@ -249,10 +263,12 @@ class Monitor:
                 recovery.count_in(edge, entry, self._maps)
                 self._boundary = [each for each in edge.pending if each[0].startswith("tile/entries/")] or self._boundary
                 edge.pending.clear()
+                if index >= size and BEHIND in entry:
+                    self._hear_of_witness(index, entry, alarms)
                 if index >= size and self._expected is not None and (why := expecting.unexpected(self._expected, decode_entry(entry))):
                     if len(alarms) < MAX_UNEXPECTED:
                         alarms.append(
-                            self._alarm("unexpected-entry", f"entry {index} is not expected: {why}", [entry], name=f"entry-{index}")
+                            self.alarm("unexpected-entry", f"entry {index} is not expected: {why}", [entry], name=f"entry-{index}")
                         )
                     else:
                         more += 1
@@ -266,6 +282,14 @@ class Monitor:
         if edge.root() != published.checkpoint.root or not edge.ends_in_epoch:
             self._edge = None
             self._wrong("bad-entry", "the entries do not lead to the signed root, or the last is not an epoch", [raw])
+
+    def _hear_of_witness(self, index: int, entry: bytes, alarms: list[Alarm]) -> None:
+        """The ledger's own word that a witness knows less than it cosigned."""
+        event = decode_entry(entry).event
+        if event.kind == "witness.behind" and event.workload == HOST_WORKLOAD and len(alarms) < MAX_UNEXPECTED:
+            who, named, cosigned = (str(event.data.get(key))[:200] for key in ("witness", "named", "cosigned"))
+            reason = f"entry {index}: the witness {who} named {named} entries to the ledger, and had cosigned {cosigned}"
+            alarms.append(self.alarm("witness-behind", reason, [entry], name=f"entry-{index}"))
 
     # ---- what is kept ------------------------------------------------------------------------
 
@@ -340,9 +364,9 @@ class Monitor:
         return Look(head.origin if head else "", head.size if head else 0, fresh, seen.witnessed, seen.entry_time_ns, tuple(alarms))
 
     def _wrong(self, kind: str, reason: str, evidence: list[bytes]) -> NoReturn:
-        raise _Wrong(self._alarm(kind, reason, evidence))
+        raise _Wrong(self.alarm(kind, reason, evidence))
 
-    def _alarm(self, kind: str, reason: str, evidence: list[bytes], name: str = "") -> Alarm:
+    def alarm(self, kind: str, reason: str, evidence: list[bytes], name: str = "") -> Alarm:
         """Keep the evidence durably before anybody is told."""
         base = name or f"{kind}-{sha256(b''.join(evidence))[7:23]}"
         kept = []

@@ -63,6 +63,7 @@ KINDS = {
     "agent.stopped": "the agent ended in good order",
     "heartbeat": "the agent was alive",
     "ledger.restored": "the ledger had been read-only, because it did not fit, and fits again (written by the ledger itself)",
+    "witness.behind": "a witness named fewer entries than it had cosigned: it was set back, or lies",
     "epoch": "a commitment to the latest entry of every workload (written by the ledger itself)",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from stele.host.http_post import HttpPosts
 from stele.trust import note, witnessing
@@ -12,13 +12,25 @@ from stele.trust.errors import SteleError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+BEHIND = "witness.behind"
 TRIES = 3  # a witness that others ask for the same log may know yet another size
+
+
+class Behind(NamedTuple):
+    """A witness that says that it knows fewer entries than it cosigned: `named` of the `cosigned`. `name`: of its key."""
+
+    name: str
+    url: str
+    cosigned: int
+    named: int
 
 
 class Asker:
     """One witness at one address, with the keys by which it is known there. One request at a time."""
 
-    def __init__(self, url: str, keys: Sequence[note.Verifier], ledgers: Sequence[note.Verifier], *, timeout: float) -> None:
+    def __init__(
+        self, url: str, keys: Sequence[note.Verifier], ledgers: Sequence[note.Verifier], *, timeout: float, cosigned: int = 0
+    ) -> None:
         """Nothing is asked yet.
 
         Args:
@@ -26,6 +38,7 @@ class Asker:
             keys: its keys.
             ledgers: the log's keys.
             timeout: seconds in which something of an answer must come.
+            cosigned: the largest size that is known to carry its signature.
 
         Raises:
             SteleError: `http.bad-address`.
@@ -33,7 +46,9 @@ class Asker:
         self.url, self.keys = url, tuple(keys)
         self._ledgers = ledgers
         self._posts = HttpPosts(url, timeout=timeout)
-        self._known = 0  # size of the last checkpoint that it cosigned, as far as we know
+        self.cosigned = cosigned  # its own signature says so: it can never know less
+        self.behind: Behind | None = None  # what it said last, if that is less
+        self._known = cosigned  # what it knows, by its word
 
     def close(self) -> None:
         """Close the connection."""
@@ -48,8 +63,10 @@ class Asker:
             prove: consistency proof from an earlier size to it.
 
         Raises:
-            SteleError: `http.*` it cannot be asked; `witness.refused`, `witness.ahead`, `witness.bad-answer`.
+            SteleError: `http.*` it cannot be asked; `witness.refused`, `witness.ahead`, `witness.behind`, `witness.bad-answer`.
         """
+        if head.size < self.cosigned:  # it would have to sign what it has left behind
+            raise _ahead(self.url, self.cosigned, head)
         for _ in range(TRIES):
             old = min(self._known, head.size)
             proof = tuple(prove(old)) if 0 < old < head.size else ()
@@ -57,12 +74,17 @@ class Asker:
             answer = self._posts.post("/add-checkpoint", body, "text/plain; charset=utf-8", witnessing.MAX_ANSWER)
             if answer.status == 200:
                 lines = witnessing.take_lines(answer.body, signed, self._ledgers, self.keys)
-                self._known = head.size
+                self._known = self.cosigned = head.size
+                self.behind = None
                 return lines
             if answer.status == 409 and answer.content_type == witnessing.SIZE_TYPE:
                 size = witnessing.parse_size(answer.body)
                 if size > head.size:
                     raise _ahead(self.url, size, head)
+                if size < self.cosigned:  # what it cosigns from there on may be a second history
+                    self._known = self.cosigned
+                    self.behind = Behind(self.keys[0].name, self.url, self.cosigned, size)
+                    raise _behind(self.behind, head.origin)
                 if size == self._known and size == old:
                     break
                 self._known = size
@@ -77,6 +99,15 @@ def _ahead(url: str, size: int, head: note.Checkpoint) -> SteleError:
         " another with its key",
         remedy="do not go on: compare this folder with its copies; docs/guide/witness.md says how to find out which is true",
         code="witness.ahead",
+    )
+
+
+def _behind(found: Behind, origin: str) -> SteleError:
+    return SteleError(
+        f"the witness {found.url} says that it has cosigned {found.named} entries of {origin}, and it had cosigned {found.cosigned}: it was"
+        " set back, or it lies",
+        remedy="nothing that it cosigns from there is taken. Ask who runs it; docs/guide/witness.md says what to do about it",
+        code=BEHIND,
     )
 
 

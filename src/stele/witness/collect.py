@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stele.trust import note, quorum
 from stele.trust.errors import SteleError
-from stele.witness.ask import Asker
+from stele.witness.ask import BEHIND, Asker, Behind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 30.0
 MAX_TEXT = 512  # bytes of a checkpoint's text: a name, a size, a root
 Late = Callable[[int, bytes], None]
+Alarm = Callable[[Behind], None]
 
 
 class Standing(NamedTuple):
@@ -64,6 +65,7 @@ class Collector:
         block: bool,
         timeout: float,
         late: Late = lambda size, lines: None,
+        cosigned: Mapping[note.Verifier, int] | None = None,
     ) -> None:
         """Start the threads.
 
@@ -73,6 +75,7 @@ class Collector:
             block: without the quorum nothing is published.
             timeout: seconds for which publishing waits.
             late: takes lines that came after publishing: size and lines; called from a thread of its own.
+            cosigned: the largest size that carries a signature by each witness's key, as far as that is known.
 
         Raises:
             SteleError: `witness.bad-policy` if the quorum cannot be had from witnesses with an address; `http.bad-address`.
@@ -86,15 +89,21 @@ class Collector:
                 f"a checkpoint with all of its cosignatures would be larger than {note.MAX_NOTE} bytes, and nobody could read it"
             )
         self.policy, self.block, self.timeout, self.late = policy, block, timeout, late
+        self.alarm: Alarm = lambda behind: None  # told of a witness that knows less than it cosigned; from the thread of `late`
+        before = cosigned or {}
         self._turn = threading.Condition()
         self._job: _Job | None = None
         self._ended = False
+        self._alarmed: set[Behind] = set()
         self._standings = {w.name: Standing(w.name, w.url, 0, 0, "") for w in policy.witnesses}
         by_url: dict[str, list[note.Verifier]] = {}
         for witness in asked:
             by_url.setdefault(witness.url, []).append(witness.verifier)
-        self._askers = [Asker(url, keys, ledgers, timeout=max(timeout, 1.0)) for url, keys in by_url.items()]
-        self._lines: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        self._askers = [
+            Asker(url, keys, ledgers, timeout=max(timeout, 1.0), cosigned=max(before.get(key, 0) for key in keys))
+            for url, keys in by_url.items()
+        ]
+        self._told: queue.SimpleQueue[tuple[int, bytes] | Behind | None] = queue.SimpleQueue()
         # a thread of its own: whoever takes late lines may have to wait for a publishing that waits for the witnesses
         threading.Thread(target=self._hand_on, name="witness-late", daemon=True).start()
         for asker in self._askers:
@@ -157,14 +166,17 @@ class Collector:
         with self._turn:
             self._ended = True
             self._turn.notify_all()
-        self._lines.put(None)
+        self._told.put(None)
 
     def _hand_on(self) -> None:
-        while (found := self._lines.get()) is not None:
+        while (found := self._told.get()) is not None:
             try:
-                self.late(*found)
+                if isinstance(found, Behind):
+                    self.alarm(found)
+                else:
+                    self.late(*found)
             except Exception:
-                log.exception("cosignatures that came late could not be added")
+                log.exception("what came from a witness late could not be added")
 
     # ---- one witness's thread ----------------------------------------------------------------
 
@@ -201,13 +213,16 @@ class Collector:
 
     def _failed(self, asker: Asker, job: _Job, error: Exception) -> None:
         reason = error.reason if isinstance(error, SteleError) else f"{type(error).__name__}: {error}"
-        serious = isinstance(error, SteleError) and error.code in {"witness.ahead", "witness.refused", "witness.bad-answer"}
+        serious = isinstance(error, SteleError) and error.code in {"witness.ahead", "witness.refused", "witness.bad-answer", BEHIND}
         with self._turn:
             job.failed.add(asker.url)
             fresh = self._note(asker, error=reason)
             self._turn.notify_all()
         if fresh:
             log.log(logging.ERROR if serious else logging.WARNING, "%s", reason)
+        if asker.behind is not None and asker.behind not in self._alarmed:
+            self._alarmed.add(asker.behind)
+            self._told.put(asker.behind)
 
     def _done(self, asker: Asker, job: _Job, lines: bytes) -> None:
         _, found = note.split_note(job.text + b"\n" + lines)  # verified by the asker, and each begins with its time
@@ -220,7 +235,7 @@ class Collector:
                 self._job.lines[asker.url] = lines
             self._turn.notify_all()
         if late:
-            self._lines.put((job.head.size, lines))
+            self._told.put((job.head.size, lines))
 
     def _note(self, asker: Asker, *, size: int = 0, seconds: int = 0, error: str = "") -> bool:
         """Change the standings of a witness; whether the error is new."""
