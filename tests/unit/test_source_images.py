@@ -352,7 +352,7 @@ def test_what_is_no_archive_is_told_plainly(tmp_path: Path) -> None:
     (tmp_path / "plain.tar").write_bytes(ONE)
     assert "plain tar" in refused("seal.source-missing", tmp_path / "plain.tar").remedy
     refused("seal.source-missing", docker_save_old(tmp_path / "d.tar", [ONE]), kind="oci-layout")
-    refused("seal.source-missing", tmp_path, reference="v1")
+    refused("seal.unused-option", tmp_path, reference="v1")
 
 
 def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,3 +382,14 @@ def test_any_changed_byte_of_an_archive_is_refused_or_harmless(tmp_path_factory:
         assert error.code.startswith("seal.")
     else:
         assert found == load(path)[0]
+
+
+@pytest.mark.parametrize("make", [oci_layout, docker_save_old])
+def test_an_image_for_one_platform_alone_is_refused_where_another_was_asked_for(tmp_path: Path, make: Any) -> None:
+    path = make(tmp_path / "a", [ONE])
+    refused("seal.no-platform", path, platform=f"linux/{OTHER}")
+    listed = platforms(tmp_path / "listed", {"os": "linux", "architecture": MACHINE}, nested=False)
+    refused("seal.no-platform", listed, platform=f"linux/{OTHER}")
+    assert load(listed, platform=f"linux/{MACHINE}")
+    refused("seal.no-platform", path, platform="anything")
+    assert load(path, platform=f"linux/{MACHINE}")[0] == load(path)[0]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
+from stele.trust.errors import SteleError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -18,11 +20,19 @@ SourceKind = Literal["auto", "folder", "docker-archive", "oci-layout", "root-tar
 Compression = Literal["zstd", "gzip", "none"]
 
 
+_READ = (1 << 20) + 1  # bytes of a spec: one more than it may have, so that its parser sees that it is too large
+
+
 class Asked(NamedTuple):
-    """What was asked of a seal. `source`: a path, an image in a registry, or the name of a release. `started`: seconds since 1970."""
+    """What was asked of a seal.
+
+    `source`: a path, an image in a registry, or the name of a release. `spec`: the bytes of `spec_file`, which is read once, as what was
+    hashed must be what was sealed, and a pipe gives them once only. `started`: seconds since 1970.
+    """
 
     source: Path | Reference | str
     spec_file: Path
+    spec: bytes
     compression: str
     started: int
 
@@ -43,6 +53,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     compression: str = "zstd"
     paranoid: bool = False
     key: str = ""
+
+
+def read_spec(path: Path) -> bytes:
+    """The bytes of a spec; of one that is too large (a device without end, say) only so many that it is seen to be.
+
+    Raises:
+        SteleError: `spec.unreadable`.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(_READ)
+    except OSError as error:
+        raise SteleError(
+            f"the spec {path} cannot be read: {error.strerror}", remedy="name it with -f; `stele init` writes one", code="spec.unreadable"
+        ) from error
 
 
 class Way(NamedTuple):

@@ -96,7 +96,7 @@ def attach(
         kind=found.kind,
         source=asked.source.resolve().name if isinstance(asked.source, Path) else str(asked.source),
         reference=found.reference,
-        spec_digest=hashlib.sha256(asked.spec_file.read_bytes()).hexdigest(),
+        spec_digest=hashlib.sha256(asked.spec).hexdigest(),
         compression=asked.compression,
     )
     run = provenance.Run(str(uuid.uuid4()), asked.started, now)

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from stele.flow import deltas, packing, whole_seal
+from stele.flow.asked import read_spec
 from stele.model import difference
 from stele.model import spec as specs
 from stele.model.release import LAYER_TYPES
@@ -67,7 +68,7 @@ def rebuild(store: Layout, name: str, source: Path | Reference, spec_file: Path,
     """
     begun = time.monotonic_ns()
     release = store.release(name)
-    spec = specs.parse_yaml(spec_file.read_bytes())
+    spec = specs.parse_yaml(read_spec(spec_file))
     compression = next(key for key, kind in LAYER_TYPES.items() if kind == release.strata[0].layer.media_type)
     say(f"reading {source}")
     nowhere = packing.Nowhere()

@@ -101,7 +101,7 @@ class Again:
         self._packing = cast("Compression", self._asked.compression)
         if self._last.made_with != last_seals.made_with(codec.codec_name(self._packing)):
             return None
-        if hashlib.sha256(self._asked.spec_file.read_bytes()).hexdigest() != self._last.spec:
+        if hashlib.sha256(self._asked.spec).hexdigest() != self._last.spec:
             return None
         for source, digest in self._last.sources:
             try:

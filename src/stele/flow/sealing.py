@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stele.flow.asked import Asked, Options, Way
+from stele.flow.asked import Asked, Options, Way, read_spec
 from stele.trust.errors import SteleError
 
 __all__ = ["Options", "event_recorder", "recorder", "seal", "source_of"]
@@ -31,10 +31,12 @@ def source_of(text: str, kind: str) -> Path | Reference:
     """What a person means: a path, or an image in a registry (`docker://…`, or where no such path is and it reads like one).
 
     Raises:
-        SteleError: `registry.bad-reference`.
+        SteleError: `registry.bad-reference`, `seal.source-missing` where nothing was named.
     """
     from stele.model import reference as references
 
+    if not text:  # which a path would take for the folder that one is in
+        raise SteleError("no source was named", remedy="give the path of a folder or an archive", code="seal.source-missing")
     if kind == "registry" or text.startswith("docker://"):
         return references.parse(text.removeprefix("docker://"))
     if kind == "auto" and not os.path.lexists(text) and not text.startswith(("/", ".")):
@@ -68,7 +70,7 @@ def seal(
         SteleError: `spec.*`, `seal.*`, `registry.*`, `store.*`, `ledger.*`.
     """
     begun, begun_ns = time.monotonic_ns(), time.time_ns()
-    asked = Asked(source, spec_file, options.compression, begun_ns // 1_000_000_000)
+    asked = Asked(source, spec_file, read_spec(spec_file), options.compression, begun_ns // 1_000_000_000)
     with _looking(places, asked, options) as looking:  # which others do, while the rest of this program is loaded
         from stele.flow import signers
 

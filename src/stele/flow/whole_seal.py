@@ -17,7 +17,7 @@ from stele.seal.again import last as last_seals
 from stele.seal.noted import Noted
 from stele.seal.sign import sign
 from stele.seal.sources import statcache
-from stele.seal.sources.source import Limits
+from stele.seal.sources.source import Limits, refuse_unused
 from stele.store import reuse
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def seal(places: Places, asked: Asked, way: Way) -> tuple[Release, dict[str, Any
     Raises:
         SteleError: `spec.*`, `seal.*`, `registry.*`, `store.*`, `ledger.*`.
     """
-    raw = asked.spec_file.read_bytes()
-    spec = specs.parse_yaml(raw)
+    spec = specs.parse_yaml(asked.spec)
     store = opening.open_store(places)
     source = asked.source
     known = caches.read(places, source, caches.STATES) if isinstance(source, Path) and not way.options.paranoid else None
@@ -52,7 +51,7 @@ def seal(places: Places, asked: Asked, way: Way) -> tuple[Release, dict[str, Any
     if cache.recorded and isinstance(source, Path):
         caches.keep(places, source, caches.STATES, cache.encode(way.begun_ns))
         if last is not None:
-            made = last(hashlib.sha256(raw).hexdigest())
+            made = last(hashlib.sha256(asked.spec).hexdigest())
             caches.keep(places, source, caches.LAST, last_seals.encode(made))
     return sealed.release, told
 
@@ -193,17 +192,24 @@ def read(
     keep: Callable[[str], Draft],
 ) -> Source:
     """Read a source, whatever it is. `keep`: where a registry's blobs go. Raises like their `load`s."""
+    built = {"build_network": options.network, "build_arg": options.arguments}
     if isinstance(source, str):
         from stele.flow import deltas  # nobody else needs these
         from stele.seal import from_release
 
+        kind = options.kind != "auto"
+        refuse_unused(
+            "a release", **built, kind=kind, reference=options.reference, platform=options.platform, plain_http=options.plain_http
+        )
         release = store.release(source)
         deltas.make_whole(store, release)
         return from_release.load(release, store.tree(release.digest), store, spec)
     if isinstance(source, Reference):
         from stele.seal.sources import registry  # nobody else needs HTTP
 
+        refuse_unused("an image in a registry", **built, reference=options.reference)
         return registry.load(source, plain_http=options.plain_http, time=spec.time, limits=Limits(), keep=keep, platform=options.platform)
+    refuse_unused("what is not in a registry", plain_http=options.plain_http)
     return sources.load(
         source,
         kind=cast("SourceKind", options.kind),

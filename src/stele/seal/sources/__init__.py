@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from stele.seal.sources.source import Limits, Source
     from stele.seal.sources.statcache import StatCache
 
+_REMEDY = "give the path of a folder or an archive, or an image as registry.example.com/team/shop:1.4, in lower case and without https://"
+
 
 def load(
     source: Path,
@@ -44,35 +46,36 @@ def load(
         reference: which image, where it holds several: a tag or a digest.
         time: modification time for all nodes, seconds since 1970 (the spec's `time`).
         limits: on what archives may unfold to.
-        platform: which of several that an image is for, as `linux/arm64`; "": this machine's.
+        platform: which of several that an image is for, as `linux/arm64`; "": this machine's. Of a root file system: what it is for.
         network: whether a Containerfile's RUN steps may use it.
         arguments: `NAME=value`, for a Containerfile's ARG lines.
         cache: what a folder's files held at an earlier seal; without it, or of an archive, everything is read.
 
     Raises:
-        SteleError: `seal.source-missing`, and those listed in docs/spec/sources.md.
+        SteleError: `seal.source-missing`, `seal.unused-option`, and those listed in docs/spec/sources.md.
     """
     if not os.path.exists(source):  # unlike Path.exists, False also where a folder on the way may not be searched
-        raise SteleError(f"there is no {source}", remedy="give the path of a folder or an archive", code="seal.source-missing")
-    from stele.seal.sources.source import Limits
+        raise SteleError(f"there is no {source}", remedy=_REMEDY, code="seal.source-missing")
+    from stele.seal.sources.source import Limits, refuse_unused
 
     limits = limits or Limits()
     if kind == "containerfile" or (kind == "auto" and source.is_file() and _is_containerfile(source)):
         from stele.seal.sources import containerfile
 
-        _no_reference(reference)
+        refuse_unused("a Containerfile", reference=reference)
         return containerfile.load(source, network=network, arguments=arguments, platform=platform, time=time, limits=limits)
+    refuse_unused("what is not built from a Containerfile", build_network=network, build_arg=arguments)
     if kind == "debian" or (kind == "auto" and source.name.endswith(".debian.yaml")):
         from stele.seal.sources import debian
 
-        _no_reference(reference)
+        refuse_unused("a package list", reference=reference, platform=platform)
         return debian.load(source, time=time, limits=limits)
     if source.is_dir():
         is_layout = (source / "oci-layout").is_file() and (source / "index.json").is_file()
         if kind == "folder" or (kind == "auto" and not is_layout):
             from stele.seal.sources import folder
 
-            _no_reference(reference)
+            refuse_unused("a folder", reference=reference, platform=platform)
             return folder.load(source, time=time, cache=cache)
         if kind in {"docker-archive", "root-tar"}:
             raise _not(source, "is a folder, not an archive")
@@ -85,7 +88,7 @@ def load(
     if kind == "root-tar":
         from stele.seal.sources import root_tar
 
-        _no_reference(reference)
+        refuse_unused("a tar archive of a root file system", reference=reference)
         return root_tar.load(source, time=time, limits=limits, platform=platform)
     return _archive(source, kind, reference, time, limits, platform)
 
@@ -102,20 +105,11 @@ def _archive(source: Path, kind: str, reference: str, time: int, limits: Limits,
 
     blobs = ArchiveBlobs(source, limits)
     if kind in {"auto", "docker-archive"} and "manifest.json" in blobs:
-        return docker_archive.load(blobs, reference=reference, time=time, limits=limits)
+        return docker_archive.load(blobs, reference=reference, time=time, limits=limits, platform=platform)
     if kind in {"auto", "oci-layout"} and "oci-layout" in blobs:
         return oci_layout.load(blobs, reference=reference, time=time, limits=limits, platform=platform)
     blobs.close()
     raise _not(source, "holds neither the manifest.json of a docker archive nor an OCI layout (of a root file system: --kind root-tar)")
-
-
-def _no_reference(reference: str) -> None:
-    if reference:
-        raise SteleError(
-            "this source holds no images to choose from by --reference",
-            remedy="leave --reference out, or give an archive or a layout",
-            code="seal.source-missing",
-        )
 
 
 def _not(source: Path, reason: str) -> SteleError:

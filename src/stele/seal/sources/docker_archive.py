@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stele.seal.inode import Notes
-from stele.seal.sources.image import Config, Image, Layer, ambiguous, flatten, mismatch, parse, read_small
+from stele.seal.sources.image import Config, Image, Layer, ambiguous, check_platform, flatten, mismatch, parse, platform_of, read_small
 from stele.trust.digest import sha256
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class _Saved(msgspec.Struct, frozen=True, rename="pascal"):
     repo_tags: list[str] | None = None
 
 
-def load(blobs: Blobs, *, reference: str, time: int, limits: Limits) -> Source:
-    """Read one image of a docker archive; closes `blobs`.
+def load(blobs: Blobs, *, reference: str, time: int, limits: Limits, platform: str = "") -> Source:
+    """Read one image of a docker archive; closes `blobs`. `platform`: what it must be for, as `linux/arm64`; "": anything.
 
     Layers are checked by the diff_ids of the config, the config by its own name (which is the image id).
 
@@ -42,6 +42,7 @@ def load(blobs: Blobs, *, reference: str, time: int, limits: Limits) -> Source:
         if named and sha256(data) != f"sha256:{named[1]}":
             raise mismatch(chosen.config, f"sha256:{named[1]}", sha256(data))
         image = Image(sha256(data), name, parse(data, Config, "the image's config"), [Layer(name) for name in chosen.layers])
+        check_platform(platform_of(image.config), platform)
         return flatten(blobs, image, "docker-archive", time=time, limits=limits, notes=Notes())
     finally:
         blobs.close()

@@ -189,6 +189,7 @@ def choose(blobs: Blobs, index: bytes, reference: str, notes: Notes, wanted: str
     if document.config is None or document.layers is None:
         raise bad_archive(chosen.digest, "it is not an image manifest")
     config = parse(read_small(blobs, blob_name(document.config.digest), document.config.digest), Config, "the image's config")
+    check_platform(chosen.platform or platform_of(config), wanted)  # an index says the variant, which configs often leave out
     return Image(chosen.digest, said, config, [Layer(blob_name(one.digest), one.digest, one.size) for one in document.layers])
 
 
@@ -243,6 +244,25 @@ def this_platform() -> str:
     return f"linux/{MACHINES.get(platform.machine(), platform.machine())}"
 
 
+def platform_of(config: Config) -> Platform:
+    """What an image's config says that it is for."""
+    return Platform(config.architecture, config.os or "linux", config.variant)
+
+
+def check_platform(made_for: Platform, wanted: str) -> None:
+    """Refuse an image that is not for the platform that was asked for ("": none was). A variant that nobody asked for does not count.
+
+    Raises:
+        SteleError: `seal.no-platform`.
+    """
+    if wanted and wanted not in {str(made_for), f"{made_for.os}/{made_for.architecture}"}:
+        raise SteleError(
+            f"the image is for {str(made_for)[:80]}, not for {wanted}",
+            remedy="leave --platform out, or get the image for that platform",
+            code="seal.no-platform",
+        )
+
+
 def _for_platform(manifests: list[Descriptor], wanted: str, notes: Notes) -> Descriptor:
     """The one of several that is for a platform; a variant that nobody asked for is the plain one."""
     whose = "as asked for" if wanted else "this machine's"
@@ -280,7 +300,7 @@ def flatten(blobs: Blobs, image: Image, kind: Kind, *, time: int, limits: Limits
         raise SteleError(
             f"the image is for {image.config.os!r}; Stele runs Linux", remedy="seal an image for Linux", code="seal.no-platform"
         )
-    made_for = Platform(image.config.architecture, image.config.os or "linux", image.config.variant)
+    made_for = platform_of(image.config)
     if made_for.architecture and f"linux/{made_for.architecture}" != this_platform():
         notes.add(f"the image is for {made_for}, which this machine is not")
     diff_ids = image.config.rootfs.diff_ids

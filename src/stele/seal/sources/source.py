@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from stele.model.ports import ContentReader
+from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -84,3 +85,18 @@ class Source:
         self.contents.close()
         if self.drafts is not None:
             self.drafts.__exit__(kind, error, trace)
+
+
+def refuse_unused(what: str, **given: object) -> None:
+    """Refuse options (by their names, `_` for `-`) that mean nothing for `what`: who gave one would get another release than they think.
+
+    Raises:
+        SteleError: `seal.unused-option`.
+    """
+    for name, value in given.items():
+        if value:
+            raise SteleError(
+                f"--{name.replace('_', '-')} means nothing for {what}",
+                remedy="leave it out; if the source was taken for something else than it is, say what it is with --kind",
+                code="seal.unused-option",
+            )
