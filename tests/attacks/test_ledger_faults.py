@@ -117,7 +117,7 @@ def test_every_call_fails_once_and_the_writer_is_killed_at_each(base, tmp_path):
     said, status = run(folder, log)
     assert (said[-1], status) == ("closed", 0)
     counts = Counter(calls_of(log))
-    assert set(counts) >= {"openat", "write", "pwrite64", "fsync", "fdatasync", "rename"}, counts
+    assert set(counts) >= {"openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "unlink"}, counts
     assert len([line for line in said if line.startswith("acked")]) == 8
     outcomes: Counter[str] = Counter()
     for call, count in sorted(counts.items()):

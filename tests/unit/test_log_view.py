@@ -280,7 +280,7 @@ def test_what_is_private_is_shown_where_it_can_be_opened_and_said_to_be_redacted
     assert [json.loads(line)["data"]["path"] for line in done.splitlines()] == ["/tmp/.x0"]
     with web(places.ledger) as url:
         elsewhere = run(*data, "--from", url, "--trust", str(places.trust)).output
-        assert "exec-unsealed [redacted] in shop-1" in elsewhere
+        assert "exec-unsealed [closed] in shop-1" in elsewhere
         assert "alice" not in elsewhere
         assert "\toperator\t" in elsewhere
         assert run(*data, "--from", url, "--person", "alice").output == "no entry is like that\n"

@@ -9,6 +9,7 @@ import click
 from stele.cli import render
 from stele.cli.context import Call, with_call
 from stele.cli.custody import through
+from stele.model import private
 from stele.model.hold import On, on_from
 from stele.trust.errors import SteleError
 
@@ -69,7 +70,14 @@ def listing(call: Call, ended: bool) -> None:
         render.show_json(found)
         return
     rows = [
-        (row["hold"], str(_on(row)), render.when(row["time_ns"]), row["person"] or "redacted", row["reason"] or "redacted", _ended(row))
+        (
+            row["hold"],
+            str(_on(row)),
+            render.when(row["time_ns"]),
+            row["person"] or private.CLOSED,
+            row["reason"] or private.CLOSED,
+            _ended(row),
+        )
         for row in found
     ]
     render.show_table(("HOLD", "ON", "SINCE (UTC)", "PLACED BY", "REASON", "RELEASED"), rows, empty="no holds")
@@ -81,7 +89,7 @@ def _on(row: dict[str, Any]) -> On:
 
 def _ended(row: dict[str, Any]) -> str:
     end = row["released"]
-    return "" if end is None else f"{render.when(end['time_ns'])} by {end['person'] or 'redacted'}: {end['reason'] or 'redacted'}"
+    return "" if end is None else f"{render.when(end['time_ns'])} by {end['person'] or private.CLOSED}: {end['reason'] or private.CLOSED}"
 
 
 def _range(text: str) -> list[int]:

@@ -67,4 +67,4 @@ def _draw(line: Any, width: int | None) -> None:
         if out is not None:
             out.line(*parts, cut=not is_story)
         else:
-            render.say_line("".join(text for text, _ in parts))
+            render.say_line("".join(text for text, _ in parts).replace("\n", " "))  # paths come from attackers

@@ -35,7 +35,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
         return
     if not sys.stdout.isatty():
         for row in (columns, *rows):
-            sys.stdout.write("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row) + "\n")
+            sys.stdout.write("\t".join(printable(cell.replace("\t", " ").replace("\n", " ")) for cell in row) + "\n")
         return
     from rich import box
     from rich.console import Console

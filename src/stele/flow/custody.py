@@ -12,7 +12,8 @@ from stele.flow.record import Recorder
 from stele.host import medium
 from stele.ledger import recorded
 from stele.ledger.openings import Openings
-from stele.model import hold, redaction
+from stele.ledger.reader import LedgerReader
+from stele.model import hold, private, redaction
 from stele.model.event import HOST_WORKLOAD, decode_entry
 from stele.trust.errors import SteleError
 
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stele.flow.places import Places
-    from stele.ledger.reader import LedgerReader
     from stele.model.event import Entry
     from stele.model.hold import Hold, On
     from stele.model.redaction import Selection, Targets
 
+NOTHING_PRIVATE = b'","sealed":{},"seq":'  # in the one spelling of canonical JSON
 MARKS = (b'"kind":"hold.', b'"kind":"log.redacted"')  # the one spelling of canonical JSON; anything else in it that looks so is no harm
 
 
@@ -253,17 +254,28 @@ def unfinished(why: str, remedy: str) -> SteleError:
 
 
 def audit(folder: Path, reader: LedgerReader) -> list[str]:
-    """What of a ledger's redactions is not as it should be: under a hold, of another workload's entries, or not finished here."""
+    """What of a ledger's redactions is not as it should be: under a hold, of another workload's entries, not finished here, or unsaid."""
     problems: list[str] = []
-    standing = hold.Standing()
-    kept = Openings(folder)
+    standing, redacted = hold.Standing(), redaction.Redacted()
+    kept, lost = Openings(folder), dict[int, list[str]]()
+    are_here = kept.can_be_read
     for index, raw in enumerate(reader.raw_entries(0, reader.size)):
-        if not any(mark in raw for mark in MARKS):
+        has_private = are_here and NOTHING_PRIVATE not in raw
+        if not has_private and not any(mark in raw for mark in MARKS):
             continue
         entry = decode_entry(raw)
         standing.take(index, entry)
+        redacted.take(index, entry)
+        if has_private and (closed := private.closed(kept.open(index, entry))):
+            lost[index] = closed
         if entry.event.kind == "log.redacted":
             problems += _judge(reader, kept, index, entry, tuple(standing.holds.values()))
+    if lost:  # one that was recorded since erases what an earlier checkpoint covers, too
+        for index, entry in LedgerReader(folder).entries_between(reader.size, LedgerReader(folder).size):
+            redacted.take(index, entry)
+    unsaid = [index for index, fields in lost.items() if not redacted.by.get(index, {}).keys() >= {*fields}]
+    if unsaid:
+        problems.append(f"private values of entries {unsaid[:20]} cannot be opened, and no redaction says so: they were damaged or removed")
     return problems
 
 

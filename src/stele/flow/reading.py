@@ -52,7 +52,7 @@ def check(places: Places, ledger: str | None, trust: str | None) -> dict[str, An
     believed = rooted.believed(keys, folder, whole=True)
     problems = reader.check(believed) + (rooted.problems(folder, believed) if isinstance(believed, Root) else [])
     if not problems:  # what is not whole has no redactions to speak of
-        problems = custody.audit(folder, reader)
+        problems = custody.audit(folder, reader) + projection.problems(folder / "projection.sqlite", reader.raw_entries(0, reader.size))
     return {"problems": problems, "size": reader.size, "origin": reader.checkpoint.origin}
 
 

@@ -161,6 +161,11 @@ class Openings:
         self._number = -1
         self._held: dict[int, bytes] = {}
 
+    @property
+    def can_be_read(self) -> bool:
+        """Whether this is the writer's own folder, and not a copy without them, and whoever asks may read them."""
+        return os.access(self._folder / ".state", os.R_OK | os.X_OK)
+
     def of(self, index: int, entry: Entry) -> dict[str, Opening]:
         """The openings of an entry by field, each checked against its commitment; a field that is not in it cannot be opened."""
         if not entry.sealed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import sqlite3
 import threading
 import zlib
@@ -35,11 +36,11 @@ CREATE TABLE IF NOT EXISTS applied (one INTEGER PRIMARY KEY CHECK (one = 1), siz
 INSERT OR IGNORE INTO applied VALUES (1, 0);
 """
 # materialized: else each of the six makes the text of the entry anew
-_FROM_JSON = """
-INSERT OR REPLACE INTO entries WITH each (key, value) AS MATERIALIZED (SELECT key, value FROM json_each(?2))
+_ROWS = """WITH each (key, value) AS MATERIALIZED (SELECT key, value FROM json_each(?2))
   SELECT ?1 + key, value ->> 'workload', value ->> 'seq', value ->> 'kind', value ->> 'time_ns', value ->> 'actor', value ->> 'data'
   FROM each
 """
+_FROM_JSON = f"INSERT OR REPLACE INTO entries {_ROWS}"
 CHUNK = 16384  # entries a transaction: each writes a page of `by_workload` for every workload that it is about
 CACHE_KIB = 16000
 
@@ -116,7 +117,7 @@ class Projection:
         whole = b"[" + b",".join(chunk) + b"]"
         with db:
             db.execute("BEGIN")
-            if b"\\ud" in whole or b"\\u0000" in whole:  # perhaps no text for SQLite
+            if _is_perhaps_no_text(whole):
                 rows = [_row(index, decode_entry(raw)) for index, raw in enumerate(chunk, self.applied)]
                 db.executemany("INSERT OR REPLACE INTO entries VALUES (?,?,?,?,?,?,?)", rows)
             else:
@@ -166,6 +167,11 @@ def _is_of_another_version(db: sqlite3.Connection) -> bool:
     return has_tables and db.execute("PRAGMA user_version").fetchone()[0] != VERSION
 
 
+def _is_perhaps_no_text(raw: bytes) -> bool:
+    """For SQLite."""
+    return b"\\ud" in raw or b"\\u0000" in raw
+
+
 def _row(index: int, entry: Entry) -> tuple[int, str, int, str, int, str, str]:
     event = entry.event
     texts = [text.encode("utf-8", "replace").decode() for text in (event.workload, event.kind, event.actor)]
@@ -185,6 +191,46 @@ def places(path: Path, workload: str, begin: int, end: int) -> list[int] | None:
         return None
     found = [row[0] for row in rows]
     return found if len(found) == end - begin and found == sorted(found) else None
+
+
+def problems(path: Path, raws: Iterable[bytes]) -> list[str]:
+    """What of a projection would hide entries from who finds them by it, held against all entries in order. Nothing if there is none."""
+    if not path.exists() or not is_safe(path):
+        return []
+    wrong: list[int] = []
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            db.execute("BEGIN")  # one state for all that is asked
+            if _is_of_another_version(db):
+                return []  # nobody uses it
+            if db.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
+                raise sqlite3.DatabaseError("tables and indexes do not fit each other")
+            ((applied,),) = db.execute("SELECT size FROM applied").fetchall()
+            following = enumerate(itertools.islice(raws, applied))
+            while chunk := list(itertools.islice(following, CHUNK)):
+                wrong += _differing(db, chunk[0][0], [raw for _, raw in chunk])
+    except (sqlite3.Error, TypeError, ValueError) as error:
+        return [] if not os.access(path, os.R_OK) else [f"the projection is damaged ({error}): `stele log rebuild` makes it anew"]
+    return [f"by the projection `stele log` may not find entries {wrong[:20]}: `stele log rebuild` makes it anew"] if wrong else []
+
+
+def _differing(db: sqlite3.Connection, begin: int, chunk: Sequence[bytes]) -> list[int]:
+    """Which of these entries, from the index `begin` on, have another row, or none, or lie in a block that is passed over for them."""
+    end = begin + len(chunk)
+    found = {row[0]: row for row in db.execute("SELECT * FROM entries WHERE idx >= ? AND idx < ?", (begin, end))}
+    plain = b",".join(b"{}" if _is_perhaps_no_text(raw) else raw for raw in chunk).decode("ascii")
+    wrong = []
+    for row, raw in zip(db.execute(_ROWS, (begin, f"[{plain}]")).fetchall(), chunk, strict=True):
+        index = row[0]
+        if found.get(index) != row and found.get(index) != _row(index, decode_entry(raw)):
+            wrong.append(index)
+    if wrong:
+        return wrong
+    for block, first, last, kinds, actors in _blocks(db, begin, end):
+        known = db.execute("SELECT first_ns, last_ns, kinds & ?, actors & ? FROM blocks WHERE block = ?", (kinds, actors, block)).fetchone()
+        if known is None or known[0] > first or known[1] < last or known[2:] != (kinds, actors):
+            wrong += range(max(begin, block * BLOCK), min(end, (block + 1) * BLOCK))
+    return wrong
 
 
 def is_safe(path: Path) -> bool:

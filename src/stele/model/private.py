@@ -38,7 +38,7 @@ PRIVATE: dict[str, frozenset[str]] = {
     "write.refused": _SEEN,
 }
 PERSON = "person"
-CLOSED = "redacted"  # what a person is shown in place of a value that cannot be opened
+CLOSED = "closed"  # what a person is shown in place of a value that cannot be opened: redacted, or not theirs to read
 
 LABEL = b"stele-sealed-v1\n"
 SALT = 32  # bytes

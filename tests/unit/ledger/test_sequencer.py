@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -151,6 +152,39 @@ def test_sixteen_threads_share_batches_and_every_chain_is_whole(folder):
         assert mine == list(range(60))
         shared = [entry.event.data["number"] for entry in found.values() if entry.event.data.get("by") == f"w{number}"]
         assert shared == list(range(60))
+
+
+def test_a_lone_append_is_flushed_at_once_and_all_who_come_meanwhile_share_the_next_flush(folder, monkeypatch):
+    """By the caller itself, with no pause and no other thread; and nobody is told before the disk has it."""
+    ledger = quiet(folder, monkeypatch)
+    real, flushed, told = os.fdatasync, list[int](), list[int]()
+    monkeypatch.setattr(os, "fdatasync", lambda fd: flushed.append(threading.get_ident()) or real(fd))
+    for number in range(5):
+        ledger.append([event(number)])
+        assert flushed == [threading.get_ident()] * (number + 1)
+    flushed.clear()
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(fd: int) -> None:
+        begun.set()
+        go.wait()
+        real(fd)
+        flushed.append(fd)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    threads = [threading.Thread(target=lambda: told.extend(each.at for each in ledger.append([event(5)]))) for _ in range(21)]
+    threads[0].start()
+    begun.wait()
+    for thread in threads[1:]:
+        thread.start()
+    while len(ledger._group._queue) < 20:
+        time.sleep(0.001)
+    assert (told, ledger.size) == ([], 5)
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert (len(flushed), sorted(told)) == (2, list(range(5, 26)))
+    ledger.close()
 
 
 def test_nobody_is_left_waiting_when_more_is_queued_than_a_batch_holds(folder):
