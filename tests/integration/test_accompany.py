@@ -91,6 +91,23 @@ def test_provenance_names_the_commit_the_inputs_and_the_builder(sealed):
     assert "word" not in json.dumps(found)
 
 
+@pytest.mark.root
+def test_provenance_of_a_build_names_the_commit_of_its_context(sealed, tmp_path):
+    data, here, _ = sealed
+    (here / "Containerfile").write_text("FROM scratch\nCOPY root /\n")
+    git(here, "add", "-A")
+    git(here, "commit", "-qm", "a build")
+    (tmp_path / "elsewhere.yaml").write_text('{"stele": 0, "name": "shop", "command": ["/bin/shop"]}')
+    argv = ("--json", "seal", str(here / "Containerfile"), "-f", str(tmp_path / "elsewhere.yaml"))
+    commit = git(here, "rev-parse", "HEAD")
+    assert json.loads(stele(data, *argv))["provenance"] == {"commit": commit, "dirty": False}
+    parts = dependencies(provenance(data))
+    assert parts["source-commit"]["digest"] == {"gitCommit": commit}
+    assert "spec-commit" not in parts
+    (here / "root" / "bin" / "shop").write_text("changed\n")
+    assert json.loads(stele(data, *argv))["provenance"] == {"commit": commit, "dirty": True}
+
+
 def test_changes_that_are_not_in_the_commit_are_told(sealed):
     data, here, _ = sealed
     (here / "shop.conf").write_text("level = 2\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -69,6 +70,35 @@ def test_a_containerfile_gives_the_tree_that_its_folder_gives(context, root, tmp
         for name in (b"srv/app", b"srv/made", b"bin/busybox", b"bin/sh"):
             assert tree.get(name) == plain.tree.get(name)
     assert leftovers() == before
+
+
+@pytest.mark.root
+def test_every_image_that_a_build_used_is_recorded_by_digest(context, debian, tmp_path, monkeypatch):
+    """Of all stages, named by tag or by digest, and of COPY --from."""
+    digests = {}
+    for name in ("base", "other", "copied"):
+        layout = tmp_path / name
+        subprocess.run(["umoci", "init", "--layout", layout], check=True)
+        subprocess.run(["umoci", "new", "--image", f"{layout}:v1"], check=True)
+        (tmp_path / f"{name}.txt").write_text(name)
+        subprocess.run(["umoci", "insert", "--rootless", "--image", f"{layout}:v1", tmp_path / f"{name}.txt", f"/{name}.txt"], check=True)
+        subprocess.run(
+            ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:v1", f"docker://{debian}/team/{name}:v1"], check=True
+        )
+        [manifest] = json.loads((layout / "index.json").read_bytes())["manifests"]
+        digests[name] = manifest["digest"]
+    conf = tmp_path / "registries.conf"  # whoever has such a registry has told it to buildah
+    conf.write_text(f'[[registry]]\nlocation = "{debian}"\ninsecure = true\n')
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(conf))
+    file = context / "Containerfile"
+    file.write_text(
+        f"FROM {debian}/team/other@{digests['other']} AS one\nFROM {debian}/team/base:v1\n"
+        f"COPY --from=one /other.txt /\nCOPY --from={debian}/team/copied:v1 /copied.txt /\n"
+    )
+    with sources.load(file) as built:
+        assert {node.path for node in built.tree.files()} == {b"base.txt", b"other.txt", b"copied.txt"}
+        images = {item for item in built.inputs if item.uri.startswith("docker://")}
+    assert images == {Input(f"docker://{debian}/team/{name}{':v1' * (name != 'other')}", digest) for name, digest in digests.items()}
 
 
 @pytest.mark.root

@@ -50,9 +50,17 @@ def materials(asked: Asked, found: From, local: Sequence[str], release: Release)
         digest = release.tree_digest.removeprefix("sha256:")
         made.append(provenance.Material(name="source", digest={"sha256": digest}, media_type=TREE_TYPE))
         made += _commit("source-commit", asked.source, found.names, whole=True)
+    elif found.kind in {"containerfile", "debian"} and isinstance(asked.source, Path):
+        made += _of_recipe(asked.source, whole=found.kind == "containerfile")
     names = [os.fsencode(os.path.normpath(name)) for name in (asked.spec_file.name, *local)]
     made += _commit("spec-commit", asked.spec_file.parent, lambda: names, whole=False)
     return made
+
+
+def _of_recipe(source: Path, *, whole: bool) -> list[provenance.Material]:
+    """The commit of what a source is made by: of a Containerfile and its context (`whole`), of a package list."""
+    folder = source if source.is_dir() else source.parent
+    return _commit("source-commit", folder, lambda: checkout.names_below(folder) if whole else [os.fsencode(source.name)], whole=whole)
 
 
 def _commit(name: str, folder: Path, names: Callable[[], Sequence[bytes]], *, whole: bool) -> list[provenance.Material]:

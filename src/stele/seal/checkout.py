@@ -83,6 +83,20 @@ def find(folder: Path, names: Collection[bytes], *, whole: bool) -> Checkout | N
     return Checkout(commit, _url(config), prefix[:-1], modified, untracked, staged)
 
 
+def names_below(folder: Path) -> list[bytes]:
+    """Paths below a folder of all that is no folder, without what is git's own; one more than are compared, if there are too many."""
+    found: list[bytes] = []
+    top = os.fsencode(folder)
+    for above, folders, files in os.walk(top):
+        if b".git" in folders:
+            folders.remove(b".git")
+        links = (name for name in folders if os.path.islink(os.path.join(above, name)))
+        found += (os.path.relpath(os.path.join(above, name), top) for name in (*links, *files) if name != b".git")
+        if len(found) > MAX_NAMES:
+            return found[: MAX_NAMES + 1]
+    return found
+
+
 def is_in_one(folder: Path) -> bool:
     """Whether an absolute folder may lie in a checkout; quickly."""
     return any(os.path.lexists(top / ".git") for top in (folder, *folder.parents))

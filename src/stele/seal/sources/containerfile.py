@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from stele.host import proc
 from stele.seal.sources import oci_layout
 from stele.seal.sources.blobs import FolderBlobs
 from stele.seal.sources.source import Input
+from stele.trust.digest import parse_digest
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 NAMES = ("Containerfile", "Dockerfile")
 _TIMEOUT = 4 * 3600.0  # seconds
 # what pulling a base image may need of the caller's surroundings
-_KEPT = ("HOME", "XDG_RUNTIME_DIR", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR", "http_proxy", "https_proxy", "no_proxy")
+_KEPT = (
+    "HOME", "XDG_RUNTIME_DIR", "REGISTRY_AUTH_FILE", "CONTAINERS_REGISTRIES_CONF", "SSL_CERT_FILE", "SSL_CERT_DIR", "http_proxy",
+    "https_proxy", "no_proxy",
+)  # fmt: skip
 
 
 def find(source: Path) -> tuple[Path, Path] | None:
@@ -69,11 +73,11 @@ def load(source: Path, *, network: bool, arguments: Sequence[str], platform: str
             raise _failed(file, done.stderr or done.stdout, network=network)
         image = (work / "image").read_text().strip()
         proc.run([*buildah, "push", "--quiet", image, f"oci:{work / 'layout'}:built"], timeout=_TIMEOUT, env=env)
-        base = _base(proc.run([*buildah, "inspect", "--type", "image", image], timeout=60, env=env).stdout)
+        used = _used(proc.run([*buildah, "images", "--all", "--json", "--no-trunc"], timeout=60, env=env).stdout, image)
         read = oci_layout.load(FolderBlobs(work / "layout"), reference="", time=time, limits=limits)
     finally:
         _remove(work, env)
-    inputs = (Input(uri=f"file:{file.name}", digest=_digest(file)), *base, *(Input(uri=f"arg:{text}", digest="") for text in arguments))
+    inputs = (Input(uri=f"file:{file.name}", digest=_digest(file)), *used, *(Input(uri=f"arg:{text}", digest="") for text in arguments))
     note = "built with the network" if network else "built without the network"
     return dataclasses.replace(read, kind="containerfile", reference="", inputs=inputs, notes=(*read.notes, note))
 
@@ -92,14 +96,26 @@ def _digest(file: Path) -> str:
     return sha256(file.read_bytes())
 
 
-def _base(said: bytes) -> list[Input]:
-    """The base image, as buildah remembers it."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        known = json.loads(said)
-        name, digest = known.get("FromImage", ""), known.get("FromImageDigest", "")
-        if name and name != "scratch":
-            return [Input(uri=f"docker://{name}", digest=digest)]
-    return []
+class _Stored(msgspec.Struct, frozen=True):
+    """An image in buildah's store. `names`: none of what a build made."""
+
+    id: str
+    digest: str
+    names: list[str] | None = None
+
+
+def _used(said: bytes, built: str) -> list[Input]:
+    """The images that a build used, of all its stages, by the digests of their manifests: those in its store beside the one it made."""
+    try:
+        stored = msgspec.json.decode(said, type=list[_Stored])
+        found = {
+            (name.partition("@")[0], parse_digest(image.digest)) for image in stored if image.id != built for name in image.names or ()
+        }
+    except (msgspec.MsgspecError, SteleError) as error:
+        raise SteleError(
+            f"buildah does not say what it built from: {error}", remedy="use another version of buildah", code="seal.build-failed"
+        ) from error
+    return [Input(uri=f"docker://{name}", digest=digest) for name, digest in sorted(found)]
 
 
 def _remove(work: Path, env: dict[str, str]) -> None:
