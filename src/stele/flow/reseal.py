@@ -120,26 +120,21 @@ class Again:
         return release if all(map(store.is_whole, release.strata)) else None
 
     @staticmethod
-    def _tree(store: Layout, release: Release) -> tuple[bytes, list[bytes]] | None:
-        """The tree of a release, whole and in lines; None where it is not there."""
-        from stele.model import tree as trees
-
+    def _tree(store: Layout, release: Release) -> bytes | None:
+        """The tree of a release; None where it is not there."""
         try:
-            data = store.blob(release.tree_digest, TREE_LIMIT)
+            return store.blob(release.tree_digest, TREE_LIMIT)
         except SteleError:
             return None
-        return data, trees.lines_of(data)
 
-    def _make(
-        self, store: Layout, old: Release, tree: tuple[bytes, list[bytes]], fd: int, numbers: Sequence[int]
-    ) -> tuple[Release, dict[str, Any]]:
+    def _make(self, store: Layout, old: Release, tree: bytes, fd: int, numbers: Sequence[int]) -> tuple[Release, dict[str, Any]]:
         """Make, sign and publish the release of now."""
         from stele.seal import bom_identity
         from stele.seal import release as releases
         from stele.seal.again import changes, remake
 
         changed, kept = changes.find(fd, self._last, self._folders, numbers)
-        remade = remake.tree(*tree, self._last, changed, kept, os.fstat(fd))
+        remade = remake.tree(tree, self._last, changed, kept, os.fstat(fd))
         looked = self._examined(remade, old)
         self._way.say(f"sealing {self._last.told.paths} paths, of which {len(remade.edits)} changed")
         from stele.host.beside import Beside
@@ -154,6 +149,7 @@ class Again:
             self._last,
             release=release.digest,
             states=changes.patched(self._last.states, changed, kept, self._way.begun_ns),
+            runs=remade.runs.tobytes(),
             parts=remade.parts,
             bom=bom_identity.renamed(self._last.bom, old.spec, old.tree_digest, release.tree_digest),
             told=msgspec.structs.replace(self._last.told, bytes=self._last.told.bytes + more),

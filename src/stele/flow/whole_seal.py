@@ -146,6 +146,7 @@ class _Aside:
             begun_ns=self._begun_ns,
             source=self._found.tree,
             tree=tree,
+            encoded=begun.encoded,
             cut=begun.cut,
             read=self._noted.read_digests,
             owned={path for package in begun.packages for path in (*package.paths, *package.database)},

@@ -209,7 +209,7 @@ def check(nodes: tuple[Node, ...]) -> None:
         seen[node.path] = node
 
 
-def joined(lines: Iterable[bytes]) -> bytes:
+def joined(lines: Iterable[bytes | memoryview]) -> bytes:
     """The canonical bytes of a tree, of the lines of its nodes in order."""
     return TREE_HEADER + b"".join(lines)
 
@@ -223,6 +223,19 @@ def number_of(lines: Sequence[bytes], path: bytes) -> int | None:
     """Which of a checked tree's lines says of a path. Raises like `path_of`."""
     number = bisect_left(lines, path, key=path_of)
     return number if number < len(lines) and path_of(lines[number]) == path else None
+
+
+def found_in(data: bytes, path: bytes) -> tuple[int, int] | None:
+    """Where in the canonical bytes of a checked tree the line of a path begins, and where its line feed is. Raises like `path_of`."""
+    low, high = len(TREE_HEADER), len(data)  # where a line begins
+    while low < high:
+        begins = data.rfind(b"\n", low - 1, (low + high) // 2) + 1
+        ends = data.index(b"\n", begins)
+        here = path_of(data[begins:ends])
+        if here == path:
+            return begins, ends
+        low, high = (ends + 1, high) if here < path else (low, begins)
+    return None
 
 
 class Tree(msgspec.Struct, frozen=True):

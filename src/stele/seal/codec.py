@@ -6,12 +6,17 @@ any division of the input. The gzip header carries no time and no name.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import zlib
-from typing import BinaryIO, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import zstandard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from io import BufferedReader
 
 Compression = Literal["zstd", "gzip", "none"]
 ZSTD_LEVEL = 3
@@ -61,16 +66,27 @@ def encoder(compression: Compression, *, alone: bool = True) -> Encoder:
     return _Plain()
 
 
-def decompressed(file: BinaryIO, compression: Compression, limit: int) -> bytes:
-    """What an encoder of ours may have written, at most `limit` bytes of it: whoever asks checks what comes out.
+@contextlib.contextmanager
+def decompressed(file: BufferedReader, compression: Compression) -> Iterator[Callable[[memoryview], int]]:
+    """How to fill a buffer with more of what an encoder of ours wrote: whoever asks checks what comes out; 0 bytes are the end.
 
-    Raises:
-        ValueError: nobody's encoder wrote this.
+    Reading raises ValueError or OSError where nobody's encoder wrote this.
     """
-    try:
+    fill: Callable[[memoryview], int]
+    with contextlib.ExitStack() as opened:
         if compression == "zstd":
-            with zstandard.ZstdDecompressor().stream_reader(file, closefd=False) as reader:
-                return reader.read(limit)
-        return zlib.decompressobj(31).decompress(file.read(limit), limit) if compression == "gzip" else file.read(limit)
-    except (zstandard.ZstdError, zlib.error) as error:
-        raise ValueError(str(error)) from error
+            fill = opened.enter_context(zstandard.ZstdDecompressor().stream_reader(file, closefd=False)).readinto
+        elif compression == "gzip":
+            import gzip  # few layers are
+
+            fill = opened.enter_context(gzip.GzipFile(fileobj=file)).readinto
+        else:
+            fill = file.readinto
+
+        def read(room: memoryview) -> int:
+            try:
+                return fill(room)
+            except (zstandard.ZstdError, zlib.error, EOFError) as error:
+                raise ValueError(str(error)) from error
+
+        yield read

@@ -172,10 +172,17 @@ class _Placed:
             yield chunk
 
 
-def keep_layer(sink: BlobSink, parts: Iterable[bytes | memoryview], compression: Compression) -> tuple[str, Descriptor]:
-    """Keep a stratum's tar, compressed; returns its diff_id and the blob. Raises what `sink` and `parts` raise."""
+def keep_layer(
+    sink: BlobSink, parts: Iterable[bytes | memoryview], compression: Compression, known: Callable[[], str] | None = None
+) -> tuple[str, Descriptor]:
+    """Keep a stratum's tar, compressed; returns its diff_id and the blob. Raises what `sink` and `parts` raise.
+
+    `known`: gives the diff_id when all parts were taken, where whoever makes them has it from there.
+    """
     with sink.draft("blob") as draft:
-        diff_id, digest, size = write_layer(draft.fd, parts, compression)
+        writing = _Writing(draft.fd, codec.encoder(compression), known)
+        writing.all(parts)
+        diff_id, digest, size = writing.end()
         draft.commit(digest)
     return diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
 
@@ -190,8 +197,9 @@ def write_layer(fd: int, parts: Iterable[bytes | memoryview], compression: Compr
 class _Writing:
     """A tar on its way into a file."""
 
-    def __init__(self, fd: int, encoder: Encoder) -> None:
-        self._fd, self._encoder = fd, encoder
+    def __init__(self, fd: int, encoder: Encoder, known: Callable[[], str] | None = None) -> None:
+        """`known`: see `keep_layer`."""
+        self._fd, self._encoder, self._known = fd, encoder, known
         self._plain, self._packed, self._size = hashlib.sha256(), hashlib.sha256(), 0
 
     def all(self, parts: Iterable[bytes | memoryview]) -> None:
@@ -211,7 +219,8 @@ class _Writing:
         self._put(view[:held])
 
     def _put(self, data: bytes | memoryview) -> None:
-        self._plain.update(data)
+        if self._known is None:
+            self._plain.update(data)
         self._write(self._encoder.compress(data))
 
     def _write(self, data: bytes) -> None:
@@ -223,7 +232,8 @@ class _Writing:
     def end(self) -> tuple[str, str, int]:
         """All of it is there; returns its diff_id, and digest and size of what was written."""
         self._write(self._encoder.flush())
-        return "sha256:" + self._plain.hexdigest(), "sha256:" + self._packed.hexdigest(), self._size
+        diff_id = "sha256:" + self._plain.hexdigest() if self._known is None else self._known()
+        return diff_id, "sha256:" + self._packed.hexdigest(), self._size
 
 
 def _image(sink: BlobSink, nodes: tuple[Node, ...], uuid: bytes, contents: ContentReader) -> Image:

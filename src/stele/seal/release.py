@@ -41,9 +41,10 @@ class Sealed(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """What is known of a release once its strata are being made: its tree's digest, its packages, and how it is cut."""
+    """What is known of a release once its strata are being made: its tree's digest and canonical bytes, packages, and how it is cut."""
 
     tree_digest: str
+    encoded: bytes
     packages: tuple[Package, ...]
     cut: Cut
 
@@ -100,7 +101,7 @@ def seal(
             piece.name: begin(makers, sink, piece, lines, contents, compression, reuse or {}) for piece in sorted(cut.slices, key=_size)
         }
         whole = joined(map(lines.of, tree.nodes))
-        meanwhile(Begun(sha256(whole), known, cut))
+        meanwhile(Begun(sha256(whole), whole, known, cut))
         table = tuple(making[piece.name]() for piece in cut.slices)
     kept = keep_tree(sink, whole)
     made = assemble(spec, sink, kept, table, compression=compression, platform=platform or platform_of(tree, contents))

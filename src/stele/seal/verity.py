@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from stele.host import durable
 
@@ -79,17 +79,26 @@ def fill(image: memoryview, data_size: int, uuid: bytes) -> str:
     return sha256(image[start : start + BLOCK]).hexdigest()
 
 
-def update(image: bytearray, data_size: int, uuid: bytes, changed: set[int]) -> str:
-    """Renew the hash area of a whole image in memory of which the blocks numbered `changed` are others now; returns the root, hex."""
-    image[data_size : data_size + BLOCK] = super_block(data_size, uuid)
-    start = 0
+class Blocks(Protocol):
+    """Blocks of a whole image, by number, of which some are others now."""
+
+    def __getitem__(self, number: int, /) -> bytearray:
+        """One of them, to be changed."""
+
+    def numbers(self) -> set[int]:
+        """Those that are others."""
+
+
+def update(blocks: Blocks, data_size: int, uuid: bytes) -> str:
+    """Renew the hash area of a whole image of which some data blocks are others now; returns the root, hex."""
+    changed, start = blocks.numbers(), 0
     for level in levels(data_size):
         for number in changed:
-            at = start + number * BLOCK
-            image[level.offset + number * 32 : level.offset + number * 32 + 32] = hashlib.sha256(image[at : at + BLOCK]).digest()
-        changed = {number // PER_BLOCK for number in changed}
-        start = level.offset
-    return hashlib.sha256(image[start : start + BLOCK]).hexdigest()
+            above, place = divmod(number, PER_BLOCK)
+            blocks[level.offset // BLOCK + above][place * 32 : place * 32 + 32] = hashlib.sha256(blocks[start + number]).digest()
+        changed, start = {number // PER_BLOCK for number in changed}, level.offset // BLOCK
+    blocks[data_size // BLOCK][:] = super_block(data_size, uuid)
+    return hashlib.sha256(blocks[start]).hexdigest()
 
 
 def _hash_level(fd: int, start: int, blocks: int, target: int) -> None:

@@ -40,9 +40,9 @@ class Changed(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """A file whose line is another. `number`: of the line."""
+    """A file whose line is another. `at`: where the old one begins in the last tree."""
 
-    number: int
+    at: int
     changed: Changed
     old: Node
     new: Node

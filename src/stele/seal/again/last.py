@@ -15,6 +15,7 @@ import msgspec
 import stele
 from stele.host import states
 from stele.host.states import Folder
+from stele.model.tree import TREE_HEADER
 from stele.seal import cached
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from stele.seal.sources.statcache import Listed
     from stele.seal.strata import Cut
 
-HEADER = b"stele-last-seal v0\n"
+HEADER = b"stele-last-seal v1\n"
 UNKNOWN = (0, 0, 0, 0, 0, 0)  # a state that nothing has
 PARTICULAR = 0xFFFF_FFFF  # the role of what cannot change without the whole being looked at
 _ROOMS = ("seal", "seal/packages", "seal/sources", "seal/again", "model")  # whose code decides what a release is
@@ -58,7 +59,8 @@ class LastSeal(msgspec.Struct, frozen=True, array_like=True):
     `made_with`: see `made_with`. `release`: its digest. `spec`: SHA-256 of the spec file, hex. `sources`: of the settings, with the
     SHA-256 of each. `owner`: user and group of the source folder. `folders`: paths, joined by NUL; `names`: of each, joined by `/`,
     joined by NUL. `states`: of each folder itself and then of its names, packed. `roles`: of each name, uint32: number of its part,
-    or PARTICULAR. `sizes`: as `Cut.folders`. `members`: of each stratum, numbers of its lines in the tree, uint32. `bom`: the SBOM.
+    or PARTICULAR. `sizes`: as `Cut.folders`. `runs`: lengths of what stays together in the tree, uint64; `members`: of each stratum, the
+    numbers of its runs, uint32 (see `_runs`). `bom`: the SBOM.
     """
 
     made_with: str
@@ -72,6 +74,7 @@ class LastSeal(msgspec.Struct, frozen=True, array_like=True):
     roles: bytes
     parts: list[Part]
     sizes: dict[bytes, int]
+    runs: bytes
     members: list[bytes]
     bom: bytes
     told: Told
@@ -114,14 +117,16 @@ def made_with(codec: str) -> str:
 class Seen(NamedTuple):
     """What a whole seal saw.
 
-    `folders`: all that were read. `begun_ns`: when it began, UTC. `source`, `tree`: before and after settings. `read`: digests of the
-    contents that were looked at for packages, SBOM and platform. `places`: of findings, as `Finding.place`.
+    `folders`: all that were read. `begun_ns`: when it began, UTC. `source`, `tree`: before and after settings. `encoded`: the latter's
+    canonical bytes. `read`: digests of the contents that were looked at for packages, SBOM and platform. `places`: of findings, as
+    `Finding.place`.
     """
 
     folders: Sequence[Listed]
     begun_ns: int
     source: Tree
     tree: Tree
+    encoded: bytes
     cut: Cut
     read: Collection[str]
     owned: Collection[bytes]
@@ -129,8 +134,7 @@ class Seen(NamedTuple):
 
 
 def columns(seen: Seen) -> dict[str, Any]:
-    """Of `LastSeal`: folders, names, states, roles, parts, sizes, members."""
-    line = {node.path: number for number, node in enumerate(seen.tree.nodes)}
+    """Of `LastSeal`: folders, names, states, roles, parts, sizes, runs, members."""
     strata = {piece.name: number for number, piece in enumerate(seen.cut.slices)}
     parts: dict[Any, int] = {}
     table: list[Part] = []
@@ -153,6 +157,7 @@ def columns(seen: Seen) -> dict[str, Any]:
         if key not in parts:
             parts[key] = len(table)
             table.append(Part(*key, size, -1))
+    runs, members = _runs(seen)
     return {
         "folders": b"\0".join(folder.path for folder in seen.folders),
         "names": b"\0".join(b"/".join(folder.names) for folder in seen.folders),
@@ -160,8 +165,31 @@ def columns(seen: Seen) -> dict[str, Any]:
         "roles": roles.tobytes(),
         "parts": table,
         "sizes": dict(seen.cut.folders),
-        "members": [array("I", [line[node.path] for node in piece.nodes]).tobytes() for piece in seen.cut.slices],
+        "runs": runs.tobytes(),
+        "members": [numbers.tobytes() for numbers in members],
     }
+
+
+def _runs(seen: Seen) -> tuple[array[int], list[array[int]]]:
+    """The bytes of each run of lines of the tree that are in the same strata; of each stratum, the numbers of its runs."""
+    line = {node.path: number for number, node in enumerate(seen.tree.nodes)}
+    where = [0] * len(line)  # a bit for each stratum: directories are in several
+    for number, piece in enumerate(seen.cut.slices):
+        for node in piece.nodes:
+            where[line[node.path]] |= 1 << number
+    runs, members = array("Q"), [array("I") for _ in seen.cut.slices]
+    before, at = 0, len(TREE_HEADER)
+    for strata in where:
+        if strata != before:
+            before = strata
+            runs.append(0)
+            for number, of_it in enumerate(members):
+                if strata >> number & 1:
+                    of_it.append(len(runs) - 1)
+        ends = seen.encoded.index(b"\n", at) + 1
+        runs[-1] += ends - at
+        at = ends
+    return runs, members
 
 
 def _settled(found: Sequence[State], begun_ns: int) -> bytes:

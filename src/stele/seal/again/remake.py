@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
+from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -29,20 +31,19 @@ if TYPE_CHECKING:
 
 
 class Remade(NamedTuple):
-    """`tree`: the tree's canonical bytes. `lines`: of it, without line feeds. `parts`: as in `LastSeal`."""
+    """`tree`: the tree's canonical bytes. `runs`, `parts`: as in `LastSeal`."""
 
     tree: bytes
-    lines: list[bytes]
+    runs: array[int]
     edits: list[Edit]
     parts: list[Part]
 
 
-def tree(data: bytes, lines: list[bytes], last: LastSeal, changed: Sequence[Changed], kept: Sequence[Kept], top: os.stat_result) -> Remade:
+def tree(data: bytes, last: LastSeal, changed: Sequence[Changed], kept: Sequence[Kept], top: os.stat_result) -> Remade:
     """The tree with what changed.
 
     Args:
         data: the canonical bytes of the last one.
-        lines: `model.tree.lines_of` them, which become those of the new one.
         last: the last seal.
         changed: files that may hold something else.
         kept: folders whose state is another.
@@ -56,35 +57,43 @@ def tree(data: bytes, lines: list[bytes], last: LastSeal, changed: Sequence[Chan
     for folder in kept:
         if folder.info.st_dev != top.st_dev:
             raise NotPlain
-        if folder.path and _metadata(folder.info, top) != _metadata_of(trees.decode_line(lines[_number(lines, folder.path)])):
+        if folder.path and _metadata(folder.info, top) != _metadata_of(_found(data, folder.path)[1]):
             raise NotPlain
     edits = []
     for item in changed:
-        number = _number(lines, item.path)
-        old = trees.decode_line(lines[number])
+        at, old = _found(data, item.path)
         mode = item.state[2] & 0o7777
         if (mode, *_owner(item.owner, top), ()) != _metadata_of(old) or old.kind != "file" or old.link is not None:
             raise NotPlain
         if old.sha256 != item.sha256:
             new = msgspec.structs.replace(old, sha256=item.sha256, size=item.state[3])
-            edits.append(Edit(number, item, old, new))
+            edits.append(Edit(at, item, old, new))
     parts = _parts(last, edits)
-    return Remade(_edited(data, lines, edits) if edits else data, lines, edits, parts)
+    return Remade(*_edited(data, array("Q", last.runs), edits), edits, parts)
 
 
-def _edited(data: bytes, lines: list[bytes], edits: Sequence[Edit]) -> bytes:
-    """The bytes with other lines in the places of some; copied once, because a large tree is many megabytes."""
+def _edited(data: bytes, runs: array[int], edits: Sequence[Edit]) -> tuple[bytes, array[int]]:
+    """The bytes with other lines in the places of some, copied once, because a large tree is many megabytes; and their runs.
+
+    Raises:
+        NotPlain: these are not the runs of these bytes.
+    """
+    begins = _begins(runs)
+    if begins[-1] != len(data):
+        raise NotPlain
     pieces: list[bytes | memoryview] = []
     whole, done = memoryview(data), 0
-    at, number = len(trees.TREE_HEADER), 0  # where the line of this number begins
-    for edit in sorted(edits, key=lambda edit: edit.number):
-        at += sum(map(len, lines[number : edit.number])) + edit.number - number
-        pieces += (whole[done:at], trees.line(edit.new)[:-1])
-        done = at + len(lines[edit.number])
-        at, number = done + 1, edit.number + 1
-    for edit in edits:
-        lines[edit.number] = trees.line(edit.new)[:-1]
-    return b"".join((*pieces, whole[done:]))
+    for edit in sorted(edits, key=lambda edit: edit.at):
+        old, new = trees.line(edit.old), trees.line(edit.new)
+        runs[bisect_right(begins, edit.at) - 1] += len(new) - len(old)
+        pieces += (whole[done : edit.at], new)
+        done = edit.at + len(old)
+    return b"".join((*pieces, whole[done:])) if edits else data, runs
+
+
+def _begins(runs: array[int]) -> list[int]:
+    """Where runs begin, and where the last one ends."""
+    return list(itertools.accumulate(runs, initial=len(trees.TREE_HEADER)))
 
 
 def _owner(owner: tuple[int, int], top: os.stat_result) -> tuple[int, int]:
@@ -99,12 +108,12 @@ def _metadata_of(node: Node) -> tuple[object, ...]:
     return (node.mode, node.uid, node.gid, node.xattrs)
 
 
-def _number(lines: Sequence[bytes], path: bytes) -> int:
-    """The number of the line of `path`."""
-    number = trees.number_of(lines, path)
-    if number is None:
+def _found(data: bytes, path: bytes) -> tuple[int, Node]:
+    """Where the line of `path` begins, and what it says."""
+    place = trees.found_in(data, path)
+    if place is None:
         raise NotPlain
-    return number
+    return place[0], trees.decode_line(data[slice(*place)])
 
 
 def _parts(last: LastSeal, edits: Sequence[Edit]) -> list[Part]:
@@ -145,7 +154,7 @@ def table(
     """The strata: those in which something changed made anew, the others as they were.
 
     Args:
-        remade: the tree.
+        remade: the tree, and what of it is another.
         last: the last seal.
         release: that it made.
         root: descriptor of the source folder.
@@ -157,17 +166,19 @@ def table(
         SteleError: `seal.source-changed`, `seal.unreadable`, and those of `sink`.
     """
     found = list(release.strata)
+    begins, whole = _begins(remade.runs), memoryview(remade.tree)
     for number in sorted({last.parts[edit.changed.role].stratum for edit in remade.edits}):
         edits = [edit for edit in remade.edits if last.parts[edit.changed.role].stratum == number]
-        lines = [remade.lines[line] for line in array("I", last.members[number])]
+        encoded = trees.joined(whole[begins[run] : begins[run + 1]] for run in array("I", last.members[number]))
         try:
-            found[number] = splice.stratum(found[number], files, edits, lines, sink, compression)
+            found[number] = splice.stratum(found[number], files, edits, encoded, sink, compression)
         except splice.NotAlikeError:
-            found[number] = _anew(found[number].name, edits, lines, root, sink, compression)
+            found[number] = _anew(found[number].name, edits, encoded, root, sink, compression)
     return tuple(found)
 
 
-def _anew(name: str, edits: Sequence[Edit], lines: Sequence[bytes], root: int, sink: BlobSink, compression: Compression) -> Stratum:
+def _anew(name: str, edits: Sequence[Edit], encoded: bytes, root: int, sink: BlobSink, compression: Compression) -> Stratum:
+    lines = trees.lines_of(encoded)
     nodes = tuple(map(trees.decode_line, lines))
     places: dict[str, Place] = {node.sha256: InFolder(node.path, node.size) for node in nodes if node.kind == "file"}
     places.update((edit.new.sha256, edit.changed.data) for edit in edits if edit.changed.data is not None)

@@ -14,14 +14,13 @@ import msgspec
 
 from stele.host import durable
 from stele.host.beside import Beside
-from stele.model.tree import joined
 from stele.seal import codec, erofs, forms, tar, verity
 from stele.seal.erofs_layout import BLOCK, INODE, SLOT, tail_of
 from stele.seal.erofs_reader import BadImageError, ImageReader
 from stele.trust.digest import sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from stele.model.ports import BlobSink, StrataFiles
     from stele.model.release import Descriptor, Stratum
@@ -29,10 +28,9 @@ if TYPE_CHECKING:
     from stele.seal.again.changes import Edit
     from stele.seal.codec import Compression
 
-LIMIT = 64 << 20  # bytes of an image that is held in memory
+LIMIT = 64 << 20  # bytes of an image; of a larger one, changes that are held in memory may be too much
+_PIECE = 1 << 20  # bytes of a form that are in memory at a time: new memory costs more than what is done with it
 TAR_LIMIT = 4 * LIMIT  # bytes of its tar, whose headers are longer
-_KIND = 156  # where a tar header says what it is
-_PAX = 0x78  # "x"
 
 
 class NotAlikeError(Exception):
@@ -47,16 +45,14 @@ class Put(NamedTuple):
     content: bytes
 
 
-def stratum(
-    old: Stratum, files: StrataFiles, edits: Sequence[Edit], lines: Sequence[bytes], sink: BlobSink, compression: Compression
-) -> Stratum:
+def stratum(old: Stratum, files: StrataFiles, edits: Sequence[Edit], encoded: bytes, sink: BlobSink, compression: Compression) -> Stratum:
     """The stratum with what changed.
 
     Args:
         old: as it was, in this compression.
         files: its two forms.
         edits: of files in it.
-        lines: of all its nodes as they are now, without line feeds.
+        encoded: its nodes as they are now, as a tree of their own.
         sink: takes layer and image.
         compression: of the layer.
 
@@ -67,7 +63,6 @@ def stratum(
     puts = [Put(edit.old, edit.new, edit.changed.data) for edit in edits if edit.changed.data is not None]
     if len(puts) < len(edits):
         raise NotAlikeError
-    encoded = joined(line + b"\n" for line in lines)
     _check_alike(old, puts, encoded)
     with Beside(lambda: _layer(old, files, edits, sink, compression)) as making:
         made, root = _image(old, files, puts, erofs.uuid_of(encoded), sink)
@@ -113,86 +108,189 @@ def _image(
     if fd is None:
         raise NotAlikeError
     try:
-        data = bytearray(old.image_size)
-        if os.preadv(fd, [data], 0) != len(data) or (wanted is None and "sha256:" + hashlib.sha256(data).hexdigest() != old.image):
-            raise NotAlikeError
+        blocks = Blocks(fd, old.image_size)
         reader = ImageReader(fd)
-        changed = {0}
         for put in puts:
-            changed |= _edit(data, reader, put)
-    except (BadImageError, OSError) as error:
+            _edit(blocks, reader, put)
+        blocks[0][:] = erofs.with_uuid(bytes(blocks[0]), uuid)
+        root = verity.update(blocks, old.data_size, uuid)
+        with sink.draft("image") as draft:
+            was, digest = blocks.write(draft.fd)
+            if (was != old.image) if wanted is None else (digest, root) != (wanted.image, wanted.verity_root):
+                raise NotAlikeError
+            draft.commit(digest)
+    except BadImageError as error:
         raise NotAlikeError from error
     finally:
         os.close(fd)
-    data[:BLOCK] = erofs.with_uuid(bytes(data[:BLOCK]), uuid)
-    root = verity.update(data, old.data_size, uuid, changed)
-    digest = "sha256:" + hashlib.sha256(data).hexdigest()
-    if wanted is not None and (digest, root) != (wanted.image, wanted.verity_root):
-        raise NotAlikeError
-    with sink.draft("image") as draft:
-        durable.write_all(draft.fd, data)
-        draft.commit(digest)
     return digest, root
 
 
-def _edit(data: bytearray, reader: ImageReader, put: Put) -> set[int]:
-    """Put a file's new content where its old one was; returns the numbers of the blocks that are others now."""
+class Blocks:
+    """Blocks of an image that become others; by number, each as it is in the image when it is first asked for."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd, self._size = fd, size
+        self._held: dict[int, bytearray] = {}
+
+    def __getitem__(self, number: int) -> bytearray:
+        """One, to be changed. Raises BadImageError where there is none."""
+        if number not in self._held:
+            data = bytearray(_read(self._fd, BLOCK, number * BLOCK) if 0 <= number < self._size // BLOCK else b"")
+            if len(data) != BLOCK:
+                raise BadImageError("it is cut short")
+            self._held[number] = data
+        return self._held[number]
+
+    def put(self, offset: int, data: bytes) -> None:
+        """Put bytes in place of as many. Raises like asking for a block."""
+        done = 0
+        while done < len(data):
+            number, start = divmod(offset + done, BLOCK)
+            count = min(BLOCK - start, len(data) - done)
+            self[number][start : start + count] = data[done : done + count]
+            done += count
+
+    def numbers(self) -> set[int]:
+        """Which were asked for."""
+        return set(self._held)
+
+    def write(self, target: int) -> tuple[str, str]:
+        """Write the image with these blocks to `target`; returns the digests of what it was and of what it is now.
+
+        Raises:
+            BadImageError: it could not be read.
+            OSError: it could not be written.
+        """
+        was, now = hashlib.sha256(), hashlib.sha256()
+        room = bytearray(_PIECE)
+        for at in range(0, self._size, _PIECE):
+            view = memoryview(room)[: self._size - at]
+            try:
+                count = os.preadv(self._fd, [view], at)
+            except OSError as error:
+                raise BadImageError(str(error)) from error
+            if count != len(view):
+                raise BadImageError("it is cut short")
+            was.update(view)
+            for number, data in self._held.items():
+                if at <= number * BLOCK < at + len(view):
+                    view[number * BLOCK - at : number * BLOCK - at + BLOCK] = data
+            now.update(view)
+            durable.write_all(target, view)
+        return "sha256:" + was.hexdigest(), "sha256:" + now.hexdigest()
+
+
+def _read(fd: int, size: int, offset: int) -> bytes:
+    try:
+        return os.pread(fd, size, offset)
+    except OSError as error:
+        raise BadImageError(str(error)) from error
+
+
+def _edit(blocks: Blocks, reader: ImageReader, put: Put) -> None:
+    """Put a file's new content where its old one was."""
     tails = [tail_of(node.size, 0) for node in (put.old, put.new)]
     slots = [-(-(INODE + tail) // SLOT) for tail in tails]
-    blocks = [-(-(node.size - tail) // BLOCK) for node, tail in zip((put.old, put.new), tails, strict=True)]
+    counts = [-(-(node.size - tail) // BLOCK) for node, tail in zip((put.old, put.new), tails, strict=True)]
     offset = reader.inode_at(put.new.path)
     content = put.content
-    if slots[0] != slots[1] or blocks[0] != blocks[1] or offset is None:
+    if slots[0] != slots[1] or counts[0] != counts[1] or offset is None:
         raise NotAlikeError
     whole = len(content) - tails[1]
-    data[offset + 8 : offset + 16] = len(content).to_bytes(8, "little")
-    room = slots[1] * SLOT - INODE
-    data[offset + INODE : offset + INODE + room] = content[whole:].ljust(room, b"\0")
-    changed = {offset // BLOCK}
-    if blocks[1]:
-        first = int.from_bytes(data[offset + 16 : offset + 20], "little")
-        data[first * BLOCK : (first + blocks[1]) * BLOCK] = content[:whole].ljust(blocks[1] * BLOCK, b"\0")
-        changed.update(range(first, first + blocks[1]))
-    return changed
+    blocks.put(offset + 8, len(content).to_bytes(8, "little"))
+    blocks.put(offset + INODE, content[whole:].ljust(slots[1] * SLOT - INODE, b"\0"))
+    if counts[1]:
+        at = offset % BLOCK + 16
+        first = int.from_bytes(blocks[offset // BLOCK][at : at + 4], "little")
+        blocks.put(first * BLOCK, content[:whole].ljust(counts[1] * BLOCK, b"\0"))
 
 
 def _layer(old: Stratum, files: StrataFiles, edits: Sequence[Edit], sink: BlobSink, compression: Compression) -> tuple[str, Descriptor]:
     fd = files.open_layer(old)
     if fd is None:
         raise NotAlikeError
-    try:
-        with os.fdopen(fd, "rb") as file:
-            data = codec.decompressed(file, compression, TAR_LIMIT)
-    except (ValueError, OSError) as error:
-        raise NotAlikeError from error
-    if sha256(data) != old.diff_id:
-        raise NotAlikeError
-    pieces = (part[at : at + forms.PIECE] for part in _spliced(memoryview(data), edits) for at in range(0, len(part), forms.PIECE))
-    return forms.keep_layer(sink, pieces, compression)
+    with os.fdopen(fd, "rb") as file, codec.decompressed(file, compression) as read:
+        spliced = _Spliced(read, edits, old.diff_id)
+        return forms.keep_layer(sink, spliced.pieces(), compression, lambda: spliced.diff_id)
 
 
-def _spliced(data: memoryview, edits: Sequence[Edit]) -> list[memoryview | bytes]:
-    """The tar in pieces, with the members of the changed files in place of the old ones."""
-    wanted = {tar.member(edit.old): edit for edit in edits}
-    lengths = {len(header) for header in wanted}
-    parts: list[memoryview | bytes] = []
-    at = start = 0
-    while at < len(data) and wanted:
-        edit = next((found for length in lengths if (found := wanted.pop(bytes(data[at : at + length]), None))), None)
-        if edit is None:
-            at = _next(data, at)
-            continue
+class _Spliced:
+    """A tar with other members in the places of some. `diff_id`: of the new one, when all of it was taken."""
+
+    def __init__(self, read: Callable[[memoryview], int], edits: Sequence[Edit], old: str) -> None:
+        """`read`: gives more of the tar whose digest was `old`, 0 bytes at its end; ValueError or OSError where it cannot."""
+        self._read, self._old = read, old
+        self._wanted = [(tar.member(edit.old), edit) for edit in sorted(edits, key=lambda edit: edit.old.path, reverse=True)]
+        self._was = hashlib.sha256()
+        self._now: hashlib._Hash | None = None  # as long as both are the same
+        self.diff_id = ""
+
+    def pieces(self) -> Iterator[memoryview | bytes]:
+        """All of it; each piece is to be used before the next one is asked for.
+
+        Raises:
+            NotAlikeError: the old one is not what it was, or a member is not in it.
+        """
+        longest = max(len(header) for header, _ in self._wanted)
+        data = bytearray(_PIECE + longest)
+        room = memoryview(data)
+        at = kept = skip = size = 0  # the next member; bytes that were read before and not looked at; those of a member that goes
+        while True:
+            have = kept + self._fill(room[kept:])
+            size += have - kept
+            if size > TAR_LIMIT:
+                raise NotAlikeError
+            done = min(skip, have)
+            self._was.update(room[:done])
+            skip -= done
+            is_end = have < len(data)
+            while self._wanted and at + (tar.BLOCK if is_end else longest) <= have:
+                header, edit = self._wanted[-1]
+                if not data.startswith(header, at):
+                    at += tar.BLOCK + _padded(int(data[at + 124 : at + 135], 8) if data[at] else 0)
+                    continue
+                self._wanted.pop()
+                yield self._both(room[done:at])
+                done, at = at, at + len(header) + _padded(edit.old.size)
+                yield self._instead(edit)
+                self._was.update(room[done:at])
+                done, skip = min(at, have), max(0, at - have)
+            ends = have if is_end or not self._wanted else min(at, have)
+            yield self._both(room[done:ends])
+            if is_end:
+                break
+            kept = have - ends
+            data[:kept] = data[ends:have]
+            at -= ends
+        if self._wanted or "sha256:" + self._was.hexdigest() != self._old:
+            raise NotAlikeError
+        self.diff_id = "sha256:" + (self._now or self._was).hexdigest()
+
+    def _fill(self, room: memoryview) -> int:
+        done = 0
+        try:
+            while done < len(room) and (count := self._read(room[done:])):
+                done += count
+        except (ValueError, OSError) as error:
+            raise NotAlikeError from error
+        return done
+
+    def _both(self, data: memoryview) -> memoryview:
+        """What is the same in both."""
+        self._was.update(data)
+        if self._now is not None:
+            self._now.update(data)
+        return data
+
+    def _instead(self, edit: Edit) -> bytes:
+        """What is there now."""
         content = edit.changed.data or b""
-        parts += [data[start:at], tar.member(edit.new), content, bytes(-len(content) % tar.BLOCK)]
-        at = start = _next(data, at)
-    if wanted:
-        raise NotAlikeError
-    return [*parts, data[start:]]
+        new = tar.member(edit.new) + content.ljust(_padded(len(content)), b"\0")
+        self._now = self._now or self._was.copy()
+        self._now.update(new)
+        return new
 
 
-def _next(data: memoryview, at: int) -> int:
-    """Where the member after the one at `at` begins."""
-    is_pax = data[at + _KIND] == _PAX
-    size = int(bytes(data[at + 124 : at + 135]) or b"0", 8) if data[at] else 0
-    at += tar.BLOCK + size + -size % tar.BLOCK
-    return _next(data, at) if is_pax else at
+def _padded(size: int) -> int:
+    return -(-size // tar.BLOCK) * tar.BLOCK
