@@ -73,6 +73,17 @@ def test_decoding_gives_the_tree_back(one: Tree) -> None:
     assert tree.decode(data).encode() == data
 
 
+@given(trees(), names)
+def test_a_line_is_found_where_it_lies(one: Tree, other: bytes) -> None:
+    data = one.encode()
+    for each in one.nodes:
+        place = tree.found_in(data, each.path)
+        assert place is not None
+        assert tree.decode_line(data[slice(*place)]) == each
+    for path in {other, *(each.path + b"!" for each in one.nodes)} - {each.path for each in one.nodes}:
+        assert tree.found_in(data, path) is None
+
+
 @given(trees())
 def test_every_line_is_canonical_json(one: Tree) -> None:
     header, *lines = one.encode().splitlines()

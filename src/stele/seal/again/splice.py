@@ -1,7 +1,7 @@
 """A stratum of which some files changed, spliced from its last forms: what did not change is neither read nor encoded again.
 
-The old forms are checked against their signed digests first, so that what is taken from them is what was sealed. The result is, byte
-for byte, what making the stratum anew gives; where it would lie otherwise in the image, that is what has to be done.
+The old forms are checked against their signed digests while they are read, and nothing is kept that was made of one that differs. The
+result is, byte for byte, what making the stratum anew gives; where it would lie otherwise in the image, that is what has to be done.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stele.seal.codec import Compression
 
 LIMIT = 64 << 20  # bytes of an image; of a larger one, changes that are held in memory may be too much
-_PIECE = 1 << 20  # bytes of a form that are in memory at a time: new memory costs more than what is done with it
+PIECE = 1 << 20  # bytes of a form that are in memory at a time: new memory costs more than what is done with it
 TAR_LIMIT = 4 * LIMIT  # bytes of its tar, whose headers are longer
 
 
@@ -163,8 +163,8 @@ class Blocks:
             OSError: it could not be written.
         """
         was, now = hashlib.sha256(), hashlib.sha256()
-        room = bytearray(_PIECE)
-        for at in range(0, self._size, _PIECE):
+        room = bytearray(PIECE)
+        for at in range(0, self._size, PIECE):
             view = memoryview(room)[: self._size - at]
             try:
                 count = os.preadv(self._fd, [view], at)
@@ -211,11 +211,11 @@ def _layer(old: Stratum, files: StrataFiles, edits: Sequence[Edit], sink: BlobSi
     if fd is None:
         raise NotAlikeError
     with os.fdopen(fd, "rb") as file, codec.decompressed(file, compression) as read:
-        spliced = _Spliced(read, edits, old.diff_id)
+        spliced = Spliced(read, edits, old.diff_id)
         return forms.keep_layer(sink, spliced.pieces(), compression, lambda: spliced.diff_id)
 
 
-class _Spliced:
+class Spliced:
     """A tar with other members in the places of some. `diff_id`: of the new one, when all of it was taken."""
 
     def __init__(self, read: Callable[[memoryview], int], edits: Sequence[Edit], old: str) -> None:
@@ -233,7 +233,7 @@ class _Spliced:
             NotAlikeError: the old one is not what it was, or a member is not in it.
         """
         longest = max(len(header) for header, _ in self._wanted)
-        data = bytearray(_PIECE + longest)
+        data = bytearray(PIECE + longest)
         room = memoryview(data)
         at = kept = skip = size = 0  # the next member; bytes that were read before and not looked at; those of a member that goes
         while True:
@@ -248,7 +248,7 @@ class _Spliced:
             while self._wanted and at + (tar.BLOCK if is_end else longest) <= have:
                 header, edit = self._wanted[-1]
                 if not data.startswith(header, at):
-                    at += tar.BLOCK + _padded(int(data[at + 124 : at + 135], 8) if data[at] else 0)
+                    at += _length(data, at)
                     continue
                 self._wanted.pop()
                 yield self._both(room[done:at])
@@ -290,6 +290,14 @@ class _Spliced:
         self._now = self._now or self._was.copy()
         self._now.update(new)
         return new
+
+
+def _length(data: bytearray, at: int) -> int:
+    """Of the member at `at`, or of its pax header: nothing is known yet to be what it was."""
+    size = data[at + 124 : at + 135] if data[at] else b"0"
+    if not size.isdigit() or b"8" in size or b"9" in size:
+        raise NotAlikeError
+    return tar.BLOCK + _padded(int(size, 8))
 
 
 def _padded(size: int) -> int:
