@@ -19,6 +19,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _HOLE = 4096  # bytes: less is not worth a hole
 _ZEROS = bytes(1 << 20)
 _AT_ONCE = 16  # fsyncs
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE
 
 
 def is_hole(data: bytes | memoryview) -> bool:
@@ -42,6 +43,11 @@ def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None
     while view:
         count = os.pwrite(fd, view, offset)
         view, offset = view[count:], offset + count
+
+
+def begin_sync(fd: int) -> None:
+    """Have the disk begin to write a file that is whole, and do not wait (sync_file_range): who syncs it later waits for less."""
+    _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _WRITE)  # where that is not possible, nothing is lost
 
 
 def sync_dir(folder: Path) -> None:

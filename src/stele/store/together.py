@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST = 200  # files: each is open until it is settled
+LARGE = 1 << 20  # bytes, which the disk can write while others are made
 
 
 class _Waiting(NamedTuple):
@@ -38,6 +39,8 @@ class Together:
                 os.close(fd)
                 return
             self._files[target] = _Waiting(path, fd)
+            if os.fstat(fd).st_size >= LARGE:
+                durable.begin_sync(fd)
             if len(self._files) >= MOST:
                 self._settle()
 
