@@ -25,6 +25,23 @@ ROOTS = [
 ]
 
 
+# the proofs in them that those are tested with (transparency-dev/merkle, proof/verify_test.go): nodes by level and place
+NODES = {
+    "00": "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+    "01": "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7",
+    "04": "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+    "06": "b08693ec2e721597130641e8211e7eedccb4c26413963eee6c1e2ed16ffb1a5f",
+    "10": "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+    "11": "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+    "12": "0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a",
+    "13": "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
+    "20": "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    "21": "6b47aaf29ee3c2af9af889bc1fb9254dabd31177f16232dd6aab035ca39bf6e4",
+}
+INCLUSION = [(0, 1, ""), (0, 8, "01 11 21"), (5, 8, "04 13 20"), (2, 3, "10"), (1, 5, "00 11 04")]
+CONSISTENCY = [(1, 1, ""), (1, 8, "01 11 21"), (6, 8, "12 13 20"), (2, 5, "11 04"), (6, 7, "12 06 20")]
+
+
 def leaves(count: int) -> list[bytes]:
     return [merkle.leaf_hash(b"%d" % number) for number in range(count)]
 
@@ -48,6 +65,22 @@ def subtree(hashes: list[bytes]):
 @pytest.mark.parametrize("size", range(9))
 def test_the_known_roots(size):
     assert merkle.root([merkle.leaf_hash(bytes.fromhex(text)) for text in INPUTS[:size]]).hex() == ROOTS[size]
+
+
+@pytest.mark.parametrize(("index", "size", "path"), INCLUSION)
+def test_the_known_inclusion_proofs(index, size, path):
+    hashes = [merkle.leaf_hash(bytes.fromhex(text)) for text in INPUTS[:size]]
+    known = [bytes.fromhex(NODES[name]) for name in path.split()]
+    assert merkle.inclusion(index, size, subtree(hashes)) == known
+    assert merkle.root_from_inclusion(index, size, hashes[index], known).hex() == ROOTS[size]
+
+
+@pytest.mark.parametrize(("old", "new", "path"), CONSISTENCY)
+def test_the_known_consistency_proofs(old, new, path):
+    hashes = [merkle.leaf_hash(bytes.fromhex(text)) for text in INPUTS[:new]]
+    known = [bytes.fromhex(NODES[name]) for name in path.split()]
+    assert merkle.consistency(old, new, subtree(hashes)) == known
+    assert merkle.is_consistent(old, new, bytes.fromhex(ROOTS[old]), bytes.fromhex(ROOTS[new]), known)
 
 
 def test_roots_are_those_of_the_definition_however_they_are_computed():
