@@ -118,7 +118,8 @@ def _follow(found: LogView, selected: Selection, shown: Lines | None) -> None:
 def check(call: Call, ledger: str | None, trust: str | None) -> None:
     """Check everything: every entry, tile, chain, epoch and checkpoint against the trusted ledger key.
 
-    Exit code 1 if anything was altered, with what and where.
+    Then, of what others do not get: that the projection leaves nothing out by which `stele log` finds entries, and that no private value
+    went without a redaction. Exit code 1 if anything was altered, with what and where.
     """
     from stele.flow import reading as flow
 
