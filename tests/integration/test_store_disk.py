@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stele.flow import mending, repairing, storecheck
+from stele.flow import mending, repairing, storecheck, usage
 from stele.host import immutable
 from stele.model import spec as specs
 from stele.model.tree import Tree
@@ -153,3 +153,18 @@ def test_an_image_in_use_that_can_be_written_to_is_a_problem(tmp_path):
     assert {item.how for item in done.mended} == {"made immutable"}
     for stratum in release.strata:
         store.remove_image(stratum)
+
+
+def test_a_store_that_is_mounted_read_only_is_checked_and_counted(small):
+    store = opened(small / "store")
+    release = put(store, 100_000)
+    subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+    try:
+        found = storecheck.check(opened(small / "store"), {}, lambda _: None)
+        assert (found.whole, found.problems) == ((release.digest,), [])
+        assert [item.digest for item in usage.usage(opened(small / "store")).releases] == [release.digest]
+        assert opened(small / "store").verify(release)["bytes"]
+        with pytest.raises(SteleError, match="cannot be written"):
+            put(opened(small / "store"), 1000)
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", small], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -42,20 +43,15 @@ def _exit_of(work: Callable[[], object], argv: list[str]) -> int:
             raise
         return end.code or 0
     except SteleError as error:
-        if debug:
-            import logging
-
-            logging.getLogger(__name__).exception("the command failed")
-        from stele.cli.render import show_error
-
-        show_error(error, as_json="--json" in argv)
-        return exit_code(error)
+        return _said(error, argv)
     except BrokenPipeError:
         return _broken()
     except (KeyboardInterrupt, EOFError):
         sys.stderr.write("\naborted\n")
         return USAGE
     except Exception as error:
+        if isinstance(error, OSError) and (meant := _of_the_host(error)) is not None:
+            return _said(meant, argv)
         if debug:
             raise
         sys.stderr.write(
@@ -63,3 +59,38 @@ def _exit_of(work: Callable[[], object], argv: list[str]) -> int:
         )
         return INTERNAL
     return result if isinstance(result, int) else 0
+
+
+def _said(error: SteleError, argv: list[str]) -> int:
+    if "--debug" in argv:
+        import logging
+
+        logging.getLogger(__name__).error("the command failed", exc_info=error)
+    from stele.cli.render import show_error
+
+    show_error(error, as_json="--json" in argv)
+    return exit_code(error)
+
+
+def _of_the_host(error: OSError) -> SteleError | None:
+    """What the system's answer means to a person, whichever file it was about; None: it should have been foreseen."""
+    what = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "a file"
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return SteleError(
+            f"this user may not open, read or write {what}: {error.strerror}",
+            remedy="run as the user it belongs to (sudo), or name a data folder of your own with --data",
+            code="host.not-permitted",
+        )
+    if error.errno == errno.EROFS:
+        return SteleError(
+            f"{what} is on a file system that is mounted read-only",
+            remedy="mount it for writing, or name another data folder with --data",
+            code="host.read-only",
+        )
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return SteleError(
+            f"there is no room left for {what}: {error.strerror}",
+            remedy="free space on its file system, then try again",
+            code="host.no-room",
+        )
+    return None

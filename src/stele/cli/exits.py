@@ -49,7 +49,7 @@ _ANSWERS = (
     "store.unknown-signer",
     "store.damaged",
 )
-_HOST = ("run.unprivileged", "run.no-cgroups", "run.kernel-lacks")
+_HOST = ("run.unprivileged", "run.no-cgroups", "run.kernel-lacks", "host.not-permitted")
 _NOT_READY = (
     "agent.",
     "host.",

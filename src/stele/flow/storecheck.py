@@ -52,7 +52,7 @@ def check(store: Layout, running: Mapping[str, str], say: Callable[[str], None],
     Raises:
         SteleError: `store.not-writable`: the folder cannot be locked.
     """
-    with store.adding():
+    with store.looking():
         files = checking.look(store, say)
         report = judge(store, files, running)
         if deep:

@@ -58,7 +58,7 @@ def usage(store: Layout) -> Usage:
     Raises:
         SteleError: `store.not-writable`: the folder cannot be locked.
     """
-    with store.adding():
+    with store.looking():
         files = checking.look(store, lambda _: None, hashing=False)
         taken = census.take(store)
     users: dict[str, set[str]] = {}

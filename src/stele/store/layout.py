@@ -381,6 +381,10 @@ class Layout:
         """While it lasts nothing is removed: whoever relies on what is here, and publishes it, does so inside."""
         return removal.adding(self.root)
 
+    def looking(self) -> AbstractContextManager[None]:
+        """`adding`, for who only reads; also of a store on a file system that is mounted read-only."""
+        return removal.looking(self.root)
+
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
         """While it lasts nobody else changes index.json. Raises like `draft`."""

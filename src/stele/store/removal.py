@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from typing import TYPE_CHECKING
@@ -25,6 +26,18 @@ def adding(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def looking(root: Path) -> Iterator[None]:
+    """`adding`, for who only reads: where the file system is mounted read-only nothing can be removed, and there is no lock to be had."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(adding(root))
+        except SteleError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EROFS:
+                raise
+        yield
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ def load(
         refuse_unused("a package list", reference=reference, platform=platform)
         return debian.load(source, time=time, limits=limits)
     if source.is_dir():
-        is_layout = (source / "oci-layout").is_file() and (source / "index.json").is_file()
+        is_layout = all(os.path.isfile(source / name) for name in ("oci-layout", "index.json"))  # False also where nothing may be read
         if kind == "folder" or (kind == "auto" and not is_layout):
             from stele.seal.sources import folder
 
