@@ -294,6 +294,27 @@ def test_looking_says_which_folders_are_not_what_they_were(tmp_path):
     assert json.dumps(os.getcwd())  # the children's folder is not ours
 
 
+def test_names_are_seen_as_python_sees_them_however_many_there_are(tmp_path, monkeypatch):
+    for number in range(2 * states._SLOTS + 1):
+        (tmp_path / f"{number}").write_bytes(b"x" * number)
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "folder").mkdir()
+    os.utime(tmp_path / "0", ns=(1, -1_500_000_001))
+    monkeypatch.chdir(tmp_path)
+    names = [os.fsencode(path.name) for path in tmp_path.iterdir()]
+    look = states.quickest()
+    assert look(names) == packed([state_of(os.lstat(name)) for name in names])
+    assert look([]) == b""
+    with pytest.raises(OSError):
+        look([*names, b"gone"])
+
+
+@pytest.mark.parametrize("words", [(), ((0,) * 13,)])
+def test_where_the_librarys_record_is_another_python_looks(words, monkeypatch):
+    monkeypatch.setattr(states, "_WORDS", words)
+    assert states.quickest()([b"/"]) == packed([state_of(os.lstat("/"))])
+
+
 CONTENTS = st.binary(min_size=1, max_size=60) | st.integers(1, 70_000).map(lambda size: b"x" * size) | st.just(b"same")
 
 
@@ -350,7 +371,7 @@ def test_a_small_change_is_spliced_and_a_damaged_old_form_is_not_used(tmp_path, 
 
 
 def test_a_state_that_is_too_young_or_too_large_is_not_kept_and_its_neighbours_are():
-    old, young, large = (1, 2, 3, 4, 5, 0), (1, 2, 3, 4, 5, 1 << 60), (1, 1 << 63, 3, 4, 5, 0)
+    old, young, large = (1, 2, 3, 4, 5, 0), (1, 2, 3, 4, 5, 1 << 60), (1, 1 << 64, 3, 4, 5, 0)
     nothing = bytes(len(packed([old])))
     assert last_seals._settled([old, young, old], 0) == packed([old]) + nothing + packed([old])
     assert last_seals._settled([old, large, young, old], 0) == packed([old]) + 2 * nothing + packed([old])

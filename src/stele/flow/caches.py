@@ -42,7 +42,7 @@ def read(places: Places, source: Path, kind: str) -> bytes | None:
         return file.read()
 
 
-def keep(places: Places, source: Path, kind: str, data: bytes) -> None:
+def keep(places: Places, source: Path, kind: str, data: bytes | bytearray) -> None:
     """Keep it for the next seal; that it cannot be kept is no harm."""
     with contextlib.suppress(OSError):
         durable.make_dirs(places.stat_caches, 0o700)

@@ -139,7 +139,7 @@ class Again:
         self._way.say(f"sealing {self._last.told.paths} paths, of which {len(remade.edits)} changed")
         from stele.host.beside import Beside
 
-        with Beside(lambda: releases.keep_tree(store, remade.tree)) as keeping:
+        with Beside(lambda: releases.keep_pieces(store, remade.pieces()) if remade.edits else releases.keep_tree(store, tree)) as keeping:
             table = remake.table(remade, self._last, old, fd, store, store, self._packing)
             described = keeping.result()
         sealed = releases.assemble(old.spec, store, described, table, compression=self._packing, platform=old.platform)

@@ -129,7 +129,7 @@ def write(path: Path, data: bytes, *, mode: int = 0o644, after: Sequence[Path] =
     write_with(path, lambda fd: write_all(fd, data), mode=mode, after=after)
 
 
-def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def replace(path: Path, data: bytes | bytearray, *, mode: int = 0o644) -> None:
     """Replace `path` at once with `data`, and wait for no disk: for what may be lost, and whose reader sees when it was cut."""
     write_with(path, lambda fd: write_all(fd, data), mode=mode, sync=False)
 

@@ -8,12 +8,16 @@ from typing import TypeVar
 import msgspec
 
 T = TypeVar("T")
+_encoder = msgspec.msgpack.Encoder()
 
 
-def encode(header: bytes, value: object) -> bytes:
-    """As it is kept."""
-    body = msgspec.msgpack.encode(value)
-    return header + sha256(body).digest() + body
+def encode(header: bytes, value: object) -> bytearray:
+    """As it is kept; made in one piece, because it may be large."""
+    begins = len(header) + 32
+    data = bytearray()
+    _encoder.encode_into(value, data, begins)
+    data[:begins] = header + sha256(memoryview(data)[begins:]).digest()
+    return data
 
 
 def decode(header: bytes, data: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T | None:

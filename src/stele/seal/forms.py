@@ -177,10 +177,10 @@ def keep_layer(
 ) -> tuple[str, Descriptor]:
     """Keep a stratum's tar, compressed; returns its diff_id and the blob. Raises what `sink` and `parts` raise.
 
-    `known`: gives the diff_id when all parts were taken, where whoever makes them has it from there.
+    `known`: gives the diff_id when all parts were taken, where whoever makes them hashes them, and does not leave all processors to it.
     """
     with sink.draft("blob") as draft:
-        writing = _Writing(draft.fd, codec.encoder(compression), known)
+        writing = _Writing(draft.fd, codec.encoder(compression, alone=known is None), known)
         writing.all(parts)
         diff_id, digest, size = writing.end()
         draft.commit(digest)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from stele.host import durable
 from stele.model import release as releases
 from stele.model.release import MANIFEST_TYPE, TREE_TYPE, Descriptor, Referrer, Release, Stratum
 from stele.model.tree import joined, line
@@ -14,7 +16,7 @@ from stele.trust import canonical
 from stele.trust.digest import sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from stele.model.ports import BlobSink, ContentReader, SmallBlobs
     from stele.model.spec import Spec
@@ -111,6 +113,19 @@ def seal(
 def keep_tree(sink: SmallBlobs, data: bytes) -> Descriptor:
     """Keep the canonical bytes of a tree. Raises those of `sink`."""
     return Descriptor(media_type=TREE_TYPE, digest=sink.put(data), size=len(data))
+
+
+def keep_pieces(sink: BlobSink, pieces: Iterable[bytes | memoryview]) -> Descriptor:
+    """The same of a tree in pieces. Raises those of `sink`."""
+    state, size = hashlib.sha256(), 0
+    with sink.draft("blob") as draft:
+        for piece in pieces:
+            state.update(piece)
+            size += len(piece)
+            durable.write_all(draft.fd, piece)
+        digest = "sha256:" + state.hexdigest()
+        draft.commit(digest)
+    return Descriptor(media_type=TREE_TYPE, digest=digest, size=size)
 
 
 def assemble(

@@ -97,7 +97,7 @@ def find(root: int, last: LastSeal, folders: Sequence[Folder], numbers: Sequence
     return changed, kept
 
 
-def _in_folder(fd: int, folder: Folder, was: bytes, roles: Sequence[int], folders: Sequence[Folder]) -> Iterator[Changed | Kept]:
+def _in_folder(fd: int, folder: Folder, was: memoryview, roles: Sequence[int], folders: Sequence[Folder]) -> Iterator[Changed | Kept]:
     names = folder.listed()
     info = os.fstat(fd)
     try:
@@ -154,9 +154,9 @@ def _has_xattrs(fd: int) -> bool:
         return False  # a file system without
 
 
-def patched(was: bytes, changed: Sequence[Changed], kept: Sequence[Kept], begun_ns: int) -> bytes:
+def patched(was: memoryview, changed: Sequence[Changed], kept: Sequence[Kept], begun_ns: int) -> memoryview:
     """States with those of now, but for what is too young to be believed."""
     raw = bytearray(was)
     for at, state in [*((item.at, item.state) for item in changed), *((item.at, states.of(item.info)) for item in kept)]:
         raw[at : at + states.WIDTH] = states.packed([state if state[states.CTIME] < begun_ns - states.SETTLED_NS else UNKNOWN])
-    return bytes(raw)
+    return memoryview(raw)

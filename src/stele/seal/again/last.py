@@ -70,7 +70,7 @@ class LastSeal(msgspec.Struct, frozen=True, array_like=True):
     owner: tuple[int, int]
     folders: bytes
     names: bytes
-    states: bytes
+    states: memoryview  # into what was decoded: they are most of it
     roles: bytes
     parts: list[Part]
     sizes: dict[bytes, int]
@@ -91,7 +91,7 @@ class LastSeal(msgspec.Struct, frozen=True, array_like=True):
 _decoder = msgspec.msgpack.Decoder(LastSeal)
 
 
-def encode(last: LastSeal) -> bytes:
+def encode(last: LastSeal) -> bytearray:
     """As it is kept."""
     return cached.encode(HEADER, last)
 
@@ -161,7 +161,7 @@ def columns(seen: Seen) -> dict[str, Any]:
     return {
         "folders": b"\0".join(folder.path for folder in seen.folders),
         "names": b"\0".join(b"/".join(folder.names) for folder in seen.folders),
-        "states": bytes(kept),
+        "states": memoryview(kept),
         "roles": roles.tobytes(),
         "parts": table,
         "sizes": dict(seen.cut.folders),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -19,7 +20,7 @@ from stele.seal.normalise import folder_owner
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from stele.model.ports import BlobSink, StrataFiles
     from stele.model.release import Release, Stratum
@@ -31,12 +32,26 @@ if TYPE_CHECKING:
 
 
 class Remade(NamedTuple):
-    """`tree`: the tree's canonical bytes. `runs`, `parts`: as in `LastSeal`."""
+    """A tree out of another. `data`: the other's canonical bytes. `edits`: in order. `runs`: new lengths. `parts`: as in `LastSeal`."""
 
-    tree: bytes
-    runs: array[int]
+    data: bytes
     edits: list[Edit]
+    runs: array[int]
     parts: list[Part]
+
+    def pieces(self, begins: int = 0, ends: int | None = None) -> Iterator[bytes | memoryview]:
+        """The new tree's canonical bytes, or of them what was from `begins` to `ends`: most of them are the old ones where they lie."""
+        whole, ends = memoryview(self.data), len(self.data) if ends is None else ends
+        for edit in self.edits[bisect_left(self.edits, begins, key=_at) :]:
+            if edit.at >= ends:
+                break
+            yield whole[begins : edit.at]
+            yield trees.line(edit.new)
+            begins = edit.at + len(trees.line(edit.old))
+        yield whole[begins:ends]
+
+
+_at = attrgetter("at")
 
 
 def tree(data: bytes, last: LastSeal, changed: Sequence[Changed], kept: Sequence[Kept], top: os.stat_result) -> Remade:
@@ -69,26 +84,22 @@ def tree(data: bytes, last: LastSeal, changed: Sequence[Changed], kept: Sequence
             new = msgspec.structs.replace(old, sha256=item.sha256, size=item.state[3])
             edits.append(Edit(at, item, old, new))
     parts = _parts(last, edits)
-    return Remade(*_edited(data, array("Q", last.runs), edits), edits, parts)
+    return Remade(data, sorted(edits, key=_at), _runs(data, last, edits), parts)
 
 
-def _edited(data: bytes, runs: array[int], edits: Sequence[Edit]) -> tuple[bytes, array[int]]:
-    """The bytes with other lines in the places of some, copied once, because a large tree is many megabytes; and their runs.
+def _runs(data: bytes, last: LastSeal, edits: Sequence[Edit]) -> array[int]:
+    """The lengths of runs of now.
 
     Raises:
-        NotPlain: these are not the runs of these bytes.
+        NotPlain: the last ones are not those of these bytes.
     """
+    runs = array("Q", last.runs)
     begins = _begins(runs)
     if begins[-1] != len(data):
         raise NotPlain
-    pieces: list[bytes | memoryview] = []
-    whole, done = memoryview(data), 0
-    for edit in sorted(edits, key=lambda edit: edit.at):
-        old, new = trees.line(edit.old), trees.line(edit.new)
-        runs[bisect_right(begins, edit.at) - 1] += len(new) - len(old)
-        pieces += (whole[done : edit.at], new)
-        done = edit.at + len(old)
-    return b"".join((*pieces, whole[done:])) if edits else data, runs
+    for edit in edits:
+        runs[bisect_right(begins, edit.at) - 1] += len(trees.line(edit.new)) - len(trees.line(edit.old))
+    return runs
 
 
 def _begins(runs: array[int]) -> list[int]:
@@ -166,10 +177,11 @@ def table(
         SteleError: `seal.source-changed`, `seal.unreadable`, and those of `sink`.
     """
     found = list(release.strata)
-    begins, whole = _begins(remade.runs), memoryview(remade.tree)
+    begins = _begins(array("Q", last.runs))
     for number in sorted({last.parts[edit.changed.role].stratum for edit in remade.edits}):
         edits = [edit for edit in remade.edits if last.parts[edit.changed.role].stratum == number]
-        encoded = trees.joined(whole[begins[run] : begins[run + 1]] for run in array("I", last.members[number]))
+        runs = array("I", last.members[number])
+        encoded = trees.joined(piece for run in runs for piece in remade.pieces(begins[run], begins[run + 1]))
         try:
             found[number] = splice.stratum(found[number], files, edits, encoded, sink, compression)
         except splice.NotAlikeError:

@@ -76,7 +76,7 @@ class StatCache:
         """A file that was read."""
         self.recorded[path] = known
 
-    def encode(self, begun_ns: int) -> bytes:
+    def encode(self, begun_ns: int) -> bytearray:
         """The cache for the next seal. `begun_ns`: when this one began, UTC nanoseconds; what is younger is left out."""
         settled = {path: known for path, known in self.recorded.items() if known.state[states.CTIME] < begun_ns - states.SETTLED_NS}
         return cached.encode(HEADER, settled)
