@@ -24,6 +24,7 @@ _ANSWERS = (
     "trust.bad-note",
     "trust.bad-timestamp",
     "witness.damaged",
+    "witness.forked",
     "trust.missing-signature",
     "trust.not-canonical",
     "trust.stolen-key",

@@ -17,7 +17,7 @@ from stele.trust import root as roots
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from stele.flow.places import Places
@@ -79,8 +79,8 @@ def policy(places: Places) -> quorum.Policy:
     return quorum.NOBODY
 
 
-def collector(places: Places, ledgers: Sequence[note.Verifier]) -> Collector | None:
-    """The collector of cosignatures for this ledger; None if nobody is asked.
+def collector(places: Places, ledgers: Sequence[note.Verifier], believed: Callable[[bytes], note.Checkpoint]) -> Collector | None:
+    """The collector of cosignatures for this ledger; None if nobody is asked. `believed`: what a note says that the ledger's key signed.
 
     Raises:
         SteleError: `witness.bad-policy`, `witness.bad-settings`, `http.bad-address`.
@@ -91,7 +91,8 @@ def collector(places: Places, ledgers: Sequence[note.Verifier]) -> Collector | N
     from stele.witness.collect import Collector  # with HTTP, which those who only look at how it stands do not need
 
     chosen = settings(places)
-    return Collector(found, ledgers, block=chosen.block, timeout=chosen.timeout_ms / 1000, cosigned=_cosigned(places, found))
+    cosigned = _cosigned(places, found)
+    return Collector(found, ledgers, block=chosen.block, timeout=chosen.timeout_ms / 1000, cosigned=cosigned, believed=believed)
 
 
 def _cosigned(places: Places, asked: quorum.Policy) -> dict[note.Verifier, int]:

@@ -76,7 +76,7 @@ def publish(ledger: LedgerPort) -> None:
     try:
         ledger.publish()
     except SteleError as error:
-        if error.code != "witness.no-quorum":
+        if error.code not in {"witness.no-quorum", "witness.forked"}:
             raise
         log.warning("%s", error.reason)
 

@@ -98,8 +98,10 @@ def _collector(places: Places, terms: Terms) -> Collector | None:
     if not os.path.lexists(places.cosigning / "policy"):
         return None
     from stele.flow import cosigning
+    from stele.trust import root as roots
 
-    return cosigning.collector(places, terms.signer.verifiers)
+    trusted = terms.trusted or terms.signer.verifiers
+    return cosigning.collector(places, terms.signer.verifiers, lambda signed: roots.open_newest(signed, trusted).checkpoint)
 
 
 def _terms(places: Places) -> Terms:

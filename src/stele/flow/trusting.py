@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from stele.flow import opening, rooted, signers
+from stele.flow import rooted, signers
 from stele.flow.record import Recorder
 from stele.host import durable
 from stele.ledger import recorded
@@ -109,16 +109,18 @@ def recover(places: Places) -> bytes:
         SteleError: `trust.bad-root`, `trust.no-root`, `ledger.locked`, `ledger.none`.
     """
     root = _root(places)
-    with contextlib.closing(opening.open_ledger(places)) as ledger:
+    # no witness is asked: one that was shown the thief's history first would hold this up
+    signer = rooted.RootedSigner(root, rooted.own_signers(places))
+    with contextlib.closing(Ledger.open(places.ledger, signer=signer, clock=time.time_ns, trusted=root)) as ledger:
         ledger.publish()  # what is committed and not published yet belongs to the good part
         size = ledger.size
     reader = recorded.open_reader(places.ledger)
     assert reader is not None
     assert reader.size == size
-    _, signer = rooted.next_signer(places, root.origin, root.version + 1)
+    _, following = rooted.next_signer(places, root.origin, root.version + 1)
     gone = {item.verifier for item in root.stolen}
     stolen = [Stolen(size, reader.checkpoint.root, key) for key in root.ledger_keys(size) if key not in gone]
-    return _with_logs(root, [*root.logs, *(LogKey(size + 1, None, key) for key in signer.verifiers)], [*root.stolen, *stolen])
+    return _with_logs(root, [*root.logs, *(LogKey(size + 1, None, key) for key in following.verifiers)], [*root.stolen, *stolen])
 
 
 def _with_logs(root: Root, logs: Iterable[LogKey], stolen: Iterable[Stolen]) -> bytes:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stele.trust import note, quorum
 from stele.trust.errors import SteleError
+from stele.witness import forks
 from stele.witness.ask import BEHIND, Asker, Behind
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class _Job:
         self.lines: dict[str, bytes] = {}
         self.failed: set[str] = set()
         self.waited_for = True
+        self.forked: SteleError | None = None
         self._prove, self._proving = prove, threading.Lock()
 
     def prove(self, old: int) -> Sequence[bytes]:
@@ -66,6 +68,7 @@ class Collector:
         timeout: float,
         late: Late = lambda size, lines: None,
         cosigned: Mapping[note.Verifier, int] | None = None,
+        believed: forks.Believed | None = None,
     ) -> None:
         """Start the threads.
 
@@ -76,6 +79,7 @@ class Collector:
             timeout: seconds for which publishing waits.
             late: takes lines that came after publishing: size and lines; called from a thread of its own.
             cosigned: the largest size that carries a signature by each witness's key, as far as that is known.
+            believed: what a note says that the ledger's key signed; without one, that one of `ledgers` signed.
 
         Raises:
             SteleError: `witness.bad-policy` if the quorum cannot be had from witnesses with an address; `http.bad-address`.
@@ -90,6 +94,7 @@ class Collector:
             )
         self.policy, self.block, self.timeout, self.late = policy, block, timeout, late
         self.alarm: Alarm = lambda behind: None  # told of a witness that knows less than it cosigned; from the thread of `late`
+        self._forks = forks.Forks(believed or (lambda signed: note.open_note(signed, ledgers).checkpoint), timeout=max(timeout, 1.0))
         before = cosigned or {}
         self._turn = threading.Condition()
         self._job: _Job | None = None
@@ -113,7 +118,8 @@ class Collector:
         """The note with the cosignatures that came in time.
 
         Raises:
-            SteleError: `witness.no-quorum`: the policy says that it must not be published so.
+            SteleError: `witness.no-quorum`: the policy says that it must not be published so. `witness.forked`: a witness showed that
+                the ledger has another history, so that nothing may be published, whatever the policy says.
         """
         del size  # the note says it
         deadline = time.monotonic() + self.timeout
@@ -123,14 +129,27 @@ class Collector:
                 job.lines = dict(self._job.lines)  # cosignatures are of the text: what came for it before holds
             self._job = job
             self._turn.notify_all()
-            while not self._enough(job) and not self._in_vain(job) and not self._ended:
+        self._refuse_forked(job)
+        with self._turn:
+            while not self._enough(job) and not self._in_vain(job) and not self._ended and job.forked is None:
                 if not self._turn.wait(deadline - time.monotonic()):
                     break
             job.waited_for = False
             enough, lines = self._enough(job), dict(job.lines)
+        if job.forked is not None:
+            raise job.forked
         if not enough and self.block:
             raise self._no_quorum(job)
         return signed + b"".join(lines[url] for url in sorted(lines))
+
+    def _refuse_forked(self, job: _Job) -> None:
+        """Note why the job must not be published, if a witness has shown another history."""
+        try:
+            self._forks.refuse(job.head, job.prove)
+        except SteleError as error:
+            with self._turn:
+                job.forked = error
+                self._turn.notify_all()
 
     def _enough(self, job: _Job) -> bool:
         return self.policy.met([key for asker in self._askers if asker.url in job.lines for key in self._held(asker, job)])
@@ -188,9 +207,13 @@ class Collector:
                     lines = asker.cosign(job.signed, job.head, job.prove)
                 except Exception as error:  # noqa: BLE001  whatever it is, the others go on and this one tries again
                     pause = min(max(2 * pause, FIRST_PAUSE_S), LAST_PAUSE_S)
+                    if isinstance(error, SteleError) and error.code in {"witness.ahead", "witness.refused"}:
+                        self._forks.ask(asker.url, job.head.origin)
+                        self._refuse_forked(job)
                     self._failed(asker, job, error)
                 else:
                     pause = 0.0
+                    self._forks.forget(asker.url)
                     self._done(asker, job, lines)
         finally:
             asker.close()
