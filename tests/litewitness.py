@@ -35,7 +35,7 @@ def running(folder: Path, logs: Sequence[note.Verifier]) -> Iterator[tuple[note.
         port = free.getsockname()[1]
     started = [subprocess.Popen(["ssh-agent", "-D", "-a", agent], stdout=subprocess.DEVNULL)]
     try:
-        _until(agent.exists)
+        _until(lambda: _listens(agent))
         env = {**os.environ, "SSH_AUTH_SOCK": str(agent)}
         subprocess.run(["ssh-add", "-q", key], env=env, check=True)
         listed = subprocess.run(["ssh-add", "-l"], env=env, check=True, capture_output=True, text=True).stdout
@@ -62,6 +62,12 @@ def _until(true) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody takes connections there: the socket has its name before that."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def _answers(port: int) -> bool:

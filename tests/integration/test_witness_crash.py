@@ -13,12 +13,12 @@ import pytest
 
 from stele.host import durable
 from stele.trust import note
-from stele.witness import service, state
+from stele.witness import journal, service, state
 from stele.witness.service import Witness
 from tests import witnesses
 from tests.witnesses import NOW, SIGNER, Log
 
-TRACED = {module.__file__ for module in (durable, service, state)}
+TRACED = {module.__file__ for module in (durable, journal, service, state)}
 WRITES = {durable.__file__}  # where a disk can fail
 LOG, FORK = Log(), Log(tag="other")
 STEPS = ((0, 3), (3, 3), (3, 9), (9, 40))

@@ -45,13 +45,12 @@ class Peer:
         return self.twist(Reply(*self.witness.answer(method, path, body)))
 
     def save(self):
-        shutil.copytree(self.folder / "heads", self.folder / "saved")
+        shutil.copy(self.folder / "heads", self.folder / "saved")
 
     def restore(self):
         """Bring its heads back from a backup."""
         self.witness.close()
-        shutil.rmtree(self.folder / "heads")
-        shutil.copytree(self.folder / "saved", self.folder / "heads")
+        shutil.copy(self.folder / "saved", self.folder / "heads")
         self.witness = Witness(self.folder, clock=lambda: NOW)
 
     def close(self):

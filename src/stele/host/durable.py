@@ -50,6 +50,11 @@ def begin_sync(fd: int) -> None:
     _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _WRITE)  # where that is not possible, nothing is lost
 
 
+def sync_data(fd: int) -> None:
+    """Have what was written to a file on disk; that it became longer, too."""
+    os.fdatasync(fd)
+
+
 def sync_dir(folder: Path) -> None:
     """Fsync a folder, so that names created in it survive a crash."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

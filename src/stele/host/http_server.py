@@ -51,6 +51,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = f"stele/{__version__}"
     sys_version = ""
+    wbufsize = 1 << 16  # an answer leaves in one piece
     server: _Server
 
     def setup(self) -> None:

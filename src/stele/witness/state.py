@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +13,7 @@ from stele.host import durable, locks
 from stele.trust import note, quorum, witnessing
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
+from stele.witness import journal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +80,7 @@ def make(folder: Path, name: str) -> Keys:
     durable.write(folder / "witness.vkeys", "".join(key.encode() + "\n" for key in keys.verifiers).encode())
     if not (folder / "logs").exists():
         durable.write(folder / "logs", b"")
+    durable.write(folder / "heads", journal.MAGIC)
     # last: a folder without it is not a witness's yet, and can be made again
     durable.write(folder / "witness.key", _pem(keys), mode=0o600)
     return keys
@@ -138,29 +139,18 @@ class State:
             SteleError: `witness.locked`, `witness.damaged`: what it signed last of a log cannot be read, so it can sign nothing more.
         """
         self._folder, self._keys = folder, keys
-        durable.make_dirs(folder / "heads")
         lock = locks.hold(folder / "lock")
         if lock is None:
             raise SteleError("another process is this witness", remedy="let one run; two could sign two histories", code="witness.locked")
         self._lock = lock
         try:
-            self._heads = self._read()
+            for left in folder.glob(".heads.*.tmp"):
+                left.unlink()  # of a write that a crash cut off
+            self._journal = _journal(folder)
+            self._heads = {name: (raw, _own(folder, raw, keys.verifiers)) for name, raw in self._journal.notes.items()}
         except BaseException:
             os.close(self._lock)
             raise
-
-    def _read(self) -> dict[str, tuple[bytes, note.Opened]]:
-        found: dict[str, tuple[bytes, note.Opened]] = {}
-        for path in sorted((self._folder / "heads").iterdir()):
-            if path.name.endswith(".tmp"):
-                path.unlink()  # of a write that a crash cut off: it was never answered
-                continue
-            raw = path.read_bytes()
-            opened = open_own(raw, self._keys.verifiers)
-            if opened is None or witnessing.origin_hash(opened.checkpoint.origin) != path.name:
-                raise damaged(path)
-            found[path.name] = raw, opened
-        return found
 
     def head(self, origin_hash: str) -> bytes | None:
         """The last note that was cosigned of a log, with the cosignatures; None if there is none."""
@@ -176,18 +166,10 @@ class State:
         """Make a cosigned note the last one of its log; when this returns, it is on disk.
 
         Raises:
-            OSError: the head on disk is the old one or the new one; in memory the old one stays, unless the disk has the new one.
+            OSError: the head on disk is the old one or the new one, which nobody was given; in memory the old one stays.
         """
         name = witnessing.origin_hash(opened.checkpoint.origin)
-        path = self._folder / "heads" / name
-        try:
-            durable.write(path, raw)
-        except OSError:
-            # the rename may have happened: then the new one is what counts, because the next start would read it
-            with contextlib.suppress(OSError):
-                if path.read_bytes() == raw:
-                    self._heads[name] = raw, opened
-            raise
+        self._journal.put(name, raw)
         self._heads[name] = raw, opened
 
     def keep_evidence(self, raw: bytes, origin: str, why: str) -> None:
@@ -206,7 +188,27 @@ class State:
 
     def close(self) -> None:
         """Let go of the lock."""
+        self._journal.close()
         os.close(self._lock)
+
+
+def _journal(folder: Path) -> journal.Journal:
+    path = folder / "heads"
+    try:
+        return journal.Journal(path, _name)
+    except (FileNotFoundError, journal.DamagedError, SteleError) as error:
+        raise damaged(path) from error
+
+
+def _name(raw: bytes) -> str:
+    return witnessing.origin_hash(note.unverified(raw).origin)
+
+
+def _own(folder: Path, raw: bytes, verifiers: Sequence[note.Verifier]) -> note.Opened:
+    opened = open_own(raw, verifiers)
+    if opened is None:
+        raise damaged(folder / "heads")
+    return opened
 
 
 def open_own(raw: bytes, verifiers: Sequence[note.Verifier]) -> note.Opened | None:
@@ -245,15 +247,17 @@ def describe(folder: Path) -> dict[str, Any]:
     """What a folder holds, for people; does not need the lock, and verifies nothing.
 
     Raises:
-        SteleError: `witness.none`, `trust.*`, `witness.bad-policy`.
+        SteleError: `witness.none`, `witness.damaged`, `trust.*`, `witness.bad-policy`.
     """
     keys, logs, kept = read_keys(folder), parse_logs((folder / "logs").read_bytes()), evidence(folder)
+    try:
+        heads = {_name(raw): raw for raw in journal.read((folder / "heads").read_bytes())[0]}
+    except (FileNotFoundError, journal.DamagedError) as error:
+        raise damaged(folder / "heads") from error
     found: list[dict[str, Any]] = []
     for origin in sorted(logs):
         name = witnessing.origin_hash(origin)
-        opened = None
-        with contextlib.suppress(FileNotFoundError):
-            opened = open_own((folder / "heads" / name).read_bytes(), keys.verifiers)
+        opened = open_own(heads[name], keys.verifiers) if name in heads else None
         split = sum(path.parent.name == name and path.suffix == ".split-view" for path in kept)
         size, seconds = (opened.checkpoint.size, max(each.seconds or 0 for each in opened.signatures)) if opened else (0, 0)
         found.append({"origin": origin, "size": size, "seconds": seconds, "split_views": split})
