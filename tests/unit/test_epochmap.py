@@ -23,7 +23,7 @@ STEPS = st.lists(st.dictionaries(NAMES, st.integers(1, 99), max_size=8), max_siz
 
 
 def leaf(name: str, count: int = 1) -> Leaf:
-    return Leaf(name, count, ZEROS, facts.NONE.digest, facts.NONE)
+    return epochmap.leaf(name, count, ZEROS, facts.NONE.digest, facts.NONE)
 
 
 def of(counts: dict[str, int], node=None, load=epochmap.no_stubs):
@@ -55,7 +55,7 @@ def test_each_name_is_in_it_or_not_and_only_one_of_the_two_can_be_shown(held, na
 
 @given(st.dictionaries(NAMES, st.integers(1, 99)), st.sets(st.tuples(NAMES, NAMES)), NAMES, NAMES)
 def test_releases_that_ran_lie_in_their_own_half(held, ran, name, release):
-    leaves = [*(leaf(*item) for item in held.items()), *(Ran(*pair, 7) for pair in ran)]
+    leaves = [*(leaf(*item) for item in held.items()), *(epochmap.ran(*pair, 7) for pair in ran)]
     node = put(None, sorted(leaves, key=lambda made: made.key))
     key = ran_key(name, release)
     path, end = find(node, key)

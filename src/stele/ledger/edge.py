@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,28 @@ class Placed(msgspec.Struct, frozen=True, gc=False):
     entry: Entry
     digest: str
     opening: bytes
+
+
+class Ends(NamedTuple):
+    """What of the first `size` entries is not in a full tile: entries, and by level the hashes of its partial tile."""
+
+    size: int
+    tail: list[bytes]
+    levels: list[list[bytes]]
+
+    def root(self) -> bytes:
+        """Root over all entries."""
+        return tiles.fold(self.levels)
+
+    def partial(self) -> list[tuple[str, bytes]]:
+        """The partial tiles and bundle of the size."""
+        out = []
+        if self.tail:
+            out.append((tiles.bundle_path(self.size // tiles.WIDTH, len(self.tail)), tiles.pack_bundle(self.tail)))
+        for level, tile in enumerate(self.levels):
+            if tile:
+                out.append((tiles.tile_path(level, self.size >> (8 * (level + 1)), len(tile)), b"".join(tile)))
+        return out
 
 
 class Edge:
@@ -81,6 +103,10 @@ class Edge:
         self.ends_in_epoch = entry.event.kind == "epoch"
         self._add(raw)
 
+    def extend(self, raw: bytes) -> None:
+        """Count in an entry that is known to be right, and leave chains to the caller."""
+        self._add(raw)
+
     def _add(self, raw: bytes) -> None:
         self._tail.append(raw)
         self._levels[0].append(merkle.leaf_hash(raw))
@@ -108,16 +134,14 @@ class Edge:
         if len(self._levels[level + 1]) == tiles.WIDTH:
             self._fill(level + 1)
 
+    def ends(self) -> Ends:
+        """What is not in a full tile, as it is now."""
+        return Ends(self.size, self._tail[:], [tile[:] for tile in self._levels])
+
     def root(self) -> bytes:
         """Root over all entries."""
         return tiles.fold(self._levels)
 
     def partial(self) -> list[tuple[str, bytes]]:
         """The partial tiles and bundle of the present size."""
-        out = []
-        if self._tail:
-            out.append((tiles.bundle_path(self.size // tiles.WIDTH, len(self._tail)), tiles.pack_bundle(self._tail)))
-        for level, tile in enumerate(self._levels):
-            if tile:
-                out.append((tiles.tile_path(level, self.size >> (8 * (level + 1)), len(tile)), b"".join(tile)))
-        return out
+        return self.ends().partial()

@@ -14,7 +14,7 @@ import msgspec
 
 from stele.host import durable
 from stele.ledger import regular
-from stele.model import facts
+from stele.model import epochmap, facts
 from stele.model.epochmap import EMPTY, Branch, Kept, Leaf, Node, Ran, Stub, branch_hash, hash_of
 from stele.trust import canonical
 from stele.trust.errors import SteleError
@@ -22,6 +22,8 @@ from stele.trust.errors import SteleError
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from stele.model.event import Event
 
 _BRANCH = struct.Struct("<cQ32sQ32s")
 _LEAF = struct.Struct("<cI")
@@ -111,24 +113,24 @@ class MapFile:
         """
         at = stub.at - 1
         raw = os.pread(self._nodes, _GUESS, at) if 0 <= at < 1 << 62 else b""
-        node: Kept
         if raw[:1] == b"B" and len(raw) >= _BRANCH.size:
             _, left_at, left, right_at, right = _BRANCH.unpack_from(raw)
-            if branch_hash(left, right) != stub.hash or not self._fits(left_at, left, at) or not self._fits(right_at, right, at):
+            # children lie before their parents: no circles
+            fits = left_at <= at >= right_at and (left_at == 0) == (left == EMPTY) and (right_at == 0) == (right == EMPTY)
+            if not fits or branch_hash(left, right) != stub.hash:
                 raise stale("a branch is not the one that is meant")
-            node = Branch(Stub(left, left_at) if left_at else None, Stub(right, right_at) if right_at else None, stub.hash)
-        elif raw[:1] == b"L" and len(raw) >= _LEAF.size:
-            _, length = _LEAF.unpack_from(raw)
-            if length > _MAX_LEAF:
-                raise stale("a leaf is not the one that is meant")
-            body = raw[_LEAF.size : _LEAF.size + length]
-            if len(body) < length:
-                body = os.pread(self._nodes, length, at + _LEAF.size)
-            node = _leaf(body)
-            if node.hash != stub.hash:
-                raise stale("a leaf is not the one that is meant")
-        else:
+            return Branch(Stub(left, left_at) if left_at else None, Stub(right, right_at) if right_at else None, stub.hash, stub.at)
+        if raw[:1] != b"L" or len(raw) < _LEAF.size:
             raise stale("a node is missing")
+        _, length = _LEAF.unpack_from(raw)
+        if length > _MAX_LEAF:
+            raise stale("a leaf is not the one that is meant")
+        body = raw[_LEAF.size : _LEAF.size + length]
+        if len(body) < length:
+            body = os.pread(self._nodes, length, at + _LEAF.size)
+        node = _leaf(body)
+        if node.hash != stub.hash:
+            raise stale("a leaf is not the one that is meant")
         node.at = stub.at
         return node
 
@@ -139,9 +141,51 @@ class MapFile:
         node = self.load(root.node) if isinstance(root.node, Stub) else root.node
         return node.at - 1 + (_BRANCH.size if isinstance(node, Branch) else _LEAF.size + len(_leaf_body(node)))
 
-    @staticmethod
-    def _fits(child_at: int, digest: bytes, at: int) -> bool:
-        return child_at <= at and (child_at == 0) == (digest == EMPTY)  # children lie before their parents: no circles
+    def since(self, base: int, epochs: Mapping[int, Event]) -> Root | None:
+        """The newest map, if those of the `epochs` from index `base` on (by index, all there are) are in the file, with whole nodes.
+
+        Those of older ones are not read. What was written for epochs after them is forgotten.
+        """
+        try:
+            self.keep(max(epochs, default=-1) + 1)
+            begin = bisect_left(range(self._count), base, key=lambda number: self._record(number).epoch)
+            if self._count - begin != len(epochs):
+                return None
+            floor = self._end_of(self._record(begin - 1)) if begin else 0
+            found, read = None, dict[int, Kept]()
+            for number, (index, event) in enumerate(sorted(epochs.items()), begin):
+                found = self._record(number)
+                said = event.data.get("map_root"), event.data.get("map_size"), event.time_ns
+                if found.epoch != index or (hash_of(found.node).hex(), found.workloads, found.time_ns) != said:
+                    return None
+                if isinstance(found.node, Stub):
+                    found = found._replace(node=self._read_above(floor, found.node, read))
+        except SteleError:
+            return None
+        return found
+
+    def _read_above(self, floor: int, root: Stub, read: dict[int, Kept]) -> Kept:
+        """A map with all of its nodes that begin at `floor` or after; `read`: those that were, by place."""
+
+        def node_of(stub: Stub) -> Kept:
+            node = read.get(stub.at)
+            if node is None:
+                node = read[stub.at] = self.load(stub)
+                if type(node) is Branch:
+                    pending.append(node)
+            elif node.hash != stub.hash:
+                raise stale("a node is not the one that is meant")
+            return node
+
+        pending: list[Branch] = []
+        top = node_of(root)
+        while pending:
+            branch = pending.pop()
+            if type(branch.left) is Stub and branch.left.at > floor:
+                branch.left = node_of(branch.left)
+            if type(branch.right) is Stub and branch.right.at > floor:
+                branch.right = node_of(branch.right)
+        return top
 
     def check(self, maps: Mapping[int, tuple[bytes, int, int]]) -> list[str]:
         """Read every node; returns what does not fit the roots, sizes and stamps that there should be, by their epochs.
@@ -248,12 +292,12 @@ def _leaf(body: bytes) -> Leaf | Ran:
         if b"\\" not in body and body[:9] == b'{"count":':
             found = _READER.decode(body)
             kept = facts.from_bytes(bytes(found.facts))
-            return Leaf(found.workload, found.count, found.head, kept.digest, kept)
+            return epochmap.leaf(found.workload, found.count, found.head, kept.digest, kept)
         plain = msgspec.json.decode(body) if b"\\" not in body else canonical.decode(body)
         if "release" in plain:
-            return Ran(plain["workload"], plain["release"], plain["seq"])
+            return epochmap.ran(plain["workload"], plain["release"], plain["seq"])
         kept = facts.from_plain(plain["facts"])
-        leaf = Leaf(plain["workload"], plain["count"], plain["head"], kept.digest, kept)
+        leaf = epochmap.leaf(plain["workload"], plain["count"], plain["head"], kept.digest, kept)
     except (SteleError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise stale("a leaf cannot be read") from error
     return leaf

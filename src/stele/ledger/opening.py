@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from stele.host import durable
 from stele.ledger import read_only
@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
     from stele.trust.root import Root
 
-Opened = TypeVar("Opened")
+
+class _Writable(Protocol):
+    """What opening makes: `sequencer.Ledger`."""
+
+    def append(self, events: Sequence[Event]) -> object:
+        """Commit events."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+Opened = TypeVar("Opened", bound=_Writable)
 
 
 class Terms(NamedTuple):
@@ -37,9 +48,23 @@ class Terms(NamedTuple):
     trusted: Root | None = None
 
 
-def write_failed(what: str, error: OSError, remedy: str) -> SteleError:
+def write_failed(what: str, error: OSError, remedy: str = "free space or mend the disk, then start the agent again") -> SteleError:
     """The error for a disk that fails. `what`: was to be done to the ledger."""
     return SteleError(f"the ledger could not be {what}: {error}", remedy=remedy, code="ledger.write-failed")
+
+
+def stopped(error: BaseException) -> SteleError:
+    """The error for what nobody foresaw."""
+    return SteleError(
+        f"the ledger stopped: {type(error).__name__}: {error}",
+        remedy="start the agent again; if it happens again, report it",
+        code="ledger.write-failed",
+    )
+
+
+def closed() -> SteleError:
+    """The error for whoever comes too late."""
+    return SteleError("the ledger is closed", remedy="open it again", code="ledger.closed")
 
 
 def open_or_hold(folder: Path, terms: Terms, make: Callable[[Path, Lock, Terms], Opened]) -> Opened | ReadOnlyLedger:
@@ -55,7 +80,7 @@ def open_or_hold(folder: Path, terms: Terms, make: Callable[[Path, Lock, Terms],
     except OSError as error:
         raise write_failed("opened", error, "free space or mend the disk, or run as the user who owns it") from error
     try:
-        return make(folder, lock, terms)
+        made = make(folder, lock, terms)
     except SteleError as error:
         if read_only.is_reason(error):
             read_only.mark(folder, error, terms.clock())
@@ -68,12 +93,18 @@ def open_or_hold(folder: Path, terms: Terms, make: Callable[[Path, Lock, Terms],
     except BaseException:
         lock.release()
         raise
+    try:
+        _tell_of_the_past(folder, made, terms.clock)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
-def tell_of_the_past(folder: Path, append: Callable[[list[Event]], object], clock: Callable[[], int]) -> None:
+def _tell_of_the_past(folder: Path, made: Opened, clock: Callable[[], int]) -> None:
     """A ledger that did not fit and fits again, because its bytes are back, says so itself."""
     past = read_only.marked(folder)
     if past is not None:
         data = {"code": past["code"], "reason": past["reason"], "since_ns": past["time_ns"]}
-        append([Event(workload=HOST_WORKLOAD, kind="ledger.restored", time_ns=clock(), actor=ACTOR, data=data)])
+        made.append([Event(workload=HOST_WORKLOAD, kind="ledger.restored", time_ns=clock(), actor=ACTOR, data=data)])
         read_only.unmark(folder)

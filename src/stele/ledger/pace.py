@@ -1,7 +1,8 @@
-"""The thread that publishes a ledger: soon, but not all of the time, and at once where very much is waiting."""
+"""The thread that publishes a ledger: soon, but not all of the time, and at once where very much is waiting; and who waits for it."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -10,9 +11,39 @@ from stele.host import logs
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LOOK_EVERY_S = 0.02  # what is waiting, during a pause
+
+
+class Room:
+    """Where very much is in the write-ahead log, calls wait while it is published and begins anew: so opening has a bound."""
+
+    def __init__(self) -> None:
+        self._is_there = threading.Event()
+        self._is_there.set()
+
+    def wait(self) -> None:
+        """Wait until it is."""
+        self._is_there.wait()
+
+    @contextlib.contextmanager
+    def narrow(self) -> Iterator[None]:
+        """What takes no more than the disk and the processor do."""
+        self._is_there.clear()
+        try:
+            yield
+        finally:
+            self._is_there.set()
+
+    @contextlib.contextmanager
+    def wide(self) -> Iterator[None]:
+        """Within it, what may take as long as it likes, and holds nobody up: asking witnesses."""
+        self._is_there.set()
+        try:
+            yield
+        finally:
+            self._is_there.clear()
 
 
 class Pace:

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.host import logs
-from stele.ledger import openings, regular, tiles
+from stele.ledger import notes, openings, regular, tiles
 from stele.ledger.edge import Edge
 from stele.ledger.mapfile import MapFile
 from stele.ledger.reader import archived
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from stele.ledger.mapfile import Root as Kept
     from stele.ledger.wal import Wal
+    from stele.model.event import Event
     from stele.trust.root import Root
+
+EPOCH_MARK = b'"kind":"epoch"'
 
 
 class Recovered(NamedTuple):
@@ -55,8 +59,10 @@ def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> 
     """
     base, entries = wal.base, wal.recovered
     opening = wal.openings
-    wal.recovered, wal.openings = [], {}
+    restored = notes.restore(folder, wal.notes, base + len(entries), trusted)
+    wal.recovered, wal.openings, wal.notes = [], {}, []
     published, roots = _signed(folder, trusted, base)
+    roots = restored | roots
     newest = max(roots, default=0)
     for size, root in roots_.good_heads(trusted).items():
         if size <= published and roots.setdefault(size, root) != root:
@@ -69,14 +75,11 @@ def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> 
         raise tiles.damaged(f"the write-ahead log ends at {base + len(entries)}, before the signed checkpoint of size {newest}")
     maps = MapFile(folder, write=True)
     try:
-        edge = edge_at(folder, base, roots, maps)
-        synced = edge.partial()
-        shown = synced
-        for raw in entries:
+        synced, edge = _covered(folder, base, entries[: published - base], roots, maps)
+        shown = edge.partial()
+        for raw in entries[published - base :]:
             count_in(edge, raw, maps)
             _compare(edge, roots)
-            if edge.size == published:
-                shown = edge.partial()
         for name, data in [*edge.pending, *shown]:
             tiles.write_tile(folder, name, data)
         edge.pending.clear()
@@ -88,6 +91,35 @@ def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> 
         raise
     later = {index: data for index, data in opening.items() if index >= published}
     return Recovered(edge, maps, published, base, entries, entries[published - base :], later, synced_names, shown_names)
+
+
+def _covered(
+    folder: Path, base: int, entries: Sequence[bytes], roots: dict[int, bytes], maps: MapFile
+) -> tuple[list[tuple[str, bytes]], Edge]:
+    """The partial tiles at the WAL's base, and the edge after the `entries` from there that the checkpoint covers.
+
+    What is signed needs no second look but for its root, if the maps since the base are whole: a power cut may have torn them.
+    """
+    kept = maps.since(base, _epochs(base, entries)) if entries else None
+    edge = edge_at(folder, base, roots, maps) if kept is None else _bare_edge(folder, base, roots)
+    synced = edge.partial()
+    if kept is not None:
+        for raw in entries:
+            edge.extend(raw)
+            _compare(edge, roots)
+        if _take_map(edge, entries[-1], kept, maps):
+            return synced, edge
+        edge = edge_at(folder, base, roots, maps)
+    for raw in entries:
+        count_in(edge, raw, maps)
+        _compare(edge, roots)
+    return synced, edge
+
+
+def _epochs(base: int, entries: Sequence[bytes]) -> dict[int, Event]:
+    """The epochs among entries, by index."""
+    found = {index: decode_entry(raw).event for index, raw in enumerate(entries, base) if EPOCH_MARK in raw}
+    return {index: event for index, event in found.items() if event.kind == "epoch"}
 
 
 def count_in(edge: Edge, raw: bytes, maps: MapFile) -> None:
@@ -104,29 +136,44 @@ def edge_at(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) -> 
     The base is the size of a checkpoint, its last entry an epoch, and that names the map: so all that is taken is signed.
     """
     kept = maps.keep(base)
+    edge = _bare_edge(folder, base, roots)
+    if base == 0:
+        return edge
+    (last,) = tiles.raw_entries(folder, base, base - 1, base)
+    if kept is not None and _take_map(edge, last, kept, maps):
+        return edge
+    logs.of(__name__).warning("the epoch map is missing or does not fit: it is made again from all %d entries", base)
+    return _replayed(folder, base, roots, maps)
+
+
+def _bare_edge(folder: Path, base: int, roots: dict[int, bytes]) -> Edge:
+    """The edge of what is below the WAL's base as the tiles have it, with no chains."""
     if base == 0:
         return Edge()
     edge = Edge.at(folder, base)
     if base not in roots:
         raise tiles.damaged(f"the checkpoint of size {base}, where the write-ahead log begins, is missing")
     _compare(edge, roots)
-    (last,) = tiles.raw_entries(folder, base, base - 1, base)
-    entry = decode_entry(last)
+    return edge
+
+
+def _take_map(edge: Edge, last: bytes, kept: Kept, maps: MapFile) -> bool:
+    """Give an edge the chains of its last entry's epoch; False if the map is not the one that it names."""
+    entry, index = decode_entry(last), edge.size - 1
     said = entry.event
     # all of the record: the nodes are checked by their hashes, the number of workloads is nowhere else
-    if kept is not None and (kept.epoch, epochmap.hash_of(kept.node).hex(), kept.workloads, kept.time_ns) == (
-        base - 1,
+    if (kept.epoch, epochmap.hash_of(kept.node).hex(), kept.workloads, kept.time_ns) != (
+        index,
         said.data.get("map_root"),
         said.data.get("map_size"),
         said.time_ns,
     ):
-        edge.chains = Chains(kept.node, kept.workloads, maps.load)
-        edge.chains.take(entry, sha256(last), base - 1)
-        edge.trail.take(entry, base - 1)
-        edge.ends_in_epoch = True
-        return edge
-    logs.of(__name__).warning("the epoch map is missing or does not fit: it is made again from all %d entries", base)
-    return _replayed(folder, base, roots, maps)
+        return False
+    edge.chains = Chains(kept.node, kept.workloads, maps.load)
+    edge.chains.take(entry, sha256(last), index)
+    edge.trail.take(entry, index)
+    edge.ends_in_epoch = True
+    return True
 
 
 def empty_edge(maps: MapFile) -> Edge:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stele.host import durable, logs
-from stele.ledger import erasing, opening, openings, projection, read_only, recovery, tiles
+from stele.ledger import erasing, notes, opening, openings, projection, read_only, recovery, tiles
 from stele.ledger.edge import Placed
 from stele.ledger.group import Group, Ticket
 from stele.ledger.lock import Lock
 from stele.ledger.notary import HeldBack, Notary, Signs
 from stele.ledger.numbering import Heads, place
 from stele.ledger.opening import Terms as Terms  # noqa: PLC0414  of what is here
-from stele.ledger.opening import write_failed
-from stele.ledger.pace import Pace
+from stele.ledger.opening import closed, stopped, write_failed
+from stele.ledger.pace import Pace, Room
 from stele.ledger.partials import Partials
 from stele.ledger.read_only import ReadOnlyLedger
 from stele.ledger.wal import NoRoom, Wal
@@ -38,10 +38,11 @@ PUBLISH_EVERY_S = 0.1
 LONGEST_PAUSE_S = 1.0  # between two publishings under load
 AHEAD_TILES = 64  # full ones, that is 8,192 entries: so many do not wait for the end of such a pause
 MOST_ENTRIES = 16384  # to be published: so many do not wait for the end of such a pause, and opening replays few more
-MOST_REPLAYED = 32768  # entries in the write-ahead log, while it is about to begin anew: more wait for that
+MOST_REPLAYED = 32768  # entries in the write-ahead log, while it is published and begins anew: more wait for that
 PROJECTED_AT_ONCE = 2048  # entries: what the projection lacks beyond that is applied after opening
 MOST_DRAFTED = 1024  # workloads: where more change at a time, all of them will have changed again
 SECOND_NS = 1_000_000_000
+LONE = 512  # entries to be published: of fewer, each call counts
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):
@@ -57,15 +58,14 @@ class Ledger:
     def __init__(self, folder: Path, lock: Lock, terms: Terms) -> None:
         self._folder, self._lock, self._clock, self._random = folder, lock, terms.clock, terms.random
         trusted = terms.trusted or terms.signer.verifiers
-        self._notary = Notary(folder, terms.signer, terms.cosign, trusted)
+        self._room = Room()
+        self._notary = Notary(folder, terms.signer, terms.cosign and self._room.wide()(terms.cosign), trusted)
         self.at_close: list[Callable[[], None]] = []
         self.witnesses: Callable[[], list[dict[str, Any]]] = list  # how it stands with each, for people
         self._group = Group(self._flush)  # who leads owns the WAL and the edge
         self._publishing = threading.Lock()
         self._closed = False
         self._pace = Pace(self._publish_and_project, self._pause, self._meanwhile)
-        self._room = threading.Event()  # not set: the write-ahead log is about to begin anew, which takes no more than the disk does
-        self._room.set()
         self._tried = 0  # how many entries there were when publishing was tried last
         self._failed: SteleError | None = None
         with contextlib.ExitStack() as opened:
@@ -110,15 +110,7 @@ class Ledger:
         Raises:
             SteleError: `ledger.locked`, `ledger.write-failed`.
         """
-        ledger = opening.open_or_hold(folder, terms, cls)
-        if isinstance(ledger, ReadOnlyLedger):
-            return ledger
-        try:
-            opening.tell_of_the_past(folder, ledger.append, terms.clock)
-        except BaseException:
-            ledger.close()
-            raise
-        return ledger
+        return opening.open_or_hold(folder, terms, cls)
 
     @property
     def read_only(self) -> SteleError | None:
@@ -168,12 +160,7 @@ class Ledger:
             self._sequence(batch, sync)
         except BaseException as error:
             # in between writing and counting anything may be half done: what the next opening reads is what is true
-            stopped = SteleError(
-                f"the ledger stopped: {type(error).__name__}: {error}",
-                remedy="start the agent again; if it happens again, report it",
-                code="ledger.write-failed",
-            )
-            self._fail(error if isinstance(error, SteleError) and read_only.is_reason(error) else stopped)
+            self._fail(error if isinstance(error, SteleError) and read_only.is_reason(error) else stopped(error))
             for ticket in batch:
                 if len(ticket.result) < len(ticket.items or ()):
                     ticket.error = ticket.error or self._failed
@@ -183,7 +170,7 @@ class Ledger:
     def _sequence(self, batch: Sequence[Ticket], sync: bool) -> None:
         """Number, write, fdatasync; only then count in."""
         if self._failed is not None or self._closed:
-            failed = self._failed or SteleError("the ledger is closed", remedy="open it again", code="ledger.closed")
+            failed = self._failed or closed()
             for ticket in batch:
                 ticket.error = SteleError(failed.reason, remedy=failed.remedy, code=failed.code)
             return
@@ -203,7 +190,7 @@ class Ledger:
             held = {position: each.opening for position, each in enumerate(placed) if each.opening}
             (self._wal.append if sync else self._wal.write)(raws, held)
         except OSError as error:
-            failure = write_failed("written", error, "free space or mend the disk, then start the agent again")
+            failure = write_failed("written", error)
             if not isinstance(error, NoRoom):
                 self._fail(failure)  # what a failed fdatasync left behind is unknown: the next opening reads what is there
             for ticket in batch:
@@ -230,12 +217,30 @@ class Ledger:
         Raises:
             SteleError: `ledger.write-failed`.
         """
-        try:
+        with self._writing():
             self._wal.sync()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What fails in it leaves the write-ahead log unknown: accept nothing any more."""
+        if self._failed is not None:
+            raise self._failed
+        try:
+            yield
+        except NoRoom:
+            raise
         except OSError as error:
-            failure = write_failed("written", error, "free space or mend the disk, then start the agent again")
+            failure = write_failed("written", error)
             self._fail(failure)
             raise failure from error
+
+    def _keep(self, signed: bytes) -> bool:
+        """Commit a checkpoint's note, so that its files need not wait for the disk; False if it is too long for that."""
+        with self._group.leading(), self._writing():
+            is_kept = self._wal.note(signed)
+        if is_kept:
+            self._sync()
+        return is_kept
 
     # ---- publishing --------------------------------------------------------------------------
 
@@ -245,11 +250,11 @@ class Ledger:
         Raises:
             SteleError: `ledger.write-failed`, `ledger.damaged`, `ledger.closed`: nothing is signed; what is committed is safe.
         """
-        with self._publishing:
+        with self._publishing, self._room.narrow():
             if self.size == self.published and not self._erasing.open:
                 return self.published
             if self._closed:
-                raise SteleError("the ledger is closed", remedy="open it again", code="ledger.closed")
+                raise closed()
             if self.size == self.published:
                 self._recycle(self.published, self._partials.shown)
                 return self.published
@@ -266,23 +271,25 @@ class Ledger:
                     self._unmapped += [(committed.at, *made, committed.entry.event.time_ns) for committed in ticket.settle()]
                 if self._failed is not None:
                     raise self._failed
-                size, root, partial = self.size, self._edge.root(), self._edge.partial()
+                ends = self._edge.ends()
                 seconds = self._edge.trail.latest_ns // SECOND_NS  # the epoch's time
                 full, covered = len(self._edge.pending), len(self._unpublished)
                 kept = sorted(self._openings.items())
-                written = self._edge.pending[:full] + partial
+                written = self._edge.pending[:full]
             self._sync()
+            size, root, partial = ends.size, ends.root(), ends.partial()
             try:
                 self._kept.put(kept)
-                for name, data in written:
+                for name, data in written + partial:
+                    self._yield()
                     tiles.write_tile(self._folder, name, data)
                 while self._unmapped:
+                    self._yield()
                     self._maps.commit(*self._unmapped[0])
                     del self._unmapped[0]
                 self._lock.check()
                 signed = self._notary.note(size, root, seconds)
-                durable.write(self._folder / "checkpoints" / str(size), signed)
-                durable.write(self._folder / "checkpoint", signed)
+                notes.show(self._folder, size, signed, sync=not self._keep(signed))
             except OSError as error:
                 raise write_failed("published", error, "free space or mend the disk; what is committed is safe") from error
             except HeldBack as held:
@@ -301,6 +308,11 @@ class Ledger:
             self._after(size, frozenset(name for name, _ in partial))
             return size
 
+    def _yield(self) -> None:
+        """Let lone calls go first. Under load that would only make publishing late, and what it costs is shared by many."""
+        if self.size - self.published < LONE:
+            self._group.give_way()
+
     def _draft(self) -> None:
         """Make most of the next map while others append: what is left of it to make is what they change meanwhile."""
         with self._group.leading():
@@ -308,7 +320,7 @@ class Ledger:
             if self._edge.ends_in_epoch or chains.changed > MOST_DRAFTED:
                 return
             draft = chains.draft()
-        draft.work_out()
+        draft.work_out(self._yield)
         with self._group.leading():
             chains.adopt(draft)
 
@@ -335,7 +347,7 @@ class Ledger:
     def _after(self, size: int, names: frozenset[str]) -> None:
         """What may fail: old partial tiles, the projection, and recycling the WAL once the tiles are really on disk."""
         self._partials.show(names)
-        if self._wal.used > RECYCLE_BYTES or self._erasing.open:
+        if self._wal.used > RECYCLE_BYTES or self._wal.is_half_full or self._erasing.open:
             self._recycle(size, names)
         self._project()
 
@@ -370,13 +382,6 @@ class Ledger:
 
     def _recycle(self, size: int, names: frozenset[str]) -> None:
         """Begin the WAL anew at the checkpoint of this size, and erase what redactions below it ask for. What fails is tried again."""
-        self._room.clear()
-        try:
-            self._begin_anew(size, names)
-        finally:
-            self._room.set()
-
-    def _begin_anew(self, size: int, names: frozenset[str]) -> None:
         with self._group.leading():
             if self._failed is not None:
                 return
@@ -390,13 +395,9 @@ class Ledger:
                     later = {at - size: data for at, data in self._openings.items()}
                     self._wal.recycle(size, self._unpublished, later, scrub=bool(due))
                     self._erasing.done(size)
-                except NoRoom:
-                    raise
-                except OSError as error:
-                    self._fail(write_failed("written", error, "mend the disk, then start the agent again"))
-                    raise
-                except SteleError as error:
-                    self._fail(error)
+                except (OSError, SteleError) as error:
+                    if not isinstance(error, NoRoom):
+                        self._fail(error if isinstance(error, SteleError) else write_failed("written", error))
                     raise
         except OSError as error:
             logs.of(__name__).warning("the ledger's write-ahead log could not be recycled yet: %s", error)

@@ -71,7 +71,7 @@ def widths(size: int, level: int) -> tuple[int, int]:
     return count // WIDTH, count % WIDTH
 
 
-def _is_torn(found: bytes, data: bytes) -> bool:
+def is_torn(found: bytes, data: bytes) -> bool:
     """Whether `found` may be what a power cut left of `data`: cut short, or with stretches of zeros, and nothing else."""
     return len(found) <= len(data) and all(have in {0, want} for have, want in zip(found, data, strict=False))
 
@@ -93,7 +93,7 @@ def write_tile(root: Path, name: str, data: bytes) -> None:
     else:
         if found == data:
             return
-        if not _is_torn(found, data):
+        if not is_torn(found, data):
             raise damaged(f"{name} is there with other content")
         logs.of(__name__).warning("%s was torn by a crash and is written again from the write-ahead log", name)
     temp = path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"

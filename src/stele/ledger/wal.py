@@ -2,8 +2,9 @@
 
 Two files take turns, so that beginning anew needs no pause: the one with the higher generation counts. Layout: a 32-byte header
 (magic, generation u64, base index u64, scrub u32, CRC-32), then records (lengths u16 and u16, CRC u32, entry, openings of its private
-fields). Each record's CRC continues that of the record before it, so that neither an earlier generation nor the far end of a torn
-batch ever reads as part of this one. `scrub` is 1 while the other file has yet to be overwritten.
+fields; with no entry, a checkpoint's signed note in place of openings). Each record's CRC continues that of the record before it, so
+that neither an earlier generation nor the far end of a torn batch ever reads as part of this one. `scrub` is 1 while the other file has
+yet to be overwritten.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-MAGIC = b"stele-w1"
+MAGIC = b"stele-w2"
 HEADER = struct.Struct("<8sQQII")
 RECORD = struct.Struct("<HHI")
 _LENGTHS = struct.Struct("<HH")
@@ -87,7 +88,7 @@ def _frames(entries: Sequence[bytes], crc: int, openings: Mapping[int, bytes] = 
 class Wal:
     """The open WAL of a `.state` folder. Not thread-safe: its owner serialises.
 
-    `recovered`: its entries when it was opened, from index `base`; `openings`: by index, of those that have any.
+    `recovered`: its entries when it was opened, from index `base`; `openings`: by index, of those that have any; `notes`: checkpoints.
     `is_new`: there was none.
     """
 
@@ -97,6 +98,7 @@ class Wal:
         self.is_new = max(found) == 0
         self.recovered: list[bytes] = []
         self.openings: dict[int, bytes] = {}
+        self.notes: list[bytes] = []
         self._which = found.index(max(found))
         self._fd, self._syncing = self._open(self._which)
         if self.is_new:
@@ -142,13 +144,13 @@ class Wal:
         durable.write_at(fd, _header(generation, base, scrub), 0)
         os.fdatasync(fd)
         self.generation, self.base, self._crc, self._scrub = generation, base, crc, scrub
-        self._end = HEADER.size + len(frames)
+        self._end, self._noted = HEADER.size + len(frames), 0
 
     def _read(self) -> None:
         size = os.fstat(self._fd).st_size
         held = os.pread(self._fd, _READ, 0)
         _, self.generation, self.base, scrub, _ = HEADER.unpack_from(held)
-        self._scrub, crc = bool(scrub), _seed(self.generation, self.base)
+        self._scrub, self._noted, crc = bool(scrub), 0, _seed(self.generation, self.base)
         position = HEADER.size
         while True:
             if len(held) - position < RECORD.size + 2 * MAX_ENTRY and len(held) < size:
@@ -159,11 +161,15 @@ class Wal:
             begin = position + RECORD.size
             data = held[begin : begin + length + more]
             following = zlib.crc32(data, zlib.crc32(held[position : position + _LENGTHS.size], crc))
-            if not length or len(data) < length + more or following != stored:
+            if not length + more or len(data) < length + more or following != stored:
                 break  # the torn end of a batch that was never acknowledged
-            if more:
-                self.openings[self.base + len(self.recovered)] = data[length:]
-            self.recovered.append(data[:length] if more else data)
+            if not length:
+                self.notes.append(data)
+                self._noted += RECORD.size + more
+            else:
+                if more:
+                    self.openings[self.base + len(self.recovered)] = data[length:]
+                self.recovered.append(data[:length] if more else data)
             crc = stored
             position = begin + length + more
         self._end, self._crc, self._size = position, crc, size
@@ -185,7 +191,19 @@ class Wal:
 
     def write(self, entries: Sequence[bytes], openings: Mapping[int, bytes] = _NONE) -> None:
         """Like `append`, but they are committed only when `sync`, or an `append` after it, has returned."""
-        frames, crc = _frames(entries, self._crc, openings)
+        self._put(*_frames(entries, self._crc, openings))
+
+    def note(self, signed: bytes) -> bool:
+        """Like `write`, but a checkpoint's signed note; False if a record does not hold so much. It goes when the WAL begins anew."""
+        if len(signed) > MAX_ENTRY:
+            return False
+        lengths = _LENGTHS.pack(0, len(signed))
+        crc = zlib.crc32(signed, zlib.crc32(lengths, self._crc))
+        self._put(lengths + _CRC.pack(crc) + signed, crc)
+        self._noted += RECORD.size + len(signed)
+        return True
+
+    def _put(self, frames: bytes | bytearray, crc: int) -> None:
         if self._end + len(frames) + RECORD.size > self._size:
             self._size = _grow(self._fd, self._end + len(frames) + STEP)
         durable.write_at(self._fd, frames, self._end)
@@ -203,8 +221,13 @@ class Wal:
 
     @property
     def used(self) -> int:
-        """Bytes of records."""
-        return self._end - HEADER.size
+        """Bytes of entries' records."""
+        return self._end - HEADER.size - self._noted
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether half of what was written ahead is used: it should begin anew before it has to grow."""
+        return self._end > self._size // 2
 
     def recycle(self, base: int, entries: Sequence[bytes], openings: Mapping[int, bytes] = _NONE, *, scrub: bool = False) -> None:
         """Go on in the other file, which begins at `base` with the `entries` that are already committed from there.

@@ -14,6 +14,8 @@ from stele.model.damage import damaged
 from stele.model.epochmap import Leaf, Node, Ran, Stub, no_stubs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stele.model.epochmap import Load
     from stele.model.event import Entry
     from stele.model.facts import Facts
@@ -27,6 +29,7 @@ class Chain(msgspec.Struct, frozen=True, gc=False):
     facts: Facts
 
 
+_AT_ONCE = 16  # leaves of a draft: what they share of the way is made again for the next few
 NEW = Chain(0, "", facts.NONE)
 
 
@@ -41,16 +44,23 @@ class Draft:
     def __init__(self, root: Node | None, changed: list[tuple[str, Chain]], first: list[Ran], load: Load) -> None:
         self.root, self.changed, self.first, self._load = root, changed, first, load
 
-    def work_out(self) -> None:
-        """Make the map.
+    def work_out(self, between: Callable[[], object] | None = None) -> None:
+        """Make the map. `between`: is called after every few leaves.
 
         Raises:
             SteleError: `ledger.bad-map`.
         """
-        leaves: list[Leaf | Ran] = [Leaf(name, chain.count, chain.head, chain.facts.digest, chain.facts) for name, chain in self.changed]
+        leaves: list[Leaf | Ran] = [
+            epochmap.leaf(name, chain.count, chain.head, chain.facts.digest, chain.facts) for name, chain in self.changed
+        ]
         leaves += self.first
         leaves.sort(key=epochmap.KEY)
-        self.root = epochmap.put(self.root, leaves, self._load)
+        if between is None:
+            self.root = epochmap.put(self.root, leaves, self._load)
+            return
+        for begin in range(0, len(leaves), _AT_ONCE):
+            self.root = epochmap.put(self.root, leaves[begin : begin + _AT_ONCE], self._load)
+            between()
 
 
 class Chains:
@@ -124,7 +134,7 @@ class Chains:
     def _start(self, name: str, release: str, seq: int) -> None:
         if (name, release) in self._ran:
             return
-        made = Ran(name, release, seq)
+        made = epochmap.ran(name, release, seq)
         if epochmap.leaf_of(self.root, made.key, self._load) is None:
             self._first.append(made)
         self._ran.add((name, release))

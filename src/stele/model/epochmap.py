@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from hashlib import sha256
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -24,52 +24,58 @@ MAX_DEPTH = 256
 _HIGH = 1 << MAX_DEPTH - 1  # the first bit of a key says what the leaf is about: 0 a workload, 1 a release that ran
 
 
-class Stub:
+# nodes are records that the garbage collector need not look at: they form no cycles, and a map has tens of thousands
+class Stub(msgspec.Struct, gc=False, eq=False):
     """A node that is kept elsewhere. `at`: where, from 1."""
 
-    __slots__ = ("at", "hash")
-
-    def __init__(self, digest: bytes, at: int) -> None:
-        self.hash, self.at = digest, at
+    hash: bytes
+    at: int
 
 
-class Leaf:
-    """Where one workload's chain stands: entries so far, digest of the last, digest of the state that they make.
+class Leaf(msgspec.Struct, gc=False, eq=False):
+    """Where one workload's chain stands: entries so far, digest of the last, digest of the state that they make. Made by `leaf`.
 
     `at`: where it is kept, 0 for nowhere yet. `kept`: what whoever keeps it wants to know of it besides.
     """
 
-    __slots__ = ("at", "count", "hash", "head", "kept", "key", "state", "workload")
-
-    def __init__(self, workload: str, count: int, head: str, state: str, kept: object = None) -> None:
-        self.workload, self.count, self.head, self.state, self.kept = workload, count, head, state, kept
-        self.key = key_of(workload)
-        self.hash = leaf_hash(workload, count, head, state)
-        self.at = 0
-
-
-class Ran:
-    """That a release was started as a workload, first by the entry `seq` of its chain. `at`: as of `Leaf`."""
-
-    __slots__ = ("at", "hash", "key", "release", "seq", "workload")
-
-    def __init__(self, workload: str, release: str, seq: int) -> None:
-        self.workload, self.release, self.seq = workload, release, seq
-        self.key = ran_key(workload, release)
-        self.hash = ran_hash(workload, release, seq)
-        self.at = 0
+    workload: str
+    count: int
+    head: str
+    state: str
+    kept: Any
+    key: int
+    hash: bytes
+    at: int = 0
 
 
-class Branch:
-    """Two parts of the map, by one bit of the key."""
+class Ran(msgspec.Struct, gc=False, eq=False):
+    """That a release was started as a workload, first by the entry `seq` of its chain. `at`: as of `Leaf`. Made by `ran`."""
 
-    __slots__ = ("at", "hash", "left", "right")
+    workload: str
+    release: str
+    seq: int
+    key: int
+    hash: bytes
+    at: int = 0
 
-    def __init__(self, left: Node | None, right: Node | None, digest: bytes | None = None) -> None:
-        """`digest`: its hash, if that is known."""
-        self.left, self.right = left, right
-        self.hash: bytes = digest or sha256(b"\1" + (left.hash if left else EMPTY) + (right.hash if right else EMPTY)).digest()
-        self.at = 0
+
+class Branch(msgspec.Struct, gc=False, eq=False):
+    """Two parts of the map, by one bit of the key; and its hash."""
+
+    left: Node | None
+    right: Node | None
+    hash: bytes
+    at: int = 0
+
+
+def leaf(workload: str, count: int, head: str, state: str, kept: object = None) -> Leaf:
+    """The leaf of a workload, with its place and hash."""
+    return Leaf(workload, count, head, state, kept, key_of(workload), leaf_hash(workload, count, head, state))
+
+
+def ran(workload: str, release: str, seq: int) -> Ran:
+    """The leaf of a release that ran, with its place and hash."""
+    return Ran(workload, release, seq, ran_key(workload, release), ran_hash(workload, release, seq))
 
 
 Kept = Leaf | Ran | Branch
@@ -144,32 +150,40 @@ def put(node: Node | None, leaves: Sequence[Leaf | Ran], load: Load = no_stubs, 
         load: fetches a node that is kept elsewhere.
         depth: of `node`; all keys agree in so many bits.
     """
-    if not leaves:
-        return node
-    if isinstance(node, Stub):
+    return _put(node, leaves, [leaf.key for leaf in leaves], 0, len(leaves), load, MAX_DEPTH - depth) if leaves else node
+
+
+def _put(node: Node | None, leaves: Sequence[Leaf | Ran], keys: Sequence[int], begin: int, end: int, load: Load, low: int) -> Node | None:
+    """`put` for the leaves from `begin` to before `end`, of which there are some. `low`: how many bits of their keys may differ."""
+    if type(node) is Stub:
         node = load(node)
-    if isinstance(node, Branch):
-        at = _halve(leaves, depth)
-        return Branch(put(node.left, leaves[:at], load, depth + 1), put(node.right, leaves[at:], load, depth + 1))
+    if type(node) is Branch:
+        left, right = node.left, node.right
+        middle = bisect_left(keys, (keys[begin] >> low << low) | 1 << low - 1, begin, end)
+        if middle > begin:
+            left = _put(left, leaves, keys, begin, middle, load, low - 1)
+        if middle < end:
+            right = _put(right, leaves, keys, middle, end, load, low - 1)
+        return branch(left, right)
     if isinstance(node, Leaf | Ran):
-        at = bisect_left(leaves, node.key, key=KEY)
-        if at == len(leaves) or leaves[at].key != node.key:
-            leaves = [*leaves[:at], node, *leaves[at:]]
-    return _build(leaves, depth)
+        at = bisect_left(keys, node.key, begin, end)
+        if at == end or keys[at] != node.key:
+            leaves = [*leaves[begin:at], node, *leaves[at:end]]
+            return _build(leaves, [leaf.key for leaf in leaves], 0, len(leaves), low)
+    return _build(leaves, keys, begin, end, low)
 
 
-def _halve(leaves: Sequence[Leaf | Ran], depth: int) -> int:
-    """How many of the leaves have a 0 in the bit at `depth`."""
-    low = MAX_DEPTH - depth
-    middle = (leaves[0].key >> low << low) | 1 << low - 1
-    return bisect_left(leaves, middle, key=KEY)
+def _build(leaves: Sequence[Leaf | Ran], keys: Sequence[int], begin: int, end: int, low: int) -> Node | None:
+    if end - begin < 2:
+        return leaves[begin] if end > begin else None
+    middle = bisect_left(keys, (keys[begin] >> low << low) | 1 << low - 1, begin, end)
+    return branch(_build(leaves, keys, begin, middle, low - 1), _build(leaves, keys, middle, end, low - 1))
 
 
-def _build(leaves: Sequence[Leaf | Ran], depth: int) -> Node | None:
-    if len(leaves) < 2:
-        return leaves[0] if leaves else None
-    at = _halve(leaves, depth)
-    return Branch(_build(leaves[:at], depth + 1), _build(leaves[at:], depth + 1))
+def branch(left: Node | None, right: Node | None) -> Branch:
+    """Two parts of the map, with their hash."""
+    digest = sha256(b"\1" + (left.hash if left is not None else EMPTY) + (right.hash if right is not None else EMPTY)).digest()
+    return Branch(left, right, digest)
 
 
 def find(node: Node | None, key: int, load: Load = no_stubs) -> Found:

@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from stele.model import epochmap
-from stele.model.epochmap import EMPTY, Leaf
+from stele.model.epochmap import EMPTY
 from stele.model.event import HOST_WORKLOAD
 from stele.prove.heads import included
 from stele.prove.shape import invalid
@@ -28,7 +28,7 @@ def root_of(rows: Iterable[Row], rest: bytes) -> bytes:
         SteleError: `prove.invalid`: they are not sorted by key, or a workload is there twice.
     """
     try:
-        leaves = [Leaf(row.workload, row.count, row.head, row.state) for row in rows]
+        leaves = [epochmap.leaf(row.workload, row.count, row.head, row.state) for row in rows]
     except SteleError as error:
         raise invalid("a leaf of a map is malformed") from error
     if any(one.key >= two.key for one, two in itertools.pairwise(leaves)):

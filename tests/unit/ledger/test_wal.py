@@ -57,6 +57,55 @@ def test_the_far_end_of_a_torn_batch_never_comes_back(folder):
     assert entries_of(folder) == [b"one", b"new"]
 
 
+def test_checkpoints_lie_between_entries_until_it_begins_anew(folder):
+    log = wal.Wal(state(folder))
+    log.append([b"one"])
+    used = log.used
+    assert log.note(b"signed 1")
+    assert log.used == used  # it is entries that are replayed
+    log.append([b"two", b"three"], {0: b"salt"})
+    assert log.note(b"signed 3")
+    log.sync()
+    assert not log.note(bytes(wal.MAX_ENTRY + 1))
+    log.close()
+    again = wal.Wal(folder)
+    assert again.recovered == [b"one", b"two", b"three"]
+    assert (again.notes, again.openings, again.used) == ([b"signed 1", b"signed 3"], {1: b"salt"}, log.used)
+    again.append([b"four"])
+    again.recycle(3, [b"four"])
+    again.close()
+    last = wal.Wal(folder)
+    last.close()
+    assert (last.recovered, last.notes) == ([b"four"], [])
+
+
+def test_the_example_of_the_specification(folder):
+    log = wal.Wal(state(folder))
+    log.append([b"one"])
+    log.note(b"signed")
+    log.close()
+    text = (Path(__file__).parents[3] / "docs/spec/ledger.md").read_text("utf-8")
+    example = text[text.index("73 74 65 6c 65 2d 77") :].partition("```")[0]
+    expected = bytes.fromhex(example.replace("|", " "))
+    assert (folder / "wal.0").read_bytes()[: len(expected)] == expected
+
+
+def test_the_wal_ends_at_a_checkpoint_that_does_not_fit(folder):
+    log = wal.Wal(state(folder))
+    log.append([b"one"])
+    end = log._end
+    log.note(b"signed")
+    log.append([b"two"])
+    log.close()
+    path = folder / "wal.0"
+    data = path.read_bytes()
+    for at in range(end, end + 8 + 6):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        again = wal.Wal(folder)
+        again.close()
+        assert (again.recovered, again.notes) == ([b"one"], [])
+
+
 def test_recycling_takes_turns_between_two_files(folder):
     log = wal.Wal(state(folder))
     for generation in range(2, 7):

@@ -1,0 +1,85 @@
+"""The signed checkpoints of a ledger folder: in the write-ahead log first, then in their files (docs/spec/ledger.md).
+
+In the write-ahead log they are on disk without the file system's journal, for whose commits every append would wait, too. The files
+follow by rename; what a power cut takes of them is written again from there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stele.host import durable, logs
+from stele.ledger import regular, tiles
+from stele.trust import note
+from stele.trust import root as roots
+from stele.trust.errors import SteleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from stele.trust.root import Root
+
+
+def show(folder: Path, size: int, signed: bytes, *, sync: bool) -> None:
+    """Write a checkpoint to the archive, then to the head. `sync`: it is nowhere else on disk.
+
+    Raises:
+        OSError: the head is as it was.
+    """
+    put = durable.write if sync else durable.replace
+    put(folder / "checkpoints" / str(size), signed)
+    put(folder / "checkpoint", signed)
+
+
+def restore(folder: Path, kept: Sequence[bytes], end: int, trusted: Sequence[note.Verifier] | Root) -> dict[int, bytes]:
+    """Write again what a power cut took of files. What is there and was not torn is left for others to judge.
+
+    Returns size and root of each that was written: they must come out.
+
+    Args:
+        folder: of the ledger.
+        kept: notes of the write-ahead log, in order.
+        end: how many entries there are.
+        trusted: who may have signed them.
+
+    Raises:
+        SteleError: `ledger.damaged`: one is of more entries; `trust.*`: one that is to be written is not by the ledger's keys.
+        OSError: it could not be written.
+    """
+    notes = {note.unverified(signed).size: signed for signed in kept}  # of one size the last: those before were not shown
+    newest = max(notes, default=0)
+    if newest > end:
+        raise tiles.damaged(f"the write-ahead log ends at {end}, before the signed checkpoint of size {newest}")
+    written: dict[int, bytes] = {}
+    for size, signed in notes.items():
+        path = folder / "checkpoints" / str(size)
+        if _is_lost(path, signed):
+            written[size] = _write(path, signed, trusted)
+    if newest:
+        signed = regular.read(folder / "checkpoints" / str(newest), note.MAX_NOTE)
+        if _is_lost(folder / "checkpoint", signed):
+            written[newest] = _write(folder / "checkpoint", signed, trusted)
+    return written
+
+
+def _is_lost(path: Path, signed: bytes) -> bool:
+    """Whether a file is missing, torn, or what was there before."""
+    try:
+        found = regular.read(path, note.MAX_NOTE)
+        if found.startswith(signed):  # cosignatures may have been added
+            return False
+        if tiles.is_torn(found, signed):
+            return True
+        return note.unverified(found).size < note.unverified(signed).size
+    except FileNotFoundError:
+        return True
+    except SteleError:
+        return False
+
+
+def _write(path: Path, signed: bytes, trusted: Sequence[note.Verifier] | Root) -> bytes:
+    root = roots.open_checkpoint(signed, trusted).root
+    logs.of(__name__).warning("the checkpoint %s was lost by a crash and is written again from the write-ahead log", path.name)
+    durable.write(path, signed)
+    return root
