@@ -44,7 +44,7 @@ def _event(number: int, workloads: int, releases: tuple[str, str], time_ns: int)
 
 def built(folder: Path, entries: int, workloads: int) -> Path:
     """The ledger; made if it is not there yet. Between two checkpoints lie a hundred milliseconds."""
-    folder = folder / f"ledger-{entries}-{workloads}-2"
+    folder = folder / f"ledger-{entries}-{workloads}-3"
     done = folder.with_suffix(".done")
     if done.exists():
         return folder

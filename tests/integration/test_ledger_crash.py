@@ -9,19 +9,20 @@ import signal
 import subprocess
 import sys
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from stele.host import durable
-from stele.ledger import edge, recovery, sequencer, tiles, wal
+from stele.ledger import edge, mapfile, notes, recovery, sequencer, tiles, wal
 from stele.ledger.reader import LedgerReader
 from stele.trust import note
 from tests.ledgers import TRUSTED, event, opened
 
 WRITER = Path(__file__).with_name("ledger_writer.py")
-TRACED = {module.__file__ for module in (durable, edge, recovery, sequencer, tiles, wal)}
+TRACED = {module.__file__ for module in (durable, edge, mapfile, notes, recovery, sequencer, tiles, wal)}
 POINTS = 150
 
 
@@ -160,9 +161,10 @@ def test_a_writer_that_is_killed_at_any_line(tmp_path):
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("lost", ["tiles", "checkpoint"])
+@pytest.mark.parametrize("lost", ["tiles", "checkpoint", "checkpoints", "maps"])
 def test_a_power_cut_keeps_the_wal_and_loses_what_was_not_synced(tmp_path, lost):
-    """After each publishing: tiles above the WAL's base vanish or are empty, or the checkpoint is the one before."""
+    """After each publishing: tiles or maps above the WAL's base vanish or are empty, or the checkpoint is the one before, or none of
+    those since the base is whole."""
     witness = Witness(tmp_path / "ledger")
     before = b""
     for number in range(25):
@@ -174,6 +176,16 @@ def test_a_power_cut_keeps_the_wal_and_loses_what_was_not_synced(tmp_path, lost)
         if lost == "checkpoint" and before:
             if LedgerReader(witness.folder).size > wal_base(witness.folder) == base:
                 head.write_bytes(before)
+        elif lost == "checkpoints":
+            whole = {path: path.read_bytes() for path in [head, *(witness.folder / "checkpoints").iterdir()]}
+            synced, newest = wal_base(witness.folder), LedgerReader(witness.folder).size
+            for path, data in whole.items():
+                if (newest if path == head else int(path.name)) > synced:
+                    path.write_bytes(data[: 90 * (number % 3)]) if number % 4 else path.unlink()
+            with opened(witness.folder):
+                assert {path: path.read_bytes() for path in whole} == whole
+        elif lost == "maps":
+            lose_maps(witness.folder, number)
         elif lost == "tiles":
             for path in unsynced(witness.folder):
                 path.write_bytes(b"") if number % 2 else path.unlink()
@@ -187,6 +199,20 @@ def wal_base(folder: Path) -> int:
     log = wal.Wal(folder / ".state")
     log.close()
     return log.base
+
+
+def lose_maps(folder: Path, number: int) -> None:
+    """Of what was appended to the maps since the WAL's base, a stretch or the end."""
+    base = wal_base(folder)
+    with mapfile.MapFile(folder) as file:
+        nodes = file._end_of(file.root(base - 1))
+        count = bisect_left(range(file._count), base, key=lambda at: file._record(at).epoch)
+    for name, begin in (("nodes", nodes), ("roots", count * mapfile.RECORD))[number % 3 % 2 :]:
+        data = (folder / "map" / name).read_bytes()
+        lost = (len(data) - begin) // (1 + number % 4)
+        end = len(data) if number % 2 else begin + lost
+        torn = data[: end - lost] + (bytes(lost) + data[end:] if number % 5 else b"")
+        (folder / "map" / name).write_bytes(torn)
 
 
 def unsynced(folder: Path) -> Iterator[Path]:

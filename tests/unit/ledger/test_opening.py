@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from stele.host import durable
 from stele.ledger import mapfile, projection, tiles
+from stele.ledger.edge import Edge
 from stele.ledger.reader import LedgerReader
 from stele.ledger.sequencer import Ledger
 from tests.ledgers import SIGNER, TRUSTED, Clock, event, opened, quiet, rows
@@ -35,6 +37,45 @@ def test_opening_reads_no_more_than_the_write_ahead_log_holds(folder, monkeypatc
         (committed,) = ledger.append([event(1, workload="w7")])
         assert committed.entry.seq == len([number for number in range(3000) if number % 37 == 7])
     assert LedgerReader(folder).check(TRUSTED) == []
+
+
+def covered(folder: Path, tmp_path: Path, monkeypatch) -> Path:
+    """What a killed writer leaves: a checkpoint covers much of the write-ahead log, but not its last entry."""
+    grown(folder, monkeypatch, 300)
+    monkeypatch.setattr("stele.ledger.sequencer.RECYCLE_BYTES", 1 << 30)
+    ledger = quiet(folder, monkeypatch)
+    for begin in range(0, 900, 300):
+        ledger.append([event(number, workload=f"w{number % 41}") for number in range(begin, begin + 300)])
+        ledger.publish()
+    ledger.append([event(0, workload="w3")])
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    ledger.close()
+    return copy
+
+
+def test_what_a_checkpoint_covers_is_not_looked_at_again(folder, tmp_path, monkeypatch):
+    copy = covered(folder, tmp_path, monkeypatch)
+    looked_at: list[bytes] = []
+    real = Edge.take_checked
+    monkeypatch.setattr(Edge, "take_checked", lambda edge, raw, *more: looked_at.append(raw) or real(edge, raw, *more))
+    with opened(copy) as ledger:
+        assert len(looked_at) == 1
+        assert ledger.heads()["w3"][0] == len(range(3, 300, 37)) + len(range(3, 900, 41)) + 1
+    assert LedgerReader(copy).check(TRUSTED) == []
+
+
+@pytest.mark.parametrize("name", ["nodes", "roots"])
+@pytest.mark.parametrize("how", ["zeros", "cut", "gone", "altered"])
+def test_maps_since_the_base_that_a_power_cut_tore_are_made_again(folder, tmp_path, monkeypatch, name, how):
+    copy = covered(folder, tmp_path, monkeypatch)
+    path = copy / "map" / name
+    data = path.read_bytes()
+    at = len(data) - {"nodes": 20_000, "roots": 100}[name]
+    torn = {"zeros": data[:at] + bytes(50) + data[at + 50 :], "cut": data[:at], "altered": data[:at] + b"?" + data[at + 1 :]}
+    path.unlink() if how == "gone" else path.write_bytes(torn[how])
+    with opened(copy) as ledger:
+        ledger.append([event(0, workload="w7")])
+    assert LedgerReader(copy).check(TRUSTED) == []
 
 
 def test_so_many_entries_are_published_at_once_and_opening_replays_few(folder, monkeypatch):
