@@ -88,7 +88,7 @@ class Pace:
             try:
                 self._publish()
             except SteleError as error:
-                if error.reason != said:
+                if error.reason != said and error.code != "ledger.closed":  # which it may be by now
                     logs.of(__name__).error("%s", error.reason)
                 said = error.reason
                 if error.retryable:

@@ -13,6 +13,7 @@ import pytest
 
 from stele.ledger import tiles
 from stele.ledger.group import MAX_BATCH
+from stele.ledger.pace import Pace
 from stele.ledger.reader import LedgerReader, workloads
 from stele.ledger.sequencer import Ledger
 from stele.model.event import Event, decode_entry
@@ -96,6 +97,24 @@ def test_what_is_in_the_way_of_writing_ahead_stops_publishing(folder, monkeypatc
     assert code(ledger.append, [event(300)]) == "ledger.damaged"
     assert ledger.published == 0
     ledger.close()
+
+
+def test_that_it_was_closed_meanwhile_is_no_error_of_publishing(caplog):
+    tried = threading.Semaphore(0)
+    codes = ["ledger.closed", "ledger.write-failed", "ledger.closed"]
+
+    def publish() -> None:
+        tried.release()
+        code = codes.pop() if codes else "ledger.closed"
+        raise SteleError(f"told {code}", remedy="no", code=code)
+
+    pace = Pace(publish, lambda _: 0.0, lambda: False)
+    pace.start()
+    for _ in range(3):
+        pace.wake()
+        tried.acquire()
+    pace.end()
+    assert [record.message for record in caplog.records] == ["told ledger.write-failed"]
 
 
 def test_two_sequencers_are_refused(folder):
