@@ -90,7 +90,6 @@ class Again:
                 made = self._make(store, release, tree, fd, numbers)
             except NotPlain:
                 return None
-        way.record(made[0])
         return made
 
     def _opened_store(self) -> Layout | None:
@@ -198,6 +197,7 @@ class Again:
         from stele.flow import attesting
         from stele.seal.secret_rules import VERSION
         from stele.seal.sign import sign
+        from stele.store import taking_back
 
         self._way.say("signing")
         came_from = attesting.From(kind="folder", names=self._names)
@@ -207,7 +207,8 @@ class Again:
             sealed.release, came_from, self._asked,
             store=store, key=self._way.key, bom=self._next.bom, made_from=made_from, looked=looked, now=int(time.time()),
         )  # fmt: skip
-        store.publish(sign(sealed._replace(referrers=(*sealed.referrers, *new)), self._way.key, store))
+        with taking_back.published(store, sign(sealed._replace(referrers=(*sealed.referrers, *new)), self._way.key, store)):
+            self._way.record(sealed.release)
         return attesting.commit_of(made_from)
 
     def _names(self) -> list[bytes]:

@@ -18,7 +18,7 @@ from stele.seal.noted import Noted
 from stele.seal.sign import sign
 from stele.seal.sources import statcache
 from stele.seal.sources.source import Limits, refuse_unused
-from stele.store import reuse
+from stele.store import reuse, taking_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,6 @@ def seal(places: Places, asked: Asked, way: Way) -> tuple[Release, dict[str, Any
     cache = statcache.decode(known or b"")
     with store.adding():
         sealed, told, last = _make(places, store, asked, spec, way, cache)
-    way.record(sealed.release)
     if cache.recorded and isinstance(source, Path):
         caches.keep(places, source, caches.STATES, cache.encode(way.begun_ns))
         if last is not None:
@@ -93,7 +92,8 @@ def _make(
         sealed.release, came_from, asked,
         store=store, key=way.key, bom=aside.bom, made_from=made_from, looked=accompany.looked(examined.report), now=int(time.time()),
     )  # fmt: skip
-    store.publish(sign(sealed._replace(referrers=(*sealed.referrers, *new)), way.key, store))
+    with taking_back.published(store, sign(sealed._replace(referrers=(*sealed.referrers, *new)), way.key, store)):
+        way.record(sealed.release)
     told = {
         "paths": len(applied.tree),
         "bytes": applied.tree.bytes_total(),
