@@ -6,6 +6,7 @@ for the quorum only, and in the mode `publish` not for witnesses that have just 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -129,8 +130,9 @@ class Collector:
                 job.lines = dict(self._job.lines)  # cosignatures are of the text: what came for it before holds
             self._job = job
             self._turn.notify_all()
-        self._refuse_forked(job)
+        forked = self._forked(job)
         with self._turn:
+            job.forked = forked or job.forked
             while not self._enough(job) and not self._in_vain(job) and not self._ended and job.forked is None:
                 if not self._turn.wait(deadline - time.monotonic()):
                     break
@@ -142,14 +144,13 @@ class Collector:
             raise self._no_quorum(job)
         return signed + b"".join(lines[url] for url in sorted(lines))
 
-    def _refuse_forked(self, job: _Job) -> None:
-        """Note why the job must not be published, if a witness has shown another history."""
+    def _forked(self, job: _Job) -> SteleError | None:
+        """Why the job must not be published, if a witness has shown another history."""
         try:
             self._forks.refuse(job.head, job.prove)
         except SteleError as error:
-            with self._turn:
-                job.forked = error
-                self._turn.notify_all()
+            return error
+        return None
 
     def _enough(self, job: _Job) -> bool:
         return self.policy.met([key for asker in self._askers if asker.url in job.lines for key in self._held(asker, job)])
@@ -205,11 +206,13 @@ class Collector:
             while (job := self._next(asker, pause)) is not None:
                 try:
                     lines = asker.cosign(job.signed, job.head, job.prove)
-                except Exception as error:  # noqa: BLE001  whatever it is, the others go on and this one tries again
+                except Exception as refused:  # noqa: BLE001  whatever it is, the others go on and this one tries again
+                    error = refused
                     pause = min(max(2 * pause, FIRST_PAUSE_S), LAST_PAUSE_S)
                     if isinstance(error, SteleError) and error.code in {"witness.ahead", "witness.refused"}:
                         self._forks.ask(asker.url, job.head.origin)
-                        self._refuse_forked(job)
+                        with contextlib.suppress(OSError):  # of proving: a ledger that is closed meanwhile
+                            error = self._forked(job) or error
                     self._failed(asker, job, error)
                 else:
                     pause = 0.0
@@ -236,9 +239,17 @@ class Collector:
 
     def _failed(self, asker: Asker, job: _Job, error: Exception) -> None:
         reason = error.reason if isinstance(error, SteleError) else f"{type(error).__name__}: {error}"
-        serious = isinstance(error, SteleError) and error.code in {"witness.ahead", "witness.refused", "witness.bad-answer", BEHIND}
+        serious = isinstance(error, SteleError) and error.code in {
+            "witness.ahead",
+            "witness.refused",
+            "witness.bad-answer",
+            BEHIND,
+            forks.CODE,
+        }
         with self._turn:
             job.failed.add(asker.url)
+            if isinstance(error, SteleError) and error.code == forks.CODE:
+                job.forked = error
             fresh = self._note(asker, error=reason)
             self._turn.notify_all()
         if fresh:
