@@ -125,3 +125,18 @@ def test_output_that_nobody_reads_is_not_the_answer_no(argv, buffered, tmp_path)
     done = subprocess.run(command, env=env, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300)
     os.close(write)
     assert (done.returncode, "BrokenPipe" in done.stderr) == (2 if argv == ["explain-nothing"] else 141, False), done.stderr
+
+
+def test_verifying_what_is_neither_a_file_nor_a_release_says_both(tmp_path) -> None:
+    argv = [sys.executable, "-m", "stele", "--data", str(tmp_path / "data")]
+    subprocess.run([*argv, "init", "--keys-only"], capture_output=True, check=True, cwd=tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name, there in (("shop.prof", "there is no such file"), ("folder", "is no file")):
+        done = subprocess.run([*argv, "verify", name], capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == REFUSED
+        said = " ".join(done.stderr.split())
+        assert f"'{name}': " in said
+        assert there in said
+        assert "the store has no such release" in said
+        assert "a proof is named by its path" in said
+        assert "store.unknown-release" in said

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +134,10 @@ def test_what_cannot_be_recorded_is_not_removed_or_repaired(root):
     for path in sorted(root.glob("erofs/*")):
         spoil(path, "flipped")
         spoilt = content(root)
-        with pytest.raises(SteleError, match="read-only"), Registries({}, (), plain_http=False) as registries:
+        with (
+            pytest.raises(SteleError, match=r"nothing of the store was touched.*read-only"),
+            Registries({}, (), plain_http=False) as registries,
+        ):
             repairing.repair(opened(root), {}, registries, (), record=refuse, say=lambda _: None)
         assert content(root) == spoilt
 
@@ -289,6 +296,95 @@ def test_seals_and_prunes_at_once_lose_nothing(root):
     store = opened(root)
     for digest in sealed:
         store.verify(store.release(digest))
+
+
+ADDS = """
+import sys
+from pathlib import Path
+from stele.store import removal
+
+with removal.adding(Path(sys.argv[1])):
+    print(Path(sys.argv[2]).exists(), flush=True)
+    with removal.adding(Path(sys.argv[1])):  # what is sealed unpacks something
+        sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def adds(root: Path, path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that adds to the store until its standard input ends; it says whether a file was there when it began."""
+    argv = [sys.executable, "-c", ADDS, str(root), str(path)]
+    env = {**os.environ, "PYTHONPATH": str(Path(removal.__file__).parents[2])}
+    with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        yield running
+
+
+def until(true: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds a lock alone."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def waits(process: subprocess.Popen[str]) -> bool:
+    """Whether a process waits for a lock."""
+    return any(" -> " in line and f" {process.pid} " in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_a_prune_comes_to_its_turn_where_somebody_always_adds(root):
+    leave(opened(root))
+    left = next(root / item.path for item in prune(root, dry_run=True).gone)
+    with ThreadPoolExecutor(1) as pool, adds(root, left) as first:
+        assert first.stdout.readline() == "True\n"
+        (root / "removing").touch()
+        work = pool.submit(pruning.prune, opened(root), tuple, damaged=False, dry_run=False, record=unrecorded, wait=120.0)
+        until(lambda: is_held(root / "removing"))
+        with adds(root, left) as second:
+            until(lambda: waits(second) or not left.exists())
+            first.communicate()
+            assert second.stdout.readline() == "False\n"  # it began after the prune
+            assert any(str(root / item.path) == str(left) for item in work.result().gone)
+
+
+def test_a_prune_waits_no_longer_than_it_is_told_to_and_lets_others_go_on(root):
+    leave(opened(root))
+    left = next(root / item.path for item in prune(root, dry_run=True).gone)
+    with adds(root, left) as first:
+        assert first.stdout.readline() == "True\n"
+        with pytest.raises(SteleError) as raised:
+            pruning.prune(opened(root), tuple, damaged=False, dry_run=False, record=unrecorded, wait=0.1)
+        assert raised.value.code == "store.busy"
+        assert "waited 0.1 s" in raised.value.reason
+        with adds(root, left) as second:
+            assert second.stdout.readline() == "True\n"
+
+
+def test_a_prune_that_is_killed_while_it_waits_holds_nobody_up(root):
+    leave(opened(root))
+    left = next(root / item.path for item in prune(root, dry_run=True).gone)
+    with adds(root, left) as first:
+        assert first.stdout.readline() == "True\n"
+        if (child := os.fork()) == 0:
+            try:
+                pruning.prune(opened(root), tuple, damaged=False, dry_run=False, record=unrecorded, wait=600.0)
+            finally:
+                os._exit(0)
+        until(lambda: is_held(root / "removing"))
+        with adds(root, left) as second:
+            until(lambda: waits(second))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            assert second.stdout.readline() == "True\n"
 
 
 def kill_at(fatal: int) -> Any:

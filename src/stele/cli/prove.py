@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +111,29 @@ def verify(call: Call, what: str, trust: Path | None, **given: Any) -> int | Non
         for line in verdict["not_checked"]:
             render.say_line(f"  - {line}")
         return None
-    from stele.flow import verifying
-
     with render.progress(f"verifying {what}", quiet=call.json):
-        found = verifying.verify_release(call.places, what)
+        found = _release(call, what)
     if call.json:
         render.show_json(found)
     else:
         what_held = f"signature, {found['blobs']} blobs, {found['images']} images"
         render.say_line(f"release {found['release']} holds: {what_held}, {render.size(found['bytes'])} in {render.took(found['took_ns'])}")
     return None
+
+
+def _release(call: Call, what: str) -> dict[str, Any]:
+    """Verify a release; where there is none of that name, there is no such file either, which may have been meant."""
+    from stele.flow import verifying
+    from stele.trust.errors import SteleError
+
+    try:
+        return verifying.verify_release(call.places, what)
+    except SteleError as error:
+        if error.code != "store.unknown-release":
+            raise
+        there = "is no file (it is there, and something else)" if os.path.lexists(what) else "there is no such file"
+        raise SteleError(
+            f"{what[:100]!r}: {there}, and the store has no such release",
+            remedy=f"a proof is named by its path, like shop.proof; of releases, {error.remedy}",
+            code=error.code,
+        ) from error

@@ -10,6 +10,7 @@ import click
 from stele.cli import render
 from stele.cli.context import Call, with_call
 from stele.cli.exits import ANSWER_IS_NO, OK
+from stele.model.units import parse_duration_ms
 
 if TYPE_CHECKING:
     from stele.flow.storecheck import Report
@@ -133,21 +134,27 @@ def repair(call: Call, origins: tuple[str, ...], local: bool, plain_http: bool) 
     return ANSWER_IS_NO if done.left else OK
 
 
-@store.command(epilog="\b\nExample:\n  stele store prune --dry-run\n  stele store prune\n  stele store prune --damaged --json")
+@store.command(epilog="\b\nExample:\n  stele store prune --dry-run\n  stele store prune --wait 10m\n  stele store prune --damaged --json")
 @click.option("--damaged", is_flag=True, help="Remove what repairs set aside, too.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option(
+    "--wait", default="10s", show_default=True, help="How long to wait for seals, pulls and pushes that are under way; 0s: not at all."
+)
 @with_call
-def prune(call: Call, damaged: bool, dry_run: bool) -> None:
+def prune(call: Call, damaged: bool, dry_run: bool, wait: str) -> None:
     """Remove files that nothing names: what seals and pulls that were killed left, and what was replaced.
 
     No release loses anything. A pull that was killed begins again afterwards. Nothing is removed while something is sealed, pulled,
-    pushed or packed, nor where a damaged index leaves it open what is needed. The ledger has the names of the files before they go.
+    pushed or packed: those that are under way are waited for, and new ones begin when the prune has ended. Nor where a damaged index
+    leaves it open what is needed. The ledger has the names of the files before they go.
     """
     call.need_keys()
     from stele.flow import opening, pruning
 
     found = opening.open_store(call.places)
-    done = pruning.run(call.places, found, damaged=damaged, dry_run=dry_run, record=_recorder(call))
+    seconds = parse_duration_ms(wait) / 1000
+    with render.progress("waiting until nobody adds to the store", quiet=call.json):
+        done = pruning.run(call.places, found, damaged=damaged, dry_run=dry_run, record=_recorder(call), wait=seconds)
     if call.json:
         gone = [item._asdict() for item in done.gone]
         render.show_json({"dry_run": dry_run, "bytes": done.held, "removed": gone, "strays": list(done.strays), "aside": done.aside})

@@ -48,12 +48,16 @@ class Pruned(NamedTuple):
         return sum(item.held for item in self.gone)
 
 
-def run(places: Places, store: Layout, *, damaged: bool, dry_run: bool, record: Record) -> Pruned:
+def run(places: Places, store: Layout, *, damaged: bool, dry_run: bool, record: Record, wait: float = 0.0) -> Pruned:
     """Prune a data folder's store; its ledger says what is in use. See `prune`."""
-    return prune(store, lambda: [*packing.in_use(places), *packing.pins(store)], damaged=damaged, dry_run=dry_run, record=record)
+
+    def in_use() -> list[str]:
+        return [*packing.in_use(places), *packing.pins(store)]
+
+    return prune(store, in_use, damaged=damaged, dry_run=dry_run, record=record, wait=wait)
 
 
-def prune(store: Layout, in_use: Callable[[], Iterable[str]], *, damaged: bool, dry_run: bool, record: Record) -> Pruned:
+def prune(store: Layout, in_use: Callable[[], Iterable[str]], *, damaged: bool, dry_run: bool, record: Record, wait: float = 0.0) -> Pruned:
     """Remove what nothing names, while nobody adds anything.
 
     Args:
@@ -62,12 +66,13 @@ def prune(store: Layout, in_use: Callable[[], Iterable[str]], *, damaged: bool, 
         damaged: also what repairs set aside.
         dry_run: only say what would be removed.
         record: commits an event, before the first file goes.
+        wait: seconds for which those who add may take to end; nobody new begins meanwhile.
 
     Raises:
         SteleError: `store.busy`, `store.damaged` (what is needed cannot be known), `store.not-writable`, `ledger.*`, `agent.*`. Nothing was
             removed then.
     """
-    with store.removing(), store.changing():
+    with store.removing(wait), store.changing():
         files = checking.look(store, lambda _: None, hashing=False)
         taken = census.take(store)
         _be_certain(store, taken, in_use())

@@ -81,12 +81,28 @@ def repair(
         work = _Repair(store, storecheck.judge(store, checking.look(store, say), running), running, registries, order, say)
         if not work.wanted:
             return work.done()
-        upkeep.repairing(record, work.wanted)
+        try:
+            upkeep.repairing(record, work.wanted)
+        except SteleError as error:
+            raise _unrecorded(error) from error
         try:
             return work.run()
         finally:
             done = work.done()
             upkeep.repaired(record, [(item.path, item.how, item.aside) for item in done.mended], done.left)
+
+
+def _unrecorded(error: SteleError) -> SteleError:
+    """What is to be said where the ledger does not take, or tell, what a repair needs: it is repaired first."""
+    if not error.code.startswith(("ledger.", "trust.", "agent.")):
+        return error
+    return SteleError(
+        f"nothing of the store was touched, because a repair is in the ledger first, and the ledger refuses: {error.reason}",
+        remedy=f"{error.remedy}. Then repair the store (docs/guide/store.md, When the ledger is damaged, too);"
+        " `stele store check` needs no ledger",
+        code=error.code,
+        retryable=error.retryable,
+    )
 
 
 class _Repair:
@@ -321,8 +337,11 @@ def run(
     places: Places, store: Layout, given: Sequence[str], *, local: bool, plain_http: bool, record: Record, say: Callable[[str], None]
 ) -> Repaired:
     """Repair a data folder's store. `given`: registries to ask besides those that the ledger knows; `local`: ask none. See `repair`."""
-    known, order = origins.known(places)
-    running = packing.in_use(places)
+    try:
+        known, order = origins.known(places)
+        running = packing.in_use(places)
+    except SteleError as error:
+        raise _unrecorded(error) from error
     more = [references.parse(text) for text in given]
     with mending.Registries({} if local else known, more, plain_http=plain_http) as registries:
         return repair(store, running, registries, order, record=record, say=say)

@@ -392,9 +392,9 @@ class Layout:
         with drafts.locked(self.root):
             yield
 
-    def removing(self) -> AbstractContextManager[None]:
-        """While it lasts nobody adds. Raises `store.busy`."""
-        return removal.removing(self.root)
+    def removing(self, wait: float = 0.0) -> AbstractContextManager[None]:
+        """While it lasts nobody adds. Raises `store.busy` if somebody still does after `wait` seconds, in which nobody new begins."""
+        return removal.removing(self.root, wait)
 
     def remove(self, blobs: Iterable[str], strata: Iterable[Stratum]) -> int:
         """Remove blobs by digest, and images; only inside of `removing`. Returns the bytes.

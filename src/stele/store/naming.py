@@ -34,7 +34,7 @@ def resolve(name: str, known: Sequence[str], releases: Callable[[], Iterable[Rel
     if not found:
         raise SteleError(
             f"the store has no release {name[:100]!r}",
-            remedy="`stele releases` lists what is there; name a digest, the beginning of one, or a workload",
+            remedy="`stele releases` lists what is there; name a digest, the beginning of one (4 hex digits or more), or a workload",
             code="store.unknown-release",
         )
     return found[0]

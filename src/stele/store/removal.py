@@ -6,6 +6,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import threading
+import time
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stele.host import durable, immutable
@@ -14,18 +18,39 @@ from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
+
+LOOK_S = 0.02  # between two looks whether those who add have ended
+_counting = threading.Lock()
+_adding: Counter[Path] = Counter()  # how often this process adds to each store
 
 
 @contextlib.contextmanager
 def adding(root: Path) -> Iterator[None]:
-    """While this lasts nothing is removed: what was found in the store may be relied on. Waits for a removal that is under way."""
-    fd = _open(root)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(fd)
+    """While this lasts nothing is removed: what was found in the store may be relied on.
+
+    Waits for a removal that is under way, or waits for those who add; not where this process adds already, which that one waits for.
+    """
+    with contextlib.ExitStack() as held:
+        fd = _open(root, "removal")
+        held.callback(os.close, fd)
+        with _counting:
+            nested = _adding[root] > 0
+        if nested:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        else:
+            turn = _open(root, "removing")
+            try:
+                fcntl.flock(turn, fcntl.LOCK_SH)
+                fcntl.flock(fd, fcntl.LOCK_SH)
+            finally:
+                os.close(turn)
+        with _counting:
+            _adding[root] += 1
+        try:
+            yield
+        finally:
+            with _counting:
+                _adding[root] -= 1
 
 
 @contextlib.contextmanager
@@ -41,32 +66,51 @@ def looking(root: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def removing(root: Path) -> Iterator[None]:
+def removing(root: Path, wait: float = 0.0) -> Iterator[None]:
     """While this lasts nobody adds.
 
+    Args:
+        root: of the store.
+        wait: seconds for which those who add may take to end; meanwhile nobody else begins, so that it comes to its turn where
+            somebody always adds.
+
     Raises:
-        SteleError: `store.busy`: somebody does.
+        SteleError: `store.busy`: somebody still does.
     """
-    fd = _open(root)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SteleError(
-                "nothing can be removed from the store while a release is being sealed, pulled, pushed or unpacked",
-                remedy="wait until that is done, then try again",
-                code="store.busy",
-                retryable=True,
-            ) from error
+    deadline = time.monotonic() + wait
+    with contextlib.ExitStack() as held:
+        for name in ("removing", "removal"):
+            fd = _open(root, name)
+            held.callback(os.close, fd)
+            while not _alone(fd):
+                if time.monotonic() >= deadline:
+                    raise _busy(wait)
+                time.sleep(LOOK_S)
         yield
-    finally:
-        os.close(fd)
 
 
-def _open(root: Path) -> int:
+def _alone(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _busy(wait: float) -> SteleError:
+    waited = f" (waited {wait:g} s for it to end)" if wait else ""
+    return SteleError(
+        f"nothing can be removed from the store while a release is being sealed, pulled, pushed or unpacked{waited}",
+        remedy="try again when that is done; `stele store prune --wait 10m` waits longer, and lets nothing new begin meanwhile",
+        code="store.busy",
+        retryable=True,
+    )
+
+
+def _open(root: Path, name: str) -> int:
     with drafts.writing(root):
         durable.make_dirs(root)
-        return os.open(root / "removal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return os.open(root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def remove(root: Path, paths: Iterable[Path]) -> tuple[int, int]:
