@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stele.flow import proving
 from stele.prove import shape
+from stele.prove.standalone import stele_verify
 from stele.prove.verify import verify
+from stele.trust import trust_keys
 from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey
 from tests.ledgers import OTHER, SIGNER, TRUST
@@ -148,3 +154,15 @@ def test_hostile_shapes_cost_little():
         b'{"a":1,"a":1}\n',
     ):
         assert code(check, data + b"\n") in {"prove.invalid", "trust.not-canonical"}
+
+
+def test_a_file_of_any_size_is_refused_by_both(tmp_path):
+    """Who was sent it may have less memory than it claims to need."""
+    for size in (shape.MAX_PROOF + 1, 1 << 40):
+        (tmp_path / "huge.proof").touch()
+        os.truncate(tmp_path / "huge.proof", size)
+        (tmp_path / "trust.keys").write_bytes(trust_keys.encode(TRUST))
+        assert code(proving.verify_file, tmp_path / "huge.proof", tmp_path / "trust.keys") == "prove.invalid"
+        argv = [sys.executable, "-I", stele_verify.__file__, "huge.proof", "trust.keys"]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=250)
+        assert (done.returncode, "prove.invalid" in done.stderr + done.stdout) == (1, True)
