@@ -6,7 +6,9 @@ The file is one of the application's own (srv/app/settings.py). Stele's is the w
 changed strata in both forms, SBOM, provenance, signatures, ledger entry; once as it is, and once with a warm process (`stele warm`),
 which the table after the first compares. restic and borg keep a cache of their own; ostree, umoci and
 podman read everything, and are left out where files are added to the root (`--more`): they are far behind. Each has a folder of its
-own, because umoci changes the ctime of all that it reads. The last table says what one more file that did not change costs.
+own, because umoci changes the ctime of all that it reads. Two limits are measured in the same rounds: one os.lstat for each file in a
+plain loop, and `find` that prints inode and ctime of each. The last table says what one more file that did not change costs, beside
+what it costs these; from the smallest root to the next the changed stratum grows, too, from little to the most that strata are.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 SPEC = b"stele: 0\nname: minbase\ncommand: [/bin/true]\n"
 STELE = str(Path(sys.executable).parent / "stele")
 WARM = "stele seal, warm"
+LSTAT, FIND = "os.lstat of each", "find -printf"  # no work at all but that each file is looked at
 
 READERS = ("ostree commit", "umoci insert", "podman import")  # which read everything
 
@@ -56,12 +59,16 @@ def main() -> None:
                 source = _source(work, more)
                 files = sum(len(names) for _, _, names in os.walk(source))
                 results.append(_peers(work, source, files, options.rounds, READERS if not more else ()))
-                sizes[files] = results[-1]["rows"]["stele seal"]["median"]
+                sizes[files] = {**results[-1]["warm"]["rows"], **results[-1]["rows"]}
             finally:
                 subprocess.run(["chattr", "-R", "-i", str(work)], stderr=subprocess.DEVNULL, check=False)
     print("\nwhat one more file costs that did not change")
     for (few, short), (many, long) in itertools.pairwise(sizes.items()):
-        print(f"  from {few:,} to {many:,} files: {(long - short) / (many - few) * 1e6:.2f} µs each")
+        each = {name: (long[name]["median"] - short[name]["median"]) / (many - few) * 1e6 for name in long}
+        print(f"  from {few:,} to {many:,} files, µs each and in units of a plain os.lstat")
+        for name, cost in each.items():
+            print(f"    {name:26}{cost:8.2f}{cost / each[LSTAT]:8.2f}x")
+        results.append({"title": f"one more file than {few}, up to {many}", "unit": "µs", "rows": each})
     keep(results, options.json)
 
 
@@ -78,6 +85,19 @@ def _source(work: Path, more: int) -> Path:
         (folder / f"{number}.json").write_bytes(noise.randbytes(noise.randrange(100, 2000)))
     (source / "srv" / "app").mkdir(parents=True, exist_ok=True)
     return source
+
+
+def _lstats(source: Path) -> Callable[[], float]:
+    """A candidate that does one lstat for each path below a folder, the names of which it knows."""
+    paths = [os.fsencode(os.path.join(folder, name)) for folder, folders, files in os.walk(source) for name in (*folders, *files)]
+
+    def timed() -> float:
+        begun = time.perf_counter()
+        for path in paths:
+            os.lstat(path)
+        return time.perf_counter() - begun
+
+    return timed
 
 
 def _seal(work: Path, source: Path) -> list[str]:
@@ -100,6 +120,8 @@ def _peers(work: Path, original: Path, files: int, rounds: int, readers: Sequenc
     def before(name: str) -> None:
         nonlocal changes
         changes += 1
+        if name in {LSTAT, FIND}:
+            return
         (sources[name] / "srv" / "app" / "settings.py").write_text(f"VERSION = {changes}\n")
         if name == "umoci insert":
             shutil.rmtree(work / "umoci", ignore_errors=True)
@@ -122,6 +144,7 @@ def _peers(work: Path, original: Path, files: int, rounds: int, readers: Sequenc
         "podman import": lambda source: ["sh", "-c", f"tar -C '{source}' -c . | podman {storage} import -q - minbase"],
     }
     candidates = {name: command(argv[name](str(source))) for name, source in sources.items()}
+    candidates |= {LSTAT: _lstats(original), FIND: command(["find", str(original), "-printf", "%i %C@\n"])}
     try:
         times = paired(candidates, rounds=rounds, before=before)
     finally:

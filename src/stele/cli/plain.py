@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -72,9 +73,25 @@ def run(argv: list[str]) -> int | None:
     if asked is None or not is_for_here(asked):
         return None
     gc.set_threshold(OBJECTS)
+    _load_msgspec()
     from stele.cli.ends import exit_of
 
     return exit_of(lambda: _seal(asked), argv)
+
+
+def _load_msgspec() -> None:
+    """Load it as it loads where typing_extensions is not installed: what it would take from there, `typing` has as well.
+
+    With it come inspect, ast, dis and tokenize, which take as long to load as a tenth of the whole call.
+    """
+    name = "typing_extensions"
+    if name in sys.modules:
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # as the import system has it for what is not to be found
+    try:
+        import msgspec  # noqa: F401
+    finally:
+        del sys.modules[name]
 
 
 def _seal(asked: Plain) -> None:

@@ -155,7 +155,7 @@ class Again:
         )
         told = self._next.told
         # while the disk is waited for; should the release not come to be, the next seal goes the whole way
-        with Beside(self._keep) as keeping:
+        with Beside(self._meanwhile) as keeping:
             made_from = self._publish(store, sealed)
             keeping.result()
         return release, {
@@ -189,9 +189,12 @@ class Again:
             raise NotPlain
         return {"looked_at": report.files, "bytes": report.size}
 
-    def _keep(self) -> None:
+    def _meanwhile(self) -> None:
+        from stele.flow import opening
+
         assert isinstance(self._asked.source, Path)
         caches.keep(self._places, self._asked.source, caches.LAST, last_seals.encode(self._next))
+        opening.prepare()
 
     def _publish(self, store: Layout, sealed: Sealed) -> dict[str, Any]:
         from stele.flow import attesting
