@@ -272,7 +272,9 @@ def test_any_bytes_are_a_last_seal_or_none(data):
     assert last_seals.decode(last_seals.HEADER + data) is None
 
 
-def test_looking_says_which_folders_are_not_what_they_were(tmp_path):
+@pytest.mark.parametrize("alone", [0, 20_000])
+def test_looking_says_which_folders_are_not_what_they_were(tmp_path, monkeypatch, alone):
+    monkeypatch.setattr(states, "_ALONE", alone)  # one process, or two
     for number in range(3):
         write(tmp_path / f"{number}/file", b"x")
     names = [b"0", b"1", b"2"]

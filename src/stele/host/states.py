@@ -23,7 +23,7 @@ SIZE, CTIME = 3, 5  # their places in a state
 # file times advance with the timer tick, 1 to 10 ms: a file whose ctime is younger than this when a seal begins
 # may yet be written within the same tick, and would look the same
 SETTLED_NS = 20_000_000
-_ALONE = 2_000  # entries that are not worth a second process
+_ALONE = 20_000  # entries that are looked at while the store is opened; more are worth a second process
 _pack = struct.Struct("=QQIQqIqI").pack
 _SECOND = 1_000_000_000
 _RECORD = 64  # 32-bit words that are more than enough for the C library's struct stat
