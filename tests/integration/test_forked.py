@@ -50,7 +50,9 @@ def refused(places: Places, events: int = 1) -> SteleError:
         ledger.append([event(0)])
         assert ledger.size >= before + events + 1
         assert ledger.read_only is None
-        assert all(each["error"].startswith("nothing is published") for each in holding.state(ledger)["witnesses"])
+        said = holding.state(ledger)
+        assert said["committed"] > said["published"]
+        assert all(each["error"].startswith("nothing is published") for each in said["witnesses"])
         holding.publish(ledger)  # an agent that starts so begins to supervise all the same
     return raised.value
 

@@ -61,10 +61,10 @@ def refuse(ledger: LedgerPort) -> None:
 
 
 def state(ledger: LedgerPort) -> dict[str, Any]:
-    """The ledger as the API shows it."""
+    """The ledger as the API shows it: how many entries are committed, and of these published; who witnesses them."""
     why = ledger.read_only
     said = None if why is None else {"code": why.code, "reason": why.reason, "remedy": why.remedy}
-    return {"size": ledger.size, "published": ledger.published, "read_only": said, "witnesses": ledger.witnesses()}
+    return {"committed": ledger.size, "published": ledger.published, "read_only": said, "witnesses": ledger.witnesses()}
 
 
 def publish(ledger: LedgerPort) -> None:
