@@ -102,7 +102,7 @@ def other_says(data: bytes, trust: Trust) -> dict[str, Any] | str:
     try:
         return stele_verify.Proof(data, trust_keys.encode(trust)).verdict()
     except ValueError as error:
-        return str(error.args[1])
+        return str(error)[1:].partition("]")[0]
 
 
 def check(data: bytes, trust: Trust = TRUST) -> Verdict:

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stele.ledger.openings import Openings
+from stele.ledger.past import PastLedger
+from stele.model import epochmap
 from stele.prove.verify import verify
 from stele.trust import canonical, merkle, note, policy, trust_keys
 from stele.trust.release_key import PrivateKey
@@ -73,17 +75,17 @@ def bad(folder: Path) -> list[tuple[str, str, bytes]]:
         ("prove.invalid", "the last entry left out", but(value, entries=value["entries"][:-1])),
         ("prove.invalid", "another workload", but(value, claim={**value["claim"], "workload": "other"})),
         ("prove.not-covered", "an instant after the last head", but(absent, claim={**absent["claim"], "at_ns": t(26)})),
-        ("prove.invalid", "the head before is missing", but(value, heads=value["heads"][1:], places=value["places"][1:])),
-        ("prove.not-covered", "the head after is missing", but(value, heads=value["heads"][:1], places=value["places"][:1])),
+        ("prove.invalid", "the head before is missing", but(value, heads=value["heads"][1:])),
+        ("prove.invalid", "the head after is missing", but(value, heads=value["heads"][:1])),
         ("prove.invalid", "heads exchanged", but(value, heads=value["heads"][::-1])),
         ("prove.invalid", "no release", but(value, releases=[])),
         ("prove.invalid", "a field more", but(absent, note="hello")),
-        ("prove.invalid", "a field less", resum({key: item for key, item in absent.items() if key != "openings"})),
+        ("prove.invalid", "a field less", resum({key: item for key, item in absent.items() if key != "roots"})),
         ("prove.invalid", "a number that is true", but(absent, claim={**absent["claim"], "at_ns": True})),
         ("prove.invalid", "absence of a workload that exists", but(absent, claim={**absent["claim"], "workload": "shop"})),
         ("prove.invalid", "a release that ran", but(never_ran, claim={**never_ran["claim"], "release": ONE})),
-        ("prove.invalid", "a workload left out", but(names, maps=[{**names["maps"][0], "leaves": names["maps"][0]["leaves"][1:]}])),
-        ("prove.invalid", "version 1", but(absent, format="stele-proof v1")),
+        ("prove.invalid", "a workload left out", but(names, workloads={**names["workloads"], "leaves": names["workloads"]["leaves"][1:]})),
+        ("prove.invalid", "version 2", but(absent, format="stele-proof v2")),
         ("trust.not-canonical", "with white space", data.replace(b'{"absent":', b'{ "absent":', 1)),
         ("trust.not-canonical", "a key twice", data.replace(b'{"absent":null,', b'{"absent":null,"absent":null,', 1)),
         ("trust.not-canonical", "nested too deep", b"[" * 5000 + b"]" * 5000 + b"\n"),
@@ -96,41 +98,85 @@ def bad(folder: Path) -> list[tuple[str, str, bytes]]:
         ),
         ("trust.missing-signature", "without the post-quantum line", signed(text.rpartition("\u2014")[0])),
         ("trust.bad-note", "no signature", signed(text.partition("\n\n")[0] + "\n")),
-        *epochs_that_lie(canonical.decode(built(folder, state(8.5), "log")[:-1])),
+        *epochs_that_lie(folder),
+        *heads_of_forks(folder),
     ]
 
 
-def epochs_that_lie(value: dict[str, Any]) -> list[tuple[str, str, bytes]]:
-    """In form `log`: by who has the ledger's key, and signs a log with an epoch that is not true, and by who has none."""
+def relogged(value: dict[str, Any], log: list[str]) -> dict[str, Any]:
+    """The proof with another log, by who has the ledger's key: its last checkpoint signed, and all paths made anew."""
+    leaves = [merkle.leaf_hash(line.encode()) for line in log]
 
-    def but(said: dict[str, Any], time_ns: int = 0) -> bytes:
+    def item(old: dict[str, Any]) -> dict[str, Any]:
+        path = merkle.inclusion(old["index"], len(log), lambda begin, end: merkle.root(leaves[begin:end]))
+        return {**old, "entry": log[old["index"]], "path": [sibling.hex() for sibling in path]}
+
+    checkpoint = SIGNER.sign(note.Checkpoint(SIGNER.name, len(log), merkle.root(leaves)).body()).decode()
+    heads = [{**head, "epoch": item(head["epoch"])} for head in value["heads"]]
+    heads[-1]["checkpoint"] = checkpoint
+    return {**value, "log": log if value["form"] == "log" else [], "heads": heads, "entries": [item(old) for old in value["entries"]]}
+
+
+def epochs_that_lie(folder: Path) -> list[tuple[str, str, bytes]]:
+    """By who has the ledger's key: what the entries do not make can be signed, but not proved with the whole log."""
+    value, light = (canonical.decode(built(folder, state(20.5), form)[:-1]) for form in ("log", "light"))
+
+    def but(said: dict[str, Any], time_ns: int = 0, of: dict[str, Any] = value, **head: Any) -> bytes:
         entry = json.loads(value["log"][-1])
         entry["data"] |= said
         entry["time_ns"] += time_ns
-        log = [*value["log"][:-1], canonical.encode(entry).decode()]
-        tree = merkle.Growing()
-        for line in log:
-            tree.add(merkle.leaf_hash(line.encode()))
-        checkpoint = SIGNER.sign(note.Checkpoint(SIGNER.name, len(log), tree.root()).body()).decode()
-        heads = [*value["heads"][:-1], {**value["heads"][-1], "entry": log[-1], "checkpoint": checkpoint}]
-        return resum({**value, "log": log, "heads": heads})
+        made = relogged(of, [*value["log"][:-1], canonical.encode(entry).decode()])
+        made["heads"][-1] |= head
+        return resum(made)
 
-    late = json.loads(value["heads"][-1]["entry"])
-    late["data"]["covers"] = late["data"]["since"] = len(value["log"]) + 7
-    late["time_ns"] = t(1_000_000)
-    head = {**value["heads"][-1], "entry": canonical.encode(late).decode(), "index": len(value["log"]) + 7}
+    with PastLedger(folder) as past:
+        leaves = list(epochmap.leaves(past.newest.node, past._maps.load))
+    fewer = epochmap.put(None, [leaf for leaf in leaves if leaf.workload != "other"])
+    place = {
+        "path": [each.hex() for each in epochmap.find(fewer, epochmap.key_of("shop")).siblings],
+        "leaf": value["heads"][-1]["place"]["leaf"],
+    }
+    hidden = {"map_root": epochmap.hash_of(fewer).hex()}
     return [
         ("", "an epoch signed again, true", but({})),
         ("prove.invalid", "an epoch with another map", but({"map_root": "0" * 64})),
-        ("prove.invalid", "an epoch that hides a workload", but({"map_size": 1})),
+        ("", "an epoch whose map hides another workload: light takes the signer's word", but(hidden, of=light, place=place)),
+        ("prove.invalid", "an epoch whose map hides another workload, the whole log", but(hidden, place=place)),
+        ("", "an epoch that counts another number of workloads: light takes the signer's word", but({"map_size": 1}, of=light)),
+        ("prove.invalid", "an epoch that counts another number of workloads, the whole log", but({"map_size": 1})),
         ("prove.invalid", "an epoch that begins elsewhere", but({"since": 0})),
-        ("prove.invalid", "an epoch stamped earlier than what it covers", but({}, -5 * SECOND)),
-        (
-            "prove.invalid",
-            "an epoch after the end of the log",
-            resum({**value, "heads": [head], "claim": {**value["claim"], "at_ns": t(1_000_000)}}),
-        ),
+        ("prove.invalid", "an epoch that does not cover all before it", but({"covers": 1, "since": 1}, of=light)),
+        ("prove.invalid", "an epoch with a map of another format", but({"map": 3}, of=light)),
+        ("prove.invalid", "an epoch that says of the clock what is not so", but({"behind_ns": 1})),
+        ("prove.invalid", "an epoch stamped earlier than what it covers", but({}, -4 * SECOND)),
     ]
+
+
+def heads_of_forks(folder: Path) -> list[tuple[str, str, bytes]]:
+    """Signed heads that are not the beginning of the last one, or of which the proof does not show it."""
+    value = canonical.decode(built(folder, state(8.5))[:-1])
+    first, last = value["heads"]
+    size, later = first["epoch"]["index"] + 1, canonical.decode(built(folder, state(25))[:-1])["heads"][0]["checkpoint"]
+
+    def but(checkpoint: str) -> bytes:
+        return resum({**value, "heads": [{**first, "checkpoint": checkpoint}, last]})
+
+    def signed(origin: str, size: int, root: bytes) -> str:
+        return SIGNER.sign(note.Checkpoint(origin, size, root).body()).decode()
+
+    root = note.unverified(first["checkpoint"].encode()).root
+    return [
+        ("", "the last checkpoint in place of one that was not kept", but(last["checkpoint"])),
+        ("prove.invalid", "a checkpoint of that size with another root", but(signed(SIGNER.name, size, b"\7" * 32))),
+        ("prove.invalid", "a checkpoint of another size with that root", but(signed(SIGNER.name, size - 1, root))),
+        ("prove.invalid", "a later checkpoint than the last", but(later)),
+        ("prove.invalid", "an audit path that is too long", resum({**value, "heads": [first, {**last, "epoch": longer(last["epoch"])}]})),
+        ("prove.invalid", "an entry after the end", resum({**value, "heads": [first, {**last, "epoch": {**last["epoch"], "index": 99}}]})),
+    ]
+
+
+def longer(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "path": [*item["path"], "0" * 64]}
 
 
 def rooted(folder: Path) -> list[tuple[str, str, bytes, str]]:
@@ -192,12 +238,21 @@ def private_values(folder: Path) -> list[tuple[str, str, bytes]]:
     made = written(folder, [([event(SECOND // 2)], t(1)), ([event(2 * SECOND, kind="instance.stopped", **stop)], t(3))])
     data = built(made, history(1, 3), openings=Openings(made).of)
     value = canonical.decode(data[:-1])
-    one, two = value["openings"]
+    at = next(place for place, item in enumerate(value["entries"]) if item["openings"])
+    person, reason = (value["entries"][at]["openings"][field] for field in ("person", "reason"))
+
+    def but(openings: dict[str, Any], at: int = at) -> bytes:
+        changed = {**value["entries"][at], "openings": openings}
+        return resum({**value, "entries": [*value["entries"][:at], changed, *value["entries"][at + 1 :]]})
+
     return [
         ("", "a history with private values", data),
-        ("prove.invalid", "another private value", resum({**value, "openings": [{**one, "value": "bob"}, two]})),
-        ("prove.invalid", "an opening of another field", resum({**value, "openings": [{**one, "field": "reason"}]})),
-        ("prove.invalid", "openings out of order", resum({**value, "openings": [two, one]})),
+        ("", "one of two private values", but({"person": person})),
+        ("prove.invalid", "another private value", but({"person": {**person, "value": "bob"}, "reason": reason})),
+        ("prove.invalid", "another salt", but({"person": {**person, "salt": reason["salt"]}})),
+        ("prove.invalid", "an opening of another field", but({"reason": person})),
+        ("prove.invalid", "an opening of a field that the entry has not", but({"path": person})),
+        ("prove.invalid", "an opening of another entry", but({"person": person}, at - 1)),
     ]
 
 

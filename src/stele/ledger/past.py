@@ -148,10 +148,6 @@ class PastLedger:
         """Audit path of an entry in the tree of a size."""
         return merkle.inclusion(index, size, self._hashes.subtree)
 
-    def consistency(self, old: int, new: int) -> list[bytes]:
-        """Consistency proof between two sizes."""
-        return merkle.consistency(old, new, self._hashes.subtree)
-
     def chain(self, workload: str, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Index and bytes of a workload's entries from `begin` up to `end`, as its own count goes. Not checked."""
         return self.reader.chain(workload, begin, end)

@@ -48,6 +48,7 @@ def _history(claim: HistoryClaim, chain: Chain, brackets: Sequence[Bracket]) -> 
     named = releases.named_in(first) | releases.named_in(last) | {facts.started(entry.event) for _, entry in between}
     plain = {
         "exists": end > 0,
+        "entries": end,
         "from": facts.of(first).plain(),
         "until": facts.of(last).plain(),
         "between": [{"index": index, "seq": entry.seq, "sealed": entry.sealed, **_shown(entry.event)} for index, entry in between],

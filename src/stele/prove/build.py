@@ -12,7 +12,7 @@ from stele.model.epochmap import Leaf, Ran
 from stele.prove import answers, shape
 from stele.prove.chain import Chain
 from stele.prove.heads import Bracket, read_entry
-from stele.prove.shape import Absence, Head, Item, Map, NeverRanClaim, Opening, Place, Proof, Row, Signed, Start, WorkloadsClaim
+from stele.prove.shape import Head, Item, NeverRanClaim, Opening, Place, Proof, Row, Signed, Workloads, WorkloadsClaim
 from stele.trust import merkle, note
 from stele.trust.errors import SteleError
 
@@ -75,9 +75,6 @@ class Log(Protocol):
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """Audit path of an entry in the tree of a size."""
 
-    def consistency(self, old: int, new: int) -> list[bytes]:
-        """Consistency proof between two sizes."""
-
     def chain(self, workload: str, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Index and bytes of a workload's entries, by its own count."""
 
@@ -108,20 +105,19 @@ def build(
     """
     maker = _Maker(log, claim, form)
     named: tuple[str, ...] = ()
-    entries: list[tuple[int, Entry]] = []
     if isinstance(claim, WorkloadsClaim):
         parts = maker.all_workloads()
     else:
         parts, chain = maker.workload(claim)
-        named, entries = answers.of_chain(claim, chain, maker.brackets).named, list(chain.entries)
+        named = answers.of_chain(claim, chain, maker.brackets).named
+        if openings is not None:
+            parts["entries"] = [_opened(*both, openings) for both in zip(parts["entries"], chain.entries, strict=True)]
     proof = Proof(
         format=shape.FORMAT,
         claim=claim,
         form=form,
-        heads=maker.heads(),
         log=[raw.decode() for raw in log.raw_entries(0, maker.signed[-1].size)] if form == "log" else [],
         releases=[_signed(evidence(digest), light=form == "light") for digest in named],
-        openings=_openings(entries, openings) if openings is not None else [],
         roots=[document.decode() for document in roots],
         **parts,
     )
@@ -159,39 +155,28 @@ class _Maker:
             return Bracket(None, self._place(after), True)
         return Bracket(self._place(before) if before is not None else None, self._place(after), False)
 
-    def heads(self) -> list[Head]:
-        """All heads with their paths."""
+    def _heads(self, places: Sequence[Place | None]) -> list[Head]:
+        """All heads. A checkpoint is the one of just that epoch, or where there is none, the last head's."""
+        last = self.signed[-1]
         out: list[Head] = []
-        old = 0
-        for epoch, signed in zip(self.epochs, self.signed, strict=True):
-            bare = self._form == "log"
-            out.append(
-                Head(
-                    checkpoint=signed.note.decode(),
-                    timestamps=[base64.b64encode(token).decode() for token in signed.timestamps],
-                    index=epoch.epoch,
-                    entry=signed.entry.decode(),
-                    path=[] if bare else self._audit(epoch.epoch, signed.entry, signed),
-                    consistency=[] if bare or not out else _hexes(self._log.consistency(old, signed.size)),
-                )
-            )
-            old = signed.size
+        for epoch, signed, place in zip(self.epochs, self.signed, places, strict=True):
+            under = signed if signed.size == epoch.epoch + 1 else last
+            timestamps = [base64.b64encode(token).decode() for token in under.timestamps]
+            item = self._item(epoch.epoch, signed.entry)
+            out.append(Head(checkpoint=under.note.decode(), timestamps=timestamps, epoch=item, place=place))
         return out
 
-    def _audit(self, index: int, raw: bytes, under: SignedHead) -> list[str]:
-        """The audit path of an entry. A proof that would not hold is not made."""
-        path = self._log.inclusion(index, under.size)
-        root = note.unverified(under.note).root
-        if merkle.root_from_inclusion(index, under.size, merkle.leaf_hash(raw), path) != root:
+    def _item(self, index: int, raw: bytes) -> Item:
+        """An entry and its audit path in the last head's tree. A proof that would not hold is not made."""
+        last = self.signed[-1]
+        path = self._log.inclusion(index, last.size)
+        if merkle.root_from_inclusion(index, last.size, merkle.leaf_hash(raw), path) != note.unverified(last.note).root:
             raise SteleError(
                 f"entry {index} of the ledger is not the one that was signed",
                 remedy="the ledger is damaged or was altered: `stele log check` says where; compare with another copy",
                 code="ledger.damaged",
             )
-        return _hexes(path)
-
-    def _items(self, mine: Sequence[tuple[int, bytes]]) -> list[Item]:
-        return [Item(index=index, entry=raw.decode(), path=self._audit(index, raw, self.signed[-1])) for index, raw in mine]
+        return Item(index=index, entry=raw.decode(), path=_hexes(path), openings={})
 
     # --- one workload
 
@@ -202,25 +187,22 @@ class _Maker:
         found = [self._log.find(epoch, epochmap.key_of(name)) for epoch in self.epochs]
         leaves = [each.leaf if isinstance(each.leaf, Leaf) and each.leaf.workload == name else None for each in found]
         counts = [leaf.count if leaf else 0 for leaf in leaves]
-        first = self.brackets[0]
-        floor = 0 if self._form != "light" or (first.before is None and not first.exact) else counts[0]
-        kept = leaves[0].kept if floor and leaves[0] else None
-        state = kept.state(name) if isinstance(kept, facts.Facts) else history.start(name)
-        mine = list(self._log.chain(name, floor, counts[-1]))
-        chain = Chain(name, floor, state, [(index, read_entry(raw.decode())) for index, raw in mine], counts)
-        absent = self._absent(claim) if isinstance(claim, NeverRanClaim) else None
-        if self._form == "log":
-            return _NOTHING, chain
-        places = [
-            Place(count=count, path=_hexes(each.siblings), other=None if count else _other(each.leaf))
-            for count, each in zip(counts, found, strict=True)
-        ]
-        start = None
-        if floor and leaves[0] is not None and isinstance(kept, facts.Facts):
-            start = Start(head=leaves[0].head, facts=kept.plain())
-        return {"places": places, "start": start, "entries": self._items(mine), "absent": absent, "maps": []}, chain
+        kept = leaves[0].kept if leaves[0] and self._form != "chain" and self.brackets[0].sure else None
+        start = kept if isinstance(kept, facts.Facts) else None
+        first = counts[0] if start else 0
+        mine = list(self._log.chain(name, first, counts[-1]))
+        state = start.state(name) if start else history.start(name)
+        chain = Chain(name, first, state, [(index, read_entry(raw.decode(), index)) for index, raw in mine], counts)
+        parts: dict[str, Any] = {
+            "heads": self._heads([_place(each) for each in found]),
+            "facts": start.plain() if start else None,
+            "entries": [self._item(*each) for each in mine],
+            "absent": self._absent(claim) if isinstance(claim, NeverRanClaim) else None,
+            "workloads": None,
+        }
+        return parts, chain
 
-    def _absent(self, claim: NeverRanClaim) -> Absence:
+    def _absent(self, claim: NeverRanClaim) -> Place:
         key = epochmap.ran_key(claim.workload, claim.release)
         found = self._log.find(self.epochs[-1], key)
         if isinstance(found.leaf, Ran) and found.leaf.key == key:
@@ -229,37 +211,38 @@ class _Maker:
                 remedy="`stele log` shows it; `stele prove` proves when it ran",
                 code="prove.it-ran",
             )
-        return Absence(path=_hexes(found.siblings), other=_other(found.leaf))
+        return _place(found)
 
     # --- all of them
 
     def all_workloads(self) -> dict[str, Any]:
-        """All leaves of the map of each head, and the first entry of every workload that was new."""
-        if self._form == "log":
-            return _NOTHING
+        """All leaves of the last head's map, and the first entry of every workload that was new."""
         bracket = self.brackets[0]
         found = [self._log.workloads(epoch) for epoch in self.epochs]
-        known = {leaf.workload for leaf in found[0][0]} if bracket.before is not None else set()
-        new = [] if bracket.exact else [leaf.workload for leaf in found[-1][0] if leaf.workload not in known]
-        first = sorted(entry for name in new for entry in self._log.chain(name, 0, 1))
-        maps = [Map(leaves=[_row(leaf) for leaf in leaves], rest=rest.hex()) for leaves, rest in found]
-        return {**_NOTHING, "maps": maps, "entries": self._items(first)}
-
-
-_NOTHING: dict[str, Any] = {"places": [], "start": None, "entries": [], "absent": None, "maps": []}
+        known = {leaf.workload for leaf in found[0][0]} if bracket.sure else set()
+        leaves, rest = found[-1]
+        first = sorted(entry for leaf in leaves if leaf.workload not in known for entry in self._log.chain(leaf.workload, 0, 1))
+        return {
+            "heads": self._heads([None] * len(self.epochs)),
+            "facts": None,
+            "entries": [self._item(*each) for each in first],
+            "absent": None,
+            "workloads": Workloads(leaves=[_row(leaf) for leaf in leaves], rest=rest.hex()),
+        }
 
 
 def _row(leaf: Leaf) -> Row:
     return Row(workload=leaf.workload, count=leaf.count, head=leaf.head, state=leaf.state)
 
 
-def _other(leaf: Leaf | Ran | None) -> dict[str, Any] | None:
-    if leaf is None:
-        return None
+def _place(found: Found) -> Place:
+    leaf = found.leaf
+    plain: dict[str, Any] | None = None
     if isinstance(leaf, Ran):
-        return {"workload": leaf.workload, "release": leaf.release, "seq": leaf.seq}
-    plain: dict[str, Any] = msgspec.to_builtins(_row(leaf))
-    return plain
+        plain = {"workload": leaf.workload, "release": leaf.release, "seq": leaf.seq}
+    elif leaf is not None:
+        plain = msgspec.to_builtins(_row(leaf))
+    return Place(path=_hexes(found.siblings), leaf=plain)
 
 
 def _hexes(path: Sequence[bytes]) -> list[str]:
@@ -275,9 +258,6 @@ def _signed(found: ReleaseEvidence, *, light: bool) -> Signed:
     )
 
 
-def _openings(entries: Sequence[tuple[int, Entry]], openings: Callable[[int, Entry], Mapping[str, private.Opening]]) -> list[Opening]:
-    return [
-        Opening(index=index, field=found.field, salt=found.salt.hex(), value=found.value)
-        for index, entry in entries
-        for _, found in sorted(openings(index, entry).items())
-    ]
+def _opened(item: Item, entry: tuple[int, Entry], openings: Callable[[int, Entry], Mapping[str, private.Opening]]) -> Item:
+    found = openings(*entry).values()
+    return msgspec.structs.replace(item, openings={each.field: Opening(salt=each.salt.hex(), value=each.value) for each in found})

@@ -5,13 +5,12 @@ Step 4 of docs/spec/proof.md.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import msgspec
 
 from stele.model import epochmap, facts, history
 from stele.prove.heads import hashes, included
-from stele.prove.shape import RanRow, Row, invalid
+from stele.prove.shape import RanRow, facts_of, invalid, row_of
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from stele.model.event import Entry
     from stele.model.history import WorkloadState
     from stele.prove.heads import Bracket, Epoch
-    from stele.prove.shape import Absence, Proof, Start
+    from stele.prove.shape import Place, Proof
 
 
 class Chain(NamedTuple):
@@ -50,28 +49,32 @@ class Chain(NamedTuple):
         return state
 
 
-def leaf_of(other: dict[str, Any]) -> tuple[int, bytes]:
+def leaf_of(leaf: dict[str, Any]) -> tuple[int, bytes]:
     """Key and hash of a leaf in a map."""
+    row = row_of(leaf)
     try:
-        if "release" in other:
-            ran = msgspec.convert(other, RanRow)
-            return epochmap.ran_key(ran.workload, ran.release), epochmap.ran_hash(ran.workload, ran.release, ran.seq)
-        row = msgspec.convert(other, Row)
+        if isinstance(row, RanRow):
+            return epochmap.ran_key(row.workload, row.release), epochmap.ran_hash(row.workload, row.release, row.seq)
         return epochmap.key_of(row.workload), epochmap.leaf_hash(row.workload, row.count, row.head, row.state)
-    except (msgspec.ValidationError, SteleError) as error:
+    except SteleError as error:
         raise invalid("a leaf of a map is malformed") from error
 
 
-def check_absent(key: int, absence: Absence, epoch: Epoch) -> None:
-    """The key is not in the epoch's map.
+def find(key: int, place: Place, epoch: Epoch) -> dict[str, Any] | None:
+    """The leaf of a key in the epoch's map, or None: it is not there.
 
     Raises:
-        SteleError: `prove.invalid`.
+        SteleError: `prove.invalid`: the path does not lead there.
     """
-    other, end = leaf_of(absence.other) if absence.other is not None else (None, epochmap.EMPTY)
-    path = hashes(absence.path)
-    if not epochmap.shows_absence(key, path, other) or epochmap.root_from(key, path, end) != epoch.root:
+    found, end = leaf_of(place.leaf) if place.leaf is not None else (None, epochmap.EMPTY)
+    path = hashes(place.path)
+    if len(path) > epochmap.MAX_DEPTH or epochmap.root_from(key, path, end) != epoch.root:
+        raise invalid("a path does not lead to the root of the map")
+    if found == key:
+        return place.leaf
+    if not epochmap.shows_absence(key, path, found):
         raise invalid("it does not show that what should be absent is not in the map")
+    return None
 
 
 def check(proof: Proof, workload: str, epochs: Sequence[Epoch], first_bracket: Bracket) -> Chain:
@@ -80,65 +83,45 @@ def check(proof: Proof, workload: str, epochs: Sequence[Epoch], first_bracket: B
     Raises:
         SteleError: `prove.invalid`.
     """
-    counts = [place.count for place in proof.places]
-    if len(counts) != len(epochs):
-        raise invalid("a head says nothing of the workload")
-    for place, epoch in zip(proof.places, epochs, strict=True):
-        if place.count == 0:
-            check_absent(epochmap.key_of(workload), place, epoch)
-        elif place.other is not None:
-            raise invalid("a workload cannot be in a map and not")
-    # without an epoch before the first instant, anything from the first entry on may count
-    floor = 0 if proof.form == "chain" or (first_bracket.before is None and not first_bracket.exact) else counts[0]
-    state, head = _start(proof.start, workload, floor)
-    chain = Chain(workload, floor, state, _entries(proof, epochs[-1], workload), counts)
-    _replay(chain, proof, epochs, head)
+    key = epochmap.key_of(workload)
+    rows = [find(key, head.place, epoch) for head, epoch in zip(proof.heads, epochs, strict=True) if head.place is not None]
+    counts = [row["count"] if row else 0 for row in rows]
+    state, head, first = history.start(workload), "", 0
+    if proof.facts is not None:
+        kept, row = facts_of(proof.facts), rows[0]
+        # without an epoch before the first instant, anything from the first entry on may count
+        if row is None or row["state"] != kept.digest or not first_bracket.sure:
+            raise invalid("it begins elsewhere in the workload's chain than it says")
+        state, head, first = kept.state(workload), row["head"], row["count"]
+    chain = Chain(workload, first, state, entries(proof, epochs[-1]), counts)
+    _replay(chain, proof, epochs, rows, head)
     return chain
 
 
-def _start(start: Start | None, workload: str, count: int) -> tuple[WorkloadState, str]:
-    if (start is None) != (count == 0):
-        raise invalid("it begins in the middle of the workload's chain, or says so of its beginning")
-    if start is None:
-        return history.start(workload), ""
-    try:
-        kept = facts.from_plain(start.facts)
-    except SteleError as error:
-        raise invalid("the facts that it begins with are malformed") from error
-    if kept.plain() != start.facts:
-        raise invalid("the facts that it begins with are spelled otherwise")
-    return kept.state(workload), start.head
+def entries(proof: Proof, last: Epoch) -> list[tuple[int, Entry]]:
+    """The entries that it brings, by index.
 
-
-def _entries(proof: Proof, last: Epoch, workload: str) -> list[tuple[int, Entry]]:
-    found: list[tuple[int, Entry]] = []
-    before = -1
-    for item in proof.entries:
-        entry = included(item, last)
-        if item.index <= before or entry.event.workload != workload:
-            raise invalid("its entries are out of order, or of another workload")
-        before = item.index
-        found.append((item.index, entry))
+    Raises:
+        SteleError: `prove.invalid`.
+    """
+    found = [(item.index, included(item, last.opened)[0]) for item in proof.entries]
+    if any(one >= two for (one, _), (two, _) in itertools.pairwise(found)):
+        raise invalid("its entries are out of order")
     return found
 
 
-def _replay(chain: Chain, proof: Proof, epochs: Sequence[Epoch], head: str) -> None:
+def _replay(chain: Chain, proof: Proof, epochs: Sequence[Epoch], rows: Sequence[dict[str, Any] | None], head: str) -> None:
     """Every entry continues the chain, and at every head they make what its map names."""
     state, done = chain.before, chain.first
-    if list(chain.counts) != sorted(chain.counts):
-        raise invalid("the maps do not count forward")
-    if chain.counts[-1] - chain.first != len(chain.entries):
-        raise invalid(f"the maps count {chain.counts[-1]} entries of the workload, it brings others")
-    for place, epoch in zip(proof.places, epochs, strict=True):
-        while done < place.count:
-            index, entry = chain.entries[done - chain.first]
-            if entry.seq != done or entry.prev != head or index >= epoch.at:
-                raise invalid("an entry does not continue the workload's chain, or came later than the map that counts it")
-            state, head = history.advance(state, entry.event), sha256(proof.entries[done - chain.first].entry.encode())
+    if len(chain.entries) != sum(index < epochs[-1].at for index, _ in chain.entries):
+        raise invalid("it brings entries of after its last head")
+    for row, epoch in zip(rows, epochs, strict=True):
+        for place in range(done - chain.first, sum(index < epoch.at for index, _ in chain.entries)):
+            _, entry = chain.entries[place]
+            if entry.event.workload != chain.workload or entry.seq != done or entry.prev != head:
+                raise invalid("an entry does not continue the workload's chain")
+            state, head = history.advance(state, entry.event), sha256(proof.entries[place].entry.encode())
             done += 1
-        if done - chain.first < len(chain.entries) and chain.entries[done - chain.first][0] < epoch.at:
-            raise invalid("an entry came before the map that does not count it")
-        if place.count:
-            leaf = epochmap.leaf_hash(chain.workload, place.count, head, facts.of(state).digest)
-            if epochmap.root_from(epochmap.key_of(chain.workload), hashes(place.path), leaf) != epoch.root:
-                raise invalid("a map does not say of the workload what its entries make")
+        made = {"workload": chain.workload, "count": done, "head": head, "state": facts.of(state).digest}
+        if (row or None) != (made if done else None):
+            raise invalid("a map does not say of the workload what its entries make")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from stele.model import epoch, private
 from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
 from stele.prove.shape import Hex, NeverRanClaim, Number, Proof, Shape, instants, invalid
 from stele.trust import merkle, note
@@ -18,11 +19,10 @@ from stele.trust.errors import SteleError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stele.prove.shape import Claim, Item
+    from stele.prove.shape import Claim, Head, Item
+    from stele.trust.note import Opened
     from stele.trust.root import Root
     from stele.trust.trust_keys import Trust
-
-MAP_VERSION = 2
 
 
 class _Committed(Shape, frozen=True, kw_only=True):
@@ -63,29 +63,44 @@ class Bracket(NamedTuple):
     after: int
     exact: bool
 
+    @property
+    def sure(self) -> bool:
+        """Whether what the first head's map says counts at the instant."""
+        return self.exact or self.before is not None
 
-def read_entry(text: str) -> Entry:
+
+def read_entry(text: str, index: int) -> Entry:
     """A well-formed entry of any kind.
 
     Raises:
         SteleError: `prove.invalid`.
     """
     try:
-        return decode_entry(text.encode("ascii"), any_kind=True)
+        entry = decode_entry(text.encode("ascii"), any_kind=True)
     except (SteleError, UnicodeEncodeError) as error:
         raise invalid("an entry is malformed") from error
+    if entry.event.kind == "epoch":
+        committed(entry, index)
+    return entry
 
 
-def included(item: Item, last: Epoch) -> Entry:
-    """The entry of an item, which is where it says in the log of the last head.
+def included(item: Item, last: Opened) -> tuple[Entry, bytes]:
+    """The entry of an item, which is where it says in the log of the last head; and the root of the tree that ends with it.
+
+    What is opened of it is what it commits to.
 
     Raises:
         SteleError: `prove.invalid`.
     """
     leaf = merkle.leaf_hash(item.entry.encode("utf-8", "surrogatepass"))
-    if merkle.root_from_inclusion(item.index, last.size, leaf, hashes(item.path)) != last.opened.checkpoint.root:
+    roots_ = merkle.roots_from_inclusion(item.index, last.checkpoint.size, leaf, hashes(item.path))
+    if roots_ is None or roots_[1] != last.checkpoint.root:
         raise invalid(f"entry {item.index} is not in the signed log")
-    return read_entry(item.entry)
+    entry = read_entry(item.entry, item.index)
+    for field, opening in item.openings.items():  # 7
+        if not private.check_opening(entry, field, bytes.fromhex(opening.salt), opening.value):
+            raise invalid("an opening is not what the entry commits to")
+    return entry, roots_[0]
 
 
 def hashes(path: Sequence[str]) -> list[bytes]:
@@ -104,7 +119,8 @@ def committed(entry: Entry, index: int) -> _Committed:
         said = msgspec.convert(event.data, _Committed)
     except msgspec.ValidationError as error:
         raise invalid("an epoch does not say what an epoch says") from error
-    if event.kind != "epoch" or event.workload != HOST_WORKLOAD or said.covers != index or said.map != MAP_VERSION or said.since > index:
+    of_ledger = (event.kind, event.workload, event.actor, entry.sealed) == ("epoch", HOST_WORKLOAD, epoch.ACTOR, {})
+    if not of_ledger or said.covers != index or said.map != epoch.MAP_VERSION or said.since > index:
         raise invalid("what should be an epoch is not, or does not cover all before it, or its map is of another format")
     return said
 
@@ -115,32 +131,34 @@ def root_of(proof: Proof, trust: Trust) -> Root | None:
     Raises:
         SteleError: `trust.bad-note`, `trust.bad-root`, `trust.root-order`, `trust.root-unsigned`.
     """
-    head = note.unverified(proof.heads[0].checkpoint.encode("utf-8", "surrogatepass"))
-    return trust.root(head.origin, [document.encode("utf-8", "surrogatepass") for document in proof.roots])
+    heads = [note.unverified(_bytes(head)) for head in proof.heads]
+    return trust.root(heads[0].origin, [document.encode("utf-8", "surrogatepass") for document in proof.roots])
+
+
+def _bytes(head: Head) -> bytes:
+    return head.checkpoint.encode("utf-8", "surrogatepass")
 
 
 def check(proof: Proof, trust: Trust, root: Root | None) -> list[Epoch]:
-    """Every head: signed, an epoch in its tree, one tree.
+    """Every head: signed, the beginning of the last one, with an epoch in it.
 
     Raises:
         SteleError: `trust.*`, `prove.invalid`.
     """
+    opened = [_open(_bytes(head), trust, root) for head in proof.heads]
+    last = opened[-1].checkpoint
     epochs: list[Epoch] = []
-    for head in proof.heads:
-        signed = head.checkpoint.encode("utf-8", "surrogatepass")
-        opened = _open(signed, trust, root)
-        checkpoint = opened.checkpoint
-        entry = read_entry(head.entry)
-        said = committed(entry, head.index)
-        if head.index >= checkpoint.size:
-            raise invalid("an epoch entry is not in the signed log")
-        path = hashes(head.path)
-        leaf = merkle.leaf_hash(head.entry.encode())
-        if proof.form != "log" and merkle.root_from_inclusion(head.index, checkpoint.size, leaf, path) != checkpoint.root:
-            raise invalid("an epoch entry is not where it should be in the signed log")
-        made = Epoch(opened, head.index, entry.event.time_ns, said.behind_ns, said.since, bytes.fromhex(said.map_root), said.map_size)
-        if epochs:
-            _follows(epochs[-1], made, hashes(head.consistency), paths=proof.form != "log")
+    for head, signed in zip(proof.heads, opened, strict=True):
+        entry, first = included(head.epoch, opened[-1])
+        said, index = committed(entry, head.epoch.index), head.epoch.index
+        checkpoint = signed.checkpoint
+        if checkpoint.origin != last.origin:
+            raise invalid("its heads are of different ledgers")
+        if (checkpoint.size, checkpoint.root) not in {(index + 1, first), (last.size, last.root)}:
+            raise invalid("a head is not the beginning of the last one: the ledger was forked, or these are of two")
+        made = Epoch(signed, index, entry.event.time_ns, said.behind_ns, said.since, bytes.fromhex(said.map_root), said.map_size)
+        if epochs and not (epochs[-1].at < made.since and epochs[-1].time_ns < made.time_ns):
+            raise invalid("its heads are not in order")
         epochs.append(made)
     return epochs
 
@@ -156,16 +174,6 @@ def _open(signed: bytes, trust: Trust, root: Root | None) -> note.Opened:
             remedy="ask for the proof again: it is made with a checkpoint by the present key then", code="trust.stolen-key",
         )  # fmt: skip
     return opened
-
-
-def _follows(old: Epoch, new: Epoch, path: Sequence[bytes], *, paths: bool) -> None:
-    before, after = old.opened.checkpoint, new.opened.checkpoint
-    if before.origin != after.origin:
-        raise invalid("its heads are of different ledgers")
-    if not (old.at < new.at and old.time_ns < new.time_ns and old.at < new.since and before.size <= after.size):
-        raise invalid("its heads are not in order")
-    if paths and not merkle.is_consistent(before.size, after.size, before.root, after.root, path):
-        raise invalid("a head is not a continuation of the one before: the ledger was forked, or these are of two")
 
 
 def brackets(claim: Claim, epochs: Sequence[Epoch]) -> list[Bracket]:

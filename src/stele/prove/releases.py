@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WORKLOAD = "dev.stele.workload"
 MAX_STATEMENT = 1 << 19  # bytes
+MAX_SIGNATURES = 16  # of a release
 
 
 def named_in(state: WorkloadState) -> set[str]:
@@ -60,6 +61,8 @@ def check(found: Sequence[Signed], named: Sequence[str], workload: str, judged: 
     if len(found) != len(named):
         raise invalid("the releases that it brings are not those that the answer names")
     for release, digest in zip(found, named, strict=True):
+        if len(release.signatures) > MAX_SIGNATURES:
+            raise invalid(f"more than {MAX_SIGNATURES} signatures of a release")
         if light != (not release.manifest) or light != (not release.config):
             raise invalid("manifests and configs of releases come with all proofs but light ones")
         if not light:

@@ -107,7 +107,7 @@ def checked(proof: Proof, epochs: Sequence[Epoch], named: Sequence[str], root: R
         lines.append(
             f"all {len(proof.entries)} entries of this workload, from the first: unbroken, and they make the facts that the ledger signed"
         )
-    elif proof.maps:
+    elif proof.workloads is not None:
         lines.append("that these are all: the root of the signed map, made anew from its leaves")
     else:
         lines.append("where this workload stands in the signed map, and that no entry of it is missing since then")
@@ -120,8 +120,9 @@ def checked(proof: Proof, epochs: Sequence[Epoch], named: Sequence[str], root: R
             else "by keys that you trust"
         )
         lines.append(f"the signatures of the releases named above ({len(named)}), {by}")
-    if proof.openings:
-        lines.append(f"{len(proof.openings)} private values are those that the entries commit to")
+    opened = sum(len(item.openings) for item in proof.entries)
+    if opened:
+        lines.append(f"{opened} private values are those that the entries commit to")
     return tuple(lines)
 
 

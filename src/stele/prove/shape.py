@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from stele.model import facts
 from stele.trust import canonical
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
-FORMAT = "stele-proof v2"
+if TYPE_CHECKING:
+    from stele.model.facts import Facts
+
+FORMAT = "stele-proof v3"
 MAX_PROOF = 64 << 20  # bytes: what a hostile file may cost in memory is some twenty times that
-MAX_SIGNATURES = 16  # of a release
+MAX_HEADS = 4
 FORMS = ("light", "chain", "log")
 
 Hex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-Path = Annotated[list[Hex], msgspec.Meta(max_length=256)]
+Path = list[Hex]
 Number = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -24,23 +28,20 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Frozen; all fields, and no others."""
 
 
-class Head(Shape, frozen=True, kw_only=True):
-    """A signed checkpoint and an epoch under it."""
+class Opening(Shape, frozen=True, kw_only=True):
+    """What a commitment stands for (docs/spec/sealed.md)."""
 
-    checkpoint: str
-    timestamps: list[str]
-    index: Number
-    entry: str
-    path: Path
-    consistency: Path
+    salt: Hex
+    value: Any
 
 
 class Item(Shape, frozen=True, kw_only=True):
-    """An entry in its place."""
+    """An entry in its place. `openings`: of its private fields, by name."""
 
     index: Number
     entry: str
     path: Path
+    openings: dict[str, Opening]
 
 
 class Row(Shape, frozen=True, kw_only=True):
@@ -60,28 +61,24 @@ class RanRow(Shape, frozen=True, kw_only=True):
     seq: Number
 
 
-class Absence(Shape, frozen=True, kw_only=True):
-    """Where the path of a key ends that is not in a map."""
+class Place(Shape, frozen=True, kw_only=True):
+    """Where the path of a key ends in a map: at its leaf, at another one (then it is not there), or at nothing."""
 
     path: Path
-    other: dict[str, Any] | None
+    leaf: dict[str, Any] | None
 
 
-class Place(Absence, frozen=True, kw_only=True):
-    """Where a workload stands in a map."""
+class Head(Shape, frozen=True, kw_only=True):
+    """A signed checkpoint, an epoch of its log, and where the workload stands in the epoch's map."""
 
-    count: Number
-
-
-class Start(Shape, frozen=True, kw_only=True):
-    """What the first head knows of the workload."""
-
-    head: str
-    facts: dict[str, Any]
+    checkpoint: str
+    timestamps: list[str]
+    epoch: Item
+    place: Place | None
 
 
-class Map(Shape, frozen=True, kw_only=True):
-    """The leaves of all workloads in a head's map, sorted by key, and the hash of its other half."""
+class Workloads(Shape, frozen=True, kw_only=True):
+    """The leaves of all workloads in the last head's map, sorted by key, and the hash of its other half."""
 
     leaves: list[Row]
     rest: Hex
@@ -93,16 +90,7 @@ class Signed(Shape, frozen=True, kw_only=True):
     manifest: str
     config: str
     statement: str
-    signatures: Annotated[list[str], msgspec.Meta(max_length=MAX_SIGNATURES)]
-
-
-class Opening(Shape, frozen=True, kw_only=True):
-    """What a commitment in the entry at `index` stands for (docs/spec/sealed.md)."""
-
-    index: Number
-    field: str
-    salt: Hex
-    value: Any
+    signatures: list[str]
 
 
 class StateClaim(Shape, frozen=True, kw_only=True, tag_field="kind", tag="state"):
@@ -153,16 +141,42 @@ class Proof(Shape, frozen=True, kw_only=True):
     format: str
     claim: Claim
     form: str
-    heads: Annotated[list[Head], msgspec.Meta(min_length=1, max_length=4)]
-    places: list[Place]
-    start: Start | None
+    heads: list[Head]
+    facts: dict[str, Any] | None
     entries: list[Item]
-    absent: Absence | None
-    maps: list[Map]
+    absent: Place | None
+    workloads: Workloads | None
     log: list[str]
     releases: list[Signed]
-    openings: list[Opening]
     roots: list[str]
+
+
+def row_of(leaf: dict[str, Any]) -> Row | RanRow:
+    """The leaf of a map.
+
+    Raises:
+        SteleError: `prove.invalid`.
+    """
+    try:
+        return msgspec.convert(leaf, RanRow) if "release" in leaf else msgspec.convert(leaf, Row)
+    except msgspec.ValidationError as error:
+        raise invalid("a leaf of a map is malformed") from error
+
+
+def facts_of(plain: dict[str, Any]) -> Facts:
+    """What a workload's chain is said to have made.
+
+    Raises:
+        SteleError: `prove.invalid`.
+    """
+    try:
+        found = facts.from_plain(plain)
+    except SteleError as error:
+        raise invalid("the facts that it begins with are malformed") from error
+    times = [found.active_since_ns, *(live.since_ns for live in (*found.running.values(), *found.frozen.values()))]
+    if found.plain() != plain or min(times) < 0:
+        raise invalid("the facts that it begins with are spelled otherwise")
+    return found
 
 
 def invalid(reason: str) -> SteleError:
@@ -176,16 +190,15 @@ def invalid(reason: str) -> SteleError:
 
 def _brings_what_it_needs(proof: Proof) -> bool:
     """Whether the parts are there that belong to the claim and form, and no others."""
-    parts = ("places", "start", "entries", "absent", "maps", "log")
-    brings = {part for part in parts if getattr(proof, part) not in ([], None)}
-    if proof.form == "log":
-        must, may = {"log"}, set[str]()
-    elif about(proof.claim) is None:
-        must, may = {"maps"}, {"entries"}
-    else:
-        must, may = ({"absent"} if isinstance(proof.claim, NeverRanClaim) else set()), {"places", "start", "entries"}
-    paths = any(head.path or head.consistency for head in proof.heads) if proof.form == "log" else proof.heads[0].consistency
-    return must <= brings <= must | may and not paths
+    one = about(proof.claim) is not None
+    return (
+        all((head.place is not None) == one for head in proof.heads)
+        and (proof.absent is not None) == isinstance(proof.claim, NeverRanClaim)
+        and (proof.workloads is None) == one
+        and (one or (proof.facts is None and proof.form != "chain"))
+        and (proof.form != "chain" or proof.facts is None)
+        and (proof.form == "log") == bool(proof.log)
+    )
 
 
 def encode(proof: Proof) -> bytes:
@@ -208,17 +221,20 @@ def decode(data: bytes) -> Proof:
     if plain["format"] != FORMAT:
         raise invalid(f"its format is {plain['format'][:40]!r}, this verifier knows {FORMAT!r}")
     said = plain.pop("sum", None)
+    if said != sha256(canonical.encode(plain)):
+        # the claim is a question, not a signed fact: without the sum, an altered instant would be answered truly, but unasked
+        raise invalid("its sum does not fit: it was altered or damaged")
     try:
         proof = msgspec.convert(plain, Proof)
     except msgspec.ValidationError as error:
         raise invalid(f"its fields are not those of the format: {str(error)[:200]}") from error
-    if proof.form not in FORMS or (proof.form == "chain" and about(proof.claim) is None):
-        raise invalid("there is no such form of this claim")
+    if proof.form not in FORMS or not 1 <= len(proof.heads) <= MAX_HEADS or not _brings_what_it_needs(proof):
+        raise invalid("it does not bring what its claim needs in this form, or more")
+    for place in (*(head.place for head in proof.heads), proof.absent):
+        if place is not None and place.leaf is not None:
+            row_of(place.leaf)
+    if proof.facts is not None:
+        facts_of(proof.facts)
     if isinstance(proof.claim, HistoryClaim) and proof.claim.from_ns > proof.claim.until_ns:
         raise invalid("the end of the claim is before its beginning")
-    if not _brings_what_it_needs(proof):
-        raise invalid("it does not bring what its claim needs in this form, or more")
-    if said != sha256(canonical.encode(plain)):
-        # the claim is a question, not a signed fact: without the sum, an altered instant would be answered truly, but unasked
-        raise invalid("its sum does not fit: it was altered or damaged")
     return proof

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stele.model import epochmap, private
+from stele.model import epochmap
 from stele.prove import answers, chain, heads, releases, says, shape, whole, workloads
 from stele.prove.answers import Answer
 from stele.prove.shape import NeverRanClaim, WorkloadsClaim, invalid
@@ -16,7 +16,7 @@ from stele.trust.errors import SteleError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stele.model.event import Entry
+    from stele.prove.chain import Chain
     from stele.prove.heads import Bracket, Epoch
     from stele.prove.shape import Claim, Proof
     from stele.trust.trust_keys import Trust
@@ -55,15 +55,20 @@ def verify(data: bytes, trust: Trust | None) -> Verdict:
     proof = shape.decode(data)  # 1
     root = heads.root_of(proof, trust)
     epochs = heads.check(proof, trust, root)  # 2
-    log = whole.check(proof, shape.about(proof.claim), epochs) if proof.form == "log" else None
     brackets = heads.brackets(proof.claim, epochs)  # 3
+    if proof.form == "log":
+        whole.check(proof, epochs[-1])  # 4
     if isinstance(proof.claim, WorkloadsClaim):
-        found, entries = _workloads(proof, log, epochs, brackets[0]), list(log.mine if log else [])
+        found = Answer({"workloads": workloads.check(proof, chain.entries(proof, epochs[-1]), epochs, brackets[0])})  # 5
     else:
-        found, entries = _chain(proof, log, epochs, brackets)
+        found = answers.of_chain(proof.claim, _chain(proof, epochs, brackets), brackets)
     workload = shape.about(proof.claim) or ""
     releases.check(proof.releases, found.named, workload, releases.judge(trust, root, workload), light=proof.form == "light")  # 6
-    opened = _openings(proof, entries)
+    opened = tuple(
+        {"index": item.index, "field": field, "value": opening.value}
+        for item in proof.entries
+        for field, opening in sorted(item.openings.items())
+    )
     times = says.times(proof, brackets, epochs, trust)
     return Verdict(
         claim=proof.claim,
@@ -78,38 +83,13 @@ def verify(data: bytes, trust: Trust | None) -> Verdict:
     )
 
 
-def _workloads(proof: Proof, log: whole.Whole | None, epochs: Sequence[Epoch], bracket: Bracket) -> Answer:
-    """5, all workloads."""
-    at_ns = shape.instants(proof.claim)[0]
-    if log is not None:
-        return Answer({"workloads": workloads.from_log(log, epochs, bracket, at_ns)})
-    return Answer({"workloads": workloads.check(proof.maps, proof.entries, epochs, bracket, at_ns)})
-
-
-def _chain(
-    proof: Proof, log: whole.Whole | None, epochs: Sequence[Epoch], brackets: Sequence[Bracket]
-) -> tuple[Answer, list[tuple[int, Entry]]]:
+def _chain(proof: Proof, epochs: Sequence[Epoch], brackets: Sequence[Bracket]) -> Chain:
     """4 and 5, what is about one workload."""
     claim = proof.claim
     assert not isinstance(claim, WorkloadsClaim)
-    if log is not None:
-        found = log.chain(claim.workload, epochs)
-    else:
-        found = chain.check(proof, claim.workload, epochs, brackets[0])
-        if isinstance(claim, NeverRanClaim) and proof.absent is not None:
-            chain.check_absent(epochmap.ran_key(claim.workload, claim.release), proof.absent, epochs[-1])
-    return answers.of_chain(claim, found, brackets), list(found.entries)
-
-
-def _openings(proof: Proof, entries: Sequence[tuple[int, Entry]]) -> tuple[dict[str, Any], ...]:
-    """7: what is opened is what the entries commit to."""
-    by_index = dict(entries)
-    before = (-1, "")
-    for opening in proof.openings:
-        entry = by_index.get(opening.index)
-        if (opening.index, opening.field) <= before or entry is None:
-            raise invalid("an opening is of no entry that it brings, or out of order")
-        if not private.check_opening(entry, opening.field, bytes.fromhex(opening.salt), opening.value):
-            raise invalid("an opening is not what the entry commits to")
-        before = opening.index, opening.field
-    return tuple({"index": each.index, "field": each.field, "value": each.value} for each in proof.openings)
+    found = chain.check(proof, claim.workload, epochs, brackets[0])
+    if isinstance(claim, NeverRanClaim):
+        assert proof.absent is not None
+        if chain.find(epochmap.ran_key(claim.workload, claim.release), proof.absent, epochs[-1]) is not None:
+            raise invalid("the release was started")
+    return found

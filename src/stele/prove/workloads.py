@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from stele.model import epochmap
 from stele.model.epochmap import EMPTY
 from stele.model.event import HOST_WORKLOAD
-from stele.prove.heads import included
-from stele.prove.shape import invalid
+from stele.prove.shape import instants, invalid
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 
     from stele.model.event import Entry
     from stele.prove.heads import Bracket, Epoch
-    from stele.prove.shape import Item, Map, Row
-    from stele.prove.whole import Whole
+    from stele.prove.shape import Proof, Row
 
 
 def root_of(rows: Iterable[Row], rest: bytes) -> bytes:
@@ -39,45 +37,22 @@ def root_of(rows: Iterable[Row], rest: bytes) -> bytes:
     return epochmap.branch_hash(epochmap.hash_of(half), rest)
 
 
-def check(maps: Sequence[Map], items: Sequence[Item], epochs: Sequence[Epoch], bracket: Bracket, at_ns: int) -> list[str]:
+def check(proof: Proof, found: Sequence[tuple[int, Entry]], epochs: Sequence[Epoch], bracket: Bracket) -> list[str]:
     """The names of all workloads at the instant, sorted; the host's own chain is not one.
+
+    A map only grows: those that the one before has not are the ones whose first entry is between the two.
 
     Raises:
         SteleError: `prove.invalid`.
     """
-    if len(maps) != len(epochs):
-        raise invalid("it does not bring the map of each head")
-    for said, epoch in zip(maps, epochs, strict=True):
-        if root_of(said.leaves, bytes.fromhex(said.rest)) != epoch.root or len(said.leaves) != epoch.workloads:
-            raise invalid("the workloads are not those of the signed map")
-    last, names = epochs[bracket.after], {row.workload for row in maps[bracket.after].leaves}
-    before = {row.workload for row in maps[bracket.before].leaves} if bracket.before is not None else set()
-    first = _first_entries(items, last)
-    if not before <= names or first.keys() != (set() if bracket.exact else names - before):
-        raise invalid("it does not bring the first entry of each workload that was new")
-    floor = epochs[bracket.before].at if bracket.before is not None else -1
-    if any(not floor < index < last.at for index, _ in first.values()):
-        raise invalid("the first entry of a workload lies elsewhere in the log")
-    later = {name for name, (_, entry) in first.items() if entry.event.time_ns > at_ns}
-    return sorted(names - later - {HOST_WORKLOAD})
-
-
-def _first_entries(items: Sequence[Item], last: Epoch) -> dict[str, tuple[int, Entry]]:
-    first: dict[str, tuple[int, Entry]] = {}
-    for item in items:
-        entry = included(item, last)
-        if entry.seq or entry.event.workload in first:
-            raise invalid("an entry is not the first of its workload, or is there twice")
-        first[entry.event.workload] = item.index, entry
-    return first
-
-
-def from_log(whole: Whole, epochs: Sequence[Epoch], bracket: Bracket, at_ns: int) -> list[str]:
-    """The same from the whole log."""
-    end = epochs[bracket.after].at
-    sure = end if bracket.exact else epochs[bracket.before].at if bracket.before is not None else 0
-    return sorted(
-        name
-        for name, (index, entry) in whole.first.items()
-        if name != HOST_WORKLOAD and (index < sure or (index < end and entry.event.time_ns <= at_ns))
-    )
+    assert proof.workloads is not None
+    leaves, last = proof.workloads.leaves, epochs[-1]
+    if root_of(leaves, bytes.fromhex(proof.workloads.rest)) != last.root or len(leaves) != last.workloads:
+        raise invalid("the workloads are not those of the signed map")
+    names = {row.workload for row in leaves}
+    since = last.at if bracket.exact else last.since
+    new = {entry.event.workload for index, entry in found if entry.seq == 0 and since <= index < last.at} & names
+    if not len(found) == len(new) == len(names) - (epochs[0].workloads if bracket.sure else 0):
+        raise invalid("it does not bring the first entry of each workload that was new, and no others")
+    late = {entry.event.workload for _, entry in found if entry.event.time_ns > instants(proof.claim)[0]}
+    return sorted(names - late - {HOST_WORKLOAD})

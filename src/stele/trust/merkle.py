@@ -86,14 +86,23 @@ def split(size: int) -> int:
 
 def root_from_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes]) -> bytes | None:
     """The root that an audit path leads to (RFC 9162 section 2.1.3.2), or None if the path cannot be one."""
+    found = roots_from_inclusion(index, size, leaf, path)
+    return found[1] if found else None
+
+
+def roots_from_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes]) -> tuple[bytes, bytes] | None:
+    """The roots of the first `index` + 1 leaves and of all `size`: an audit path of a leaf says both. None if it cannot be one.
+
+    What is beside the path on the left is the beginning of the log: with the leaf itself, it is the tree that ends there.
+    """
     if not 0 <= index < size:
         return None
-    fn, sn, current = index, size - 1, leaf
+    fn, sn, current, first = index, size - 1, leaf, leaf
     for sibling in path:
         if sn == 0:
             return None
         if fn & 1 or fn == sn:
-            current = node_hash(sibling, current)
+            current, first = node_hash(sibling, current), node_hash(sibling, first)
             while not fn & 1 and fn:
                 fn >>= 1
                 sn >>= 1
@@ -101,7 +110,7 @@ def root_from_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes
             current = node_hash(current, sibling)
         fn >>= 1
         sn >>= 1
-    return current if sn == 0 else None
+    return (first, current) if sn == 0 else None
 
 
 def consistency(old: int, new: int, subtree: Callable[[int, int], bytes]) -> list[bytes]:

@@ -216,12 +216,25 @@ def test_private_values_on_request(tmp_path):
         assert b"alice" not in built(made, claim, form)
         assert '"made way"' in verdict.says[-1]
         value = canonical.decode(data[:-1])
-        one, two = value["openings"]
-        for changed in ({"value": "bob"}, {"field": "reason"}, {"salt": two["salt"]}, {"index": 0}, {"index": 99}):
-            assert code(check, resum({**value, "openings": [{**one, **changed}]})) == "prove.invalid"
-        for wrong in ([two, one], [one, one]):
-            assert code(check, resum({**value, "openings": wrong})) == "prove.invalid"
-        assert check(resum({**value, "openings": [two]})).opened[0]["field"] == "reason"
+        item = next(item for item in value["entries"] if item["openings"])
+        person, reason = item["openings"]["person"], item["openings"]["reason"]
+        for wrong in (
+            {"person": {**person, "value": "bob"}},
+            {"person": {**person, "salt": reason["salt"]}},
+            {"reason": person},
+            {"person": reason},
+            {"nobody": person},
+            {"": person},
+        ):
+            item["openings"] = wrong
+            assert code(check, resum(value)) == "prove.invalid"
+        item["openings"] = {"reason": reason}
+        assert check(resum(value)).opened[0]["field"] == "reason"
+        other = next(other for other in value["entries"] if other is not item)
+        item["openings"], other["openings"] = {}, {"reason": reason}
+        assert code(check, resum(value)) == "prove.invalid"
+        other["openings"], value["heads"][0]["epoch"]["openings"] = {}, {"reason": reason}
+        assert code(check, resum(value)) == "prove.invalid"
 
 
 def test_files_of_two_questions_have_two_names():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import json
 
 from stele.trust import canonical, cosign, dsse
-from stele.trust.digest import sha256
 from tests.ledgers import KEY, OTHER, event, sealed
 from tests.proofs import ONE, TWO, built, check, everything, history, of, resum, state, t, written
 from tests.refusals import code
@@ -29,20 +28,41 @@ def test_entries_left_out_repeated_or_exchanged(kinds):
 
 def test_a_missing_tail_with_a_map_that_counts_less(kinds):
     value = of(kinds, "state chain")
-    entries, place = value["entries"][:-1], value["places"][-1]
-    short = {**value, "entries": entries, "places": [*value["places"][:-1], {**place, "count": place["count"] - 1}]}
-    assert code(check, resum(short)) == "prove.invalid"
+    leaf = value["heads"][-1]["place"]["leaf"]
+    leaf["count"], leaf["head"] = leaf["count"] - 1, json.loads(value["entries"].pop()["entry"])["prev"]
+    assert code(check, resum(value)) == "prove.invalid"
 
 
 def test_another_workloads_leaf_is_no_absence(folder, kinds):
     value, there = of(kinds, "absent light"), of(kinds, "newest light")
-    shop = copy.deepcopy(there["places"])
-    leaf = {"workload": "shop", "count": 10, "head": there["start"]["head"], "state": sha256(canonical.encode(there["start"]["facts"]))}
-    shop[0] |= {"count": 0, "other": leaf}
+    (head,), place = value["heads"], there["heads"][0]["place"]
     named = {**value, "claim": {**value["claim"], "workload": "shop"}}
-    for places in (shop, [{**shop[0], "other": None}], value["places"]):
-        assert code(check, resum({**named, "places": places})) == "prove.invalid"
-    assert code(check, resum({**value, "places": shop})) == "prove.invalid"
+    long = ["0" * 64] * 257
+    for base, wrong in (
+        (named, place),
+        (named, {**place, "leaf": None}),
+        (named, head["place"]),
+        (value, place),
+        (value, {"path": long, "leaf": None}),
+        (value, {"path": [], "leaf": None}),
+    ):
+        assert code(check, resum({**base, "heads": [{**head, "place": wrong}]})) == "prove.invalid"
+
+
+def test_a_chain_that_begins_in_the_middle(folder):
+    """With facts, only where the first head stands before the instant."""
+    early, later = (canonical.decode(built(folder, claim)[:-1]) for claim in (state(0.7, ""), state(1, "")))
+    assert [len(value["heads"]) for value in (early, later)] == [1, 1]
+    assert early["facts"] is None
+    assert code(check, resum({**early, "facts": later["facts"], "entries": []})) == "prove.invalid"
+    middle = canonical.decode(built(folder, state(8.5))[:-1])
+    assert code(check, resum({**middle, "facts": None})) == "prove.invalid"
+    assert code(check, resum({**middle, "facts": {**middle["facts"], "good": ONE}})) == "prove.invalid"
+    assert code(check, resum({**middle, "facts": {**middle["facts"], "active_since_ns": -1}})) == "prove.invalid"
+    assert code(check, resum({**middle, "form": "chain"})) == "prove.invalid"
+    whole = canonical.decode(built(folder, state(8.5), "chain")[:-1])
+    bare = [{**release, "manifest": "", "config": ""} for release in whole["releases"]]
+    assert check(resum({**whole, "form": "light", "releases": bare})).answer == check(resum(middle)).answer
 
 
 def test_a_stale_checkpoint_is_not_the_head_after(folder):
@@ -55,12 +75,19 @@ def test_a_stale_checkpoint_is_not_the_head_after(folder):
 
 def test_wide_and_swapped_brackets(folder):
     """Heads that are signed and around the instant, but not next to each other."""
-    narrow, before = (canonical.decode(built(folder, claim)[:-1]) for claim in (state(8.5), state(3)))
-    wide = {**narrow, "heads": [before["heads"][0], narrow["heads"][1]]}
-    assert code(check, resum(wide)) == "prove.invalid"
-    assert code(check, resum({**narrow, "heads": narrow["heads"][::-1], "places": narrow["places"][::-1]})) == "prove.invalid"
-    assert code(check, resum({**narrow, "heads": narrow["heads"][1:], "places": narrow["places"][1:]})) == "prove.invalid"
-    assert code(check, resum({**narrow, "heads": narrow["heads"][:1], "places": narrow["places"][:1]})) == "prove.not-covered"
+    four = canonical.decode(built(folder, history(3, 8.5))[:-1])
+    narrow = canonical.decode(built(folder, state(8.5))[:-1])
+    assert four["heads"][2:] == narrow["heads"]
+    for heads in (
+        [four["heads"][0], narrow["heads"][1]],
+        [four["heads"][0], *narrow["heads"]],
+        narrow["heads"][::-1],
+        narrow["heads"][1:],
+        narrow["heads"][:1],
+        [*narrow["heads"], narrow["heads"][1]],
+        four["heads"],
+    ):
+        assert code(check, resum({**narrow, "heads": heads})) == "prove.invalid"
 
 
 def test_more_heads_than_the_claim_needs(folder):
@@ -85,7 +112,7 @@ def test_a_proof_of_two_ledgers(folder, tmp_path, kinds):
         heads = list(value["heads"])
         heads[number] = forked["heads"][number]
         assert code(check, resum({**value, "heads": heads})) == "prove.invalid"
-    for name in ("places", "entries", "start", "heads"):
+    for name in ("entries", "facts", "heads"):
         assert code(check, resum({**value, name: forked[name]})) == "prove.invalid"
 
 
@@ -105,20 +132,17 @@ def test_a_head_that_was_forged(kinds):
 
 def test_the_wrong_size_of_a_map(folder, kinds):
     value = of(kinds, "workloads light")
-    before, after = value["maps"]
-    leaves = after["leaves"]
+    leaves, late = value["workloads"]["leaves"], canonical.decode(built(folder, everything(23))[:-1])
     for changed in (
         {"leaves": [row for row in leaves if row["workload"] != "other"]},
         {"leaves": leaves[::-1]},
         {"leaves": [*leaves, leaves[-1]]},
         {"leaves": []},
         {"rest": "0" * 64},
-        before,
+        late["workloads"],
     ):
-        assert code(check, resum({**value, "maps": [before, {**after, **changed}]})) == "prove.invalid"
-    for maps in ([after, before], [after, after], [after], []):
-        assert code(check, resum({**value, "maps": maps})) == "prove.invalid"
-    late = canonical.decode(built(folder, everything(23))[:-1])
+        assert code(check, resum({**value, "workloads": {**value["workloads"], **changed}})) == "prove.invalid"
+    assert len(late["entries"]) == 1
     for entries in ([], late["entries"] * 2, value["entries"]):
         assert code(check, resum({**late, "entries": entries})) == "prove.invalid"
 

@@ -25,16 +25,15 @@ def log_proof(folder: Path, seconds: float) -> dict[str, Any]:
 def test_an_epoch_after_the_end_of_the_log_is_no_head(folder, since):
     """Without any key: the newest checkpoint says nothing of what comes after it."""
     plain = log_proof(folder, 25)
-    head = plain["heads"][-1]
-    entry = json.loads(head["entry"])
-    head["index"] = len(plain["log"]) + 7
-    entry["time_ns"], entry["data"]["covers"] = t(1_000_000), head["index"]
+    item = plain["heads"][-1]["epoch"]
+    entry = json.loads(item["entry"])
+    item["index"] = len(plain["log"]) + 7
+    entry["time_ns"], entry["data"]["covers"] = t(1_000_000), item["index"]
     if since == "0":
         entry["data"]["since"] = 0
-    head["entry"] = canonical.encode(entry).decode()
-    assert decode_entry(head["entry"].encode()).event.kind == "epoch"
+    item["entry"] = canonical.encode(entry).decode()
+    assert decode_entry(item["entry"].encode()).event.kind == "epoch"
     plain["claim"]["at_ns"] = t(999_999) if since == "0" else t(1_000_000)
-    plain["heads"] = [head]
     with pytest.raises(SteleError) as raised:
         check(resum(plain))
     assert raised.value.code == "prove.invalid"

@@ -156,7 +156,7 @@ def test_chains_of_documents_lead_the_standalone_verifier_to_the_same(case):
     if case["expect"]:
         with pytest.raises(ValueError) as raised:
             trust.root(origin, case["documents"])
-        assert raised.value.args[1] == case["expect"]
+        assert str(raised.value).startswith(f"[{case['expect']}] ")
     else:
         assert (
             trust.root(origin, case["documents"]).version

@@ -18,14 +18,14 @@ from tests.refusals import code
 
 
 def test_the_standalone_verifier_is_one_short_file_of_its_own():
-    """Comments and documentation count, blank lines do not. The formatter lays it out as all else (`make lint`)."""
-    lines = [line for line in Path(stele_verify.__file__).read_text("utf-8").splitlines() if line.strip()]
+    """Every line counts, as `wc -l` does. The formatter lays it out as all else (`make lint`)."""
+    lines = Path(stele_verify.__file__).read_text("utf-8").splitlines()
     assert len(lines) <= 400
     assert max(map(len, lines)) <= 140
     assert not [line for line in lines if "fmt:" in line or "noqa" in line]
     found = [line for line in lines if line.startswith(("import ", "from "))]
     imported = {name.strip(" ,").partition(".")[0] for line in found for name in line.partition(" import ")[0].split()[1:]}
-    assert imported <= {"base64", "fnmatch", "functools", "hashlib", "itertools", "json", "re", "sys", "cryptography"}
+    assert imported <= {"base64", "fnmatch", "functools", "hashlib", "itertools", "json", "math", "re", "sys", "cryptography"}
 
 
 def test_the_standalone_verifier_runs_alone(kinds, tmp_path):
@@ -38,7 +38,7 @@ def test_the_standalone_verifier_runs_alone(kinds, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "shop-bbbbbb" in done.stdout
     done = subprocess.run([*argv[:-1], "no.keys"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr.splitlines()) == (1, ["cannot be read: [Errno 2] No such file or directory: 'no.keys'"])
+    assert (done.returncode, done.stderr.splitlines()) == (1, ["REFUSED: [Errno 2] No such file or directory: 'no.keys'"])
     (tmp_path / "shop.proof").write_bytes(kinds["state light"].replace(b"shop-bbbbbb", b"shop-bbbbbc"))
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, "prove.invalid" in done.stderr + done.stdout) == (1, True)
@@ -47,7 +47,7 @@ def test_the_standalone_verifier_runs_alone(kinds, tmp_path):
 @pytest.mark.parametrize("leaf", ["1", '"x"', "null", "true", "{}", "[]", '["x"]', '{"x":1}'])
 @pytest.mark.parametrize(("begin", "end"), [('{"a":', "}"), ("[", "]"), ('[1,{"a":', "}]")])
 def test_how_deep_json_may_be_nested_is_the_same(begin, end, leaf):
-    def takes(read, data: bytes) -> bool:
+    def takes(read, data: bytes | str) -> bool:
         try:
             read(data)
         except (SteleError, ValueError):
@@ -58,7 +58,7 @@ def test_how_deep_json_may_be_nested_is_the_same(begin, end, leaf):
     for depth in range(28, 70):
         data = (begin * depth + leaf + end * depth).encode()
         judged.append(takes(canonical.decode, data))
-        assert takes(stele_verify.parse, data) == judged[-1], depth
+        assert takes(stele_verify.parse, data.decode()) == judged[-1], depth
     assert {*judged} == {True, False}
 
 
