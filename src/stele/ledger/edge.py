@@ -101,27 +101,28 @@ class Edge:
         self.chains.take(entry, digest, self.size)
         self.trail.take(entry, self.size)
         self.ends_in_epoch = entry.event.kind == "epoch"
-        self._add(raw)
+        self.extend((raw,))
 
-    def extend(self, raw: bytes) -> None:
-        """Count in an entry that is known to be right, and leave chains to the caller."""
-        self._add(raw)
-
-    def _add(self, raw: bytes) -> None:
-        self._tail.append(raw)
-        self._levels[0].append(merkle.leaf_hash(raw))
-        self.size += 1
-        if len(self._tail) == tiles.WIDTH:
-            self._fill(0)
-            self.pending.append((tiles.bundle_path(self.size // tiles.WIDTH - 1, tiles.WIDTH), tiles.pack_bundle(self._tail)))
-            self._tail = []
+    def extend(self, raws: Sequence[bytes]) -> None:
+        """Count in entries that are known to be right, and leave chains to the caller."""
+        begin = 0
+        while begin < len(raws):
+            part = raws[begin : begin + tiles.WIDTH - len(self._tail)]
+            begin += len(part)
+            self._tail += part
+            self._levels[0] += map(merkle.leaf_hash, part)
+            self.size += len(part)
+            if len(self._tail) == tiles.WIDTH:
+                self._fill(0)
+                self.pending.append((tiles.bundle_path(self.size // tiles.WIDTH - 1, tiles.WIDTH), tiles.pack_bundle(self._tail)))
+                self._tail = []
 
     def take_own(self, placed: Sequence[Placed]) -> None:
         """Count in what was numbered for this edge (`numbering.place`) and written: one entry or more."""
-        for each in placed:
+        for index, each in enumerate(placed, self.size):
             self.chains.put(each.entry, each.digest)
-            self.trail.take(each.entry, self.size)
-            self._add(each.raw)
+            self.trail.take(each.entry, index)
+        self.extend([each.raw for each in placed])
         self.ends_in_epoch = placed[-1].entry.event.kind == "epoch"
 
     def _fill(self, level: int) -> None:

@@ -37,17 +37,22 @@ def place(events: Sequence[Event], edge: Edge, heads: Heads, random: Callable[[i
         if known is None:
             chain = edge.chains.get(name)
             known = chain.count, chain.head
-        sealed, opening = _seal(event, edge.size, random)
-        entry = Entry(event=event, seq=known[0], prev=known[1], sealed=sealed)
+        seq, prev = known
+        kind = event.kind
+        if event.private or kind in private.PRIVATE or private.PERSON in event.data:
+            sealed, opening = _seal(event, edge.size, random)
+            entry = Entry(event=event, seq=seq, prev=prev, sealed=sealed)
+        else:
+            opening, entry = b"", Entry(event=event, seq=seq, prev=prev)
         raw = spell(entry)
         if len(raw) > MAX_ENTRY:
             raise SteleError(
-                f"an event of kind {event.kind} is {len(raw)} bytes, more than an entry holds ({MAX_ENTRY})",
+                f"an event of kind {kind} is {len(raw)} bytes, more than an entry holds ({MAX_ENTRY})",
                 remedy="record digests of documents, not documents",
                 code="ledger.entry-too-large",
             )
         digest = sha256(raw)
-        mine[name] = known[0] + 1, digest
+        mine[name] = seq + 1, digest
         placed.append(Placed(raw, entry, digest, opening))
     heads.update(mine)
     return placed

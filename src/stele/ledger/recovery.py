@@ -104,8 +104,8 @@ def _covered(
     edge = edge_at(folder, base, roots, maps) if kept is None else _bare_edge(folder, base, roots)
     synced = edge.partial()
     if kept is not None:
-        for raw in entries:
-            edge.extend(raw)
+        for size in sorted(size for size in roots if base < size <= base + len(entries)):
+            edge.extend(entries[edge.size - base : size - base])
             _compare(edge, roots)
         if _take_map(edge, entries[-1], kept, maps):
             return synced, edge

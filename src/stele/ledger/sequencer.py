@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 RECYCLE_BYTES = 1 << 20  # opening reads so much: a second is too long
 PUBLISH_EVERY_S = 0.1
 LONGEST_PAUSE_S = 1.0  # between two publishings under load
-AHEAD_TILES = 64  # full ones, that is 8,192 entries: so many do not wait for the end of such a pause
+AHEAD_TILES = 32  # full ones, that is 4,096 entries: so many do not wait for the end of such a pause
 MOST_ENTRIES = 16384  # to be published: so many do not wait for the end of such a pause, and opening replays few more
 MOST_REPLAYED = 32768  # entries in the write-ahead log, while it is published and begins anew: more wait for that
 PROJECTED_AT_ONCE = 2048  # entries: what the projection lacks beyond that is applied after opening
