@@ -30,7 +30,7 @@ _LEAF = struct.Struct("<cI")
 _ROOT = struct.Struct("<QQ32sQQ")  # epoch's index, root's place, root, workloads, the epoch's stamp
 RECORD = _ROOT.size
 _MAX_LEAF = 1 << 24
-_GUESS = 512  # bytes: most nodes are shorter
+_GUESS = 1024  # bytes: most nodes are shorter
 
 
 class Root(NamedTuple):

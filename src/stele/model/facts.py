@@ -102,7 +102,7 @@ def from_bytes(encoded: bytes) -> Facts:
         msgspec.DecodeError: it is something else.
     """
     found = _DECODER.decode(encoded)
-    found.__dict__["encoded"] = encoded
+    found.__dict__.update(encoded=encoded, digest=sha256(encoded))
     return found
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stele.model.event import Event
 
 
-class Live(msgspec.Struct, frozen=True, kw_only=True):
+class Live(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An instance that runs or is frozen, and since when (UTC nanoseconds)."""
 
     instance: str
