@@ -1,7 +1,8 @@
-"""What tests share: registries (Debian's, crane's command, and crane's package with the referrers API), and cosign."""
+"""What tests share: registries (Debian's, crane's command, and crane's package with the referrers API) and a hostile middle, and cosign."""
 
 from __future__ import annotations
 
+import http.server
 import re
 import socket
 import subprocess
@@ -12,7 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from stele.flow import initialise
+from stele.flow.places import Places
+from stele.host import immutable
 from tests import judges
+from tests.between import Between
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +64,26 @@ def debian(tmp_path_factory) -> Iterator[str]:
                 assert served.poll() is None
         yield f"127.0.0.1:{port}"
         served.terminate()
+
+
+@pytest.fixture(params=["crane", "debian", "referring"])
+def registry(request) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def places(tmp_path) -> Iterator[Places]:
+    made = Places(tmp_path / "one")
+    initialise.make_keys(made)
+    yield made
+    for path in tmp_path.glob("*/store/erofs/*"):
+        immutable.make_mutable(path)
+
+
+@pytest.fixture
+def between(registry) -> Iterator[http.server.ThreadingHTTPServer]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Between) as server:
+        server.behind, server.trick, server.cuts = registry, "", 0  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from stele.flow import deltas, opening, origins, packing, short_updates, signing, unpacking, updates
+from stele.flow import deltas, known_trees, opening, origins, packing, short_updates, signing, unpacking, updates
 from stele.host import registry_transfer
 from stele.host.http_registry import Connections, bad_answer
 from stele.host.registry import Manifest, Repository
@@ -21,14 +21,13 @@ from stele.model.release import (
     INDEX_TYPE,
     MANIFEST_TYPE,
     SIMPLE_TYPE,
-    TREE_TYPE,
     Descriptor,
     Publication,
     Referrer,
     SimpleSignature,
 )
 from stele.store import index as indexes
-from stele.store import signatures
+from stele.store import signatures, strata_trees
 from stele.trust.cosign import ANNOTATION_SIGNATURE
 from stele.trust.digest import digest_hex
 from stele.trust.errors import SteleError
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from stele.flow.places import Places
     from stele.model.reference import Reference
     from stele.model.release import Release, Stratum
+    from stele.model.tree import Node
     from stele.store.index import Plain
     from stele.store.layout import Layout
 
@@ -269,14 +269,11 @@ def _nearly(repository: Repository, store: Layout, name: str, say: Callable[[str
 def _wholly(repository: Repository, store: Layout, *, whole: bool, say: Callable[[str], None]) -> tuple[Release, str]:
     """A release with all that refers to it, and the way by which its strata came."""
     found = repository.named()
-    publication, tree = _release(repository, store, found)
-    release = publication.release
-    way = _strata(repository, store, release, whole=whole, say=say)
-    if tree is not None and not store.has_blob(release.tree_digest):
-        _fetch(repository, store, tree)
+    publication = _release(repository, store, found)
+    way = _strata(repository, store, publication.release, whole=whole, say=say)
     store.put(found.data)
     store.publish(publication)
-    return release, way
+    return publication.release, way
 
 
 def _here(store: Layout, digest: str) -> Release | None:
@@ -294,7 +291,6 @@ class _Fetched:
     def __init__(self) -> None:
         self.data: dict[str, bytes] = {}
         self.size = 0
-        self.tree: Descriptor | None = None
 
     def blob(self, digest: str, limit: int = 0) -> bytes:
         if digest not in self.data or (limit and len(self.data[digest]) > limit):
@@ -302,8 +298,8 @@ class _Fetched:
         return self.data[digest]
 
 
-def _release(repository: Repository, store: Layout, found: Manifest) -> tuple[Publication, Descriptor | None]:
-    """The release that a manifest is, with its referrers and signatures, and its tree; one signature by a trusted key holds."""
+def _release(repository: Repository, store: Layout, found: Manifest) -> Publication:
+    """The release that a manifest is, with its referrers and signatures; one signature by a trusted key holds."""
     named = json_manifest(found)
     config = repository.blob(named.digest, named.size)
     if config is None:
@@ -320,7 +316,7 @@ def _release(repository: Repository, store: Layout, found: Manifest) -> tuple[Pu
     store.put(config)
     for data in fetched.data.values():
         store.put(data)
-    return Publication(release=release, referrers=tuple(referrers), signatures=simple), fetched.tree
+    return Publication(release=release, referrers=tuple(referrers), signatures=simple)
 
 
 def json_manifest(found: Manifest) -> Descriptor:
@@ -341,10 +337,10 @@ def _held(store: Layout, part: Descriptor) -> bytes | None:
 
 
 def _referrers(repository: Repository, store: Layout, release: Release, fetched: _Fetched) -> Iterator[Referrer]:
-    """Trees, signatures and attestations that refer to the release; each manifest says itself what it is."""
+    """Signatures and attestations that refer to the release; each manifest says itself what it is."""
     listed = [item for item in repository.referrers(release.digest) if item.get("artifactType") != DELTA_TYPE and _is_descriptor(item)]
     # a registry may call them what it likes: those that it calls by a known type come first, the manifest decides
-    listed.sort(key=lambda item: item.get("artifactType", BUNDLE_TYPE) not in {BUNDLE_TYPE, TREE_TYPE})
+    listed.sort(key=lambda item: item.get("artifactType", BUNDLE_TYPE) != BUNDLE_TYPE)
     for item in listed[:MAX_REFERRERS]:
         manifest = repository.manifest(indexes.descriptor(item).digest)
         if manifest is None:
@@ -355,20 +351,16 @@ def _referrers(repository: Repository, store: Layout, release: Release, fetched:
         except SteleError:  # not one of ours, whatever it is
             continue
         subject = plain.get("subject")
-        kind = plain.get("artifactType")
-        if not isinstance(subject, dict) or subject.get("digest") != release.digest or kind not in {BUNDLE_TYPE, TREE_TYPE}:
+        if not isinstance(subject, dict) or subject.get("digest") != release.digest or plain.get("artifactType") != BUNDLE_TYPE:
             continue
         for part in parts:
-            if part.digest == release.tree_digest:
-                fetched.tree = part  # large: it is moved once a signature held, and where no delta makes it
-                continue
             data = _held(store, part) or repository.blob(part.digest, part.size, MAX_FETCHED - fetched.size)
             if data is not None:
                 fetched.data[part.digest] = data
                 fetched.size += len(data)
         fetched.data[manifest.digest] = manifest.data
         described = Descriptor(media_type=MANIFEST_TYPE, digest=manifest.digest, size=len(manifest.data))
-        yield Referrer(descriptor=described, artifact_type=kind, annotations=indexes.annotations_of(plain))
+        yield Referrer(descriptor=described, artifact_type=BUNDLE_TYPE, annotations=indexes.annotations_of(plain))
 
 
 def _signatures(repository: Repository, release: Release, fetched: _Fetched) -> tuple[tuple[SimpleSignature, ...], Descriptor | None]:
@@ -411,20 +403,27 @@ class _Origin:
 
 
 def _strata(repository: Repository, store: Layout, release: Release, *, whole: bool, say: Callable[[str], None]) -> str:
-    """Bring the strata that the store lacks; says by which way: `nothing`, `deltas` or `strata`."""
+    """Bring the strata that the store lacks, and make the tree; says by which way: `nothing`, `deltas` or `strata`."""
     missing = [stratum for stratum in release.strata if not store.has_stratum(stratum)]
-    if not missing:
-        return "nothing"
-    if not whole and updates.receive(store, release.digest, _Origin(repository, store), limit=sum(s.layer.size for s in missing), say=say):
+    limit = sum(stratum.layer.size for stratum in missing)
+    if missing and not whole and updates.receive(store, release.digest, _Origin(repository, store), limit=limit, say=say):
         return "deltas"
+    has_tree = store.has_blob(release.tree_digest)
+    known = {} if has_tree else known_trees.nodes(store, release)
 
-    def one(stratum: Stratum) -> None:
-        say(f"pulling {stratum.name} ({stratum.layer.size} bytes)")
-        _fetch(repository, store, stratum.layer)
+    def one(stratum: Stratum) -> Sequence[Node]:
+        held = known.get(stratum.name, ())
+        asked = not has_tree and not held  # what it holds is asked of its layer
+        if stratum in missing or (asked and not store.has_blob(stratum.layer.digest)):
+            say(f"pulling {stratum.name} ({stratum.layer.size} bytes)")
+            _fetch(repository, store, stratum.layer)
+        return store.nodes(stratum) if asked else held
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(one, missing))
-    return "strata"
+        held = list(pool.map(one, release.strata))
+    if not has_tree:
+        store.put(strata_trees.joined(release, held).encode())
+    return "strata" if missing else "nothing"
 
 
 def _fetch(repository: Repository, store: Layout, blob: Descriptor) -> None:

@@ -17,7 +17,6 @@ from stele.model import release as releases
 from stele.model.release import BUNDLE_TYPE, MANIFEST_TYPE, UPDATE_TYPE, Descriptor, Publication
 from stele.seal import sign
 from stele.seal.delta import codec, patches, quick, short
-from stele.seal.release import refer_tree
 from stele.seal.sources.spool import anonymous_file
 from stele.store import index as indexes
 from stele.store import signatures
@@ -186,7 +185,7 @@ def receive(store: Layout, base: Release, target: str, data: bytes) -> Release:
     tree_digest = sha256(patched.tree.data)
     manifest, config = short.documents(base, update, tree_digest, nodes)
     release = releases.parse(target, manifest, config)
-    held, publication = _publication(store, release, update, len(patched.tree.data))
+    held, publication = _publication(store, release, update)
     with store.together():  # one wait for the disk
         _keep(store, patched.tree.data, tree_digest)
         for blob in (manifest, config, *held.data.values()):
@@ -236,10 +235,10 @@ class _Held:
         return self.data[digest]
 
 
-def _publication(store: Layout, release: Release, update: Short, tree_size: int) -> tuple[_Held, Publication]:
+def _publication(store: Layout, release: Release, update: Short) -> tuple[_Held, Publication]:
     """What refers to the release, made again of the signatures; one by a trusted key holds, or as many as the policy wants."""
     held = _Held()
-    referrers = [refer_tree(held, release, tree_size)]
+    referrers = []
     signed = cosign.signed_bytes(release.digest)
     known = store.judge.known()
     for signature in map(der_signature, update.bundles):

@@ -32,13 +32,13 @@ _MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: 
 class Sealed(NamedTuple):
     """A release that was made and is not published yet.
 
-    `referrers`: its tree. `manifest`, `config`: its bytes. `packages`: what its package managers know of.
+    `manifest`, `config`: its bytes. `referrers`: what comes with it. `packages`: what its package managers know of.
     """
 
     release: Release
     manifest: bytes
     config: bytes
-    referrers: tuple[Referrer, ...]
+    referrers: tuple[Referrer, ...] = ()
     packages: tuple[Package, ...] = ()
 
 
@@ -141,13 +141,7 @@ def assemble(
     sink.put(config)
     digest = sink.put(manifest)
     release = releases.parse(digest, manifest, config)
-    return Sealed(release, manifest, config, (refer_tree(sink, release, tree.size),))
-
-
-def refer_tree(sink: SmallBlobs, release: Release, size: int) -> Referrer:
-    """Let a release's tree, of `size` bytes, refer to it. Raises those of `sink`."""
-    blob = Descriptor(media_type=TREE_TYPE, digest=release.tree_digest, size=size)
-    return attach(sink, release, TREE_TYPE, blob, {"org.opencontainers.image.created": releases.rfc3339(release.spec.time)})
+    return Sealed(release, manifest, config)
 
 
 def attach(

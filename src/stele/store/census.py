@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from stele.model.release import ANNOTATION_WORKLOAD, DELTA_TYPE, INDEX_TYPE, MANIFEST_TYPE, TREE_TYPE, reference_name
+from stele.model.release import ANNOTATION_WORKLOAD, DELTA_TYPE, INDEX_TYPE, MANIFEST_TYPE, reference_name
 from stele.store import index as indexes
 from stele.trust.digest import digest_hex
 from stele.trust.errors import SteleError
@@ -193,8 +193,7 @@ class _Taker:
         told = plain.get("subject")
         if plain and (not isinstance(told, dict) or told.get("digest") != subject):
             wrong.append(f"{named.digest[:19]} is listed for {subject[:19]}, but refers to something else")
-        role: dict[str, Role] = {TREE_TYPE: "tree", DELTA_TYPE: "delta"}
-        yield from _blobs(plain, role.get(listed.artifact_type, "attached"))
+        yield from _blobs(plain, "delta" if listed.artifact_type == DELTA_TYPE else "attached")
 
     def _walk(self, part: Part, wrong: list[str], depth: int = 0) -> Iterator[Part]:
         """An image or index of another tool, and all that it names."""
@@ -247,4 +246,4 @@ def _blobs(plain: Plain, role: Role) -> Iterator[Part]:
             named = indexes.descriptor(item)
         except SteleError:
             continue
-        yield Part(named.digest, named.size, "attached" if item is plain.get("config") and role in {"tree", "delta"} else role)
+        yield Part(named.digest, named.size, "attached" if item is plain.get("config") and role == "delta" else role)

@@ -10,7 +10,7 @@ from stele.host import durable, logs
 from stele.model import release as releases
 from stele.model import tree as trees
 from stele.model.release import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Publication, Referrer, Release, ReleaseEvidence, Stratum
-from stele.store import attestations, drafts, images, naming, removal, signatures
+from stele.store import attestations, drafts, images, naming, removal, signatures, strata_trees
 from stele.store import index as indexes
 from stele.store.together import Together
 from stele.trust.digest import digest_hex, sha256
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from stele.model.ports import Draft, Rebuilder, Unpacker
     from stele.model.release import PreparedImage
-    from stele.model.tree import Tree
+    from stele.model.tree import Node, Tree
     from stele.store.index import Plain
     from stele.store.signatures import Judge, Signed
     from stele.trust.release_key import PublicKey
@@ -270,16 +270,17 @@ class Layout:
                 return self.unpack.tree(release)
             if self._rebuild is None:
                 raise
-        nodes: dict[bytes, trees.Node] = {}
-        for stratum in release.strata:
-            with self.layer(stratum) as layer:
-                nodes.update({node.path: node for node in self._rebuild.nodes(layer, stratum)})
-        tree = trees.Tree.build(nodes.values())
-        if tree.digest() != release.tree_digest:
-            raise indexes.damaged(f"the layers of {release.digest} do not make its tree")
+        tree = strata_trees.joined(release, map(self.nodes, release.strata))
         with contextlib.suppress(SteleError):
             self.put(tree.encode())
         return tree
+
+    def nodes(self, stratum: Stratum) -> Sequence[Node]:
+        """What a stratum holds, by its layer. Raises like `layer`, and `release.rebuild-differs`."""
+        if self._rebuild is None:
+            raise indexes.damaged(f"nothing here reads the layer of {stratum.name}")
+        with self.layer(stratum) as layer:
+            return self._rebuild.nodes(layer, stratum)
 
     def open_blob(self, descriptor: Descriptor) -> AbstractContextManager[images.CheckedFile]:
         """A blob as a readable, seekable file, checked against its digest. Raises `store.damaged`."""

@@ -1,0 +1,143 @@
+"""Updates on their way through real registries: what moves, by which way, and what others may put there in their place."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+
+from stele.flow import distribution, opening
+from stele.host import registry_transfer
+from stele.host.http_registry import Connections
+from stele.host.registry import Repository
+from stele.model import reference as references
+from stele.seal.delta import short
+from tests.distributed import other, pull, push, quiet, seal
+from tests.refusals import code
+
+
+def test_an_update_moves_little_more_than_what_changed(places, registry, tmp_path):
+    target = f"{registry}/update-{tmp_path.name.replace('_', '-').lower()}:"
+    one = seal(places, "1")
+    push(places, one, target + "v1")
+    to = other(tmp_path, "two", places)
+    pull(to, target + "v1")
+    two = seal(places, "2")
+    assert push(places, two, target + "v2", delta=True)["deltas"] == 1
+    updated = pull(to, target + "v2")
+    assert (updated["release"], updated["way"]) == (two, "update")
+    assert updated["received"] < 900
+    store, here = opening.open_store(to), opening.open_store(places)
+    assert store.tree(two) == here.tree(two)
+    for stratum in store.release(two).strata:
+        assert store.prepare_image(stratum).path
+    assert store.evidence(two) == here.evidence(two)
+    bom = "https://cyclonedx.org/bom"
+    assert store.attestations(two, bom) == []  # an update leaves it out
+    assert pull(to, target + "v2", whole=True)["way"] == "nothing"
+    assert store.attestations(two, bom) == here.attestations(two, bom)
+    fresh = other(tmp_path, "three", places)
+    assert pull(fresh, target + "v2")["way"] == "strata"  # it has no base
+    assert pull(other(tmp_path, "four", places), target + "v2", whole=True)["way"] == "strata"
+
+
+def put_update(registry: str, target: str, blob: bytes, tag: str, what: str = "application/vnd.dev.stele.update.v0") -> None:
+    """Somebody who may write there lets the tag of an update name other bytes."""
+    with Repository(Connections(registry, plain_http=True), references.parse(target)) as repository:
+        digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+        registry_transfer.upload(repository, digest, len(blob), io.BytesIO(blob))
+        config = {"mediaType": what, "digest": digest, "size": len(blob)}
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        repository.put_manifest(tag, kind, json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": []}).encode())
+
+
+def test_a_forged_update_is_refused_and_a_delta_taken(places, registry, tmp_path):
+    target = f"{registry}/forged-{tmp_path.name.replace('_', '-').lower()}:"
+    one = seal(places, "1")
+    push(places, one, target + "v1")
+    to, again, stranger = (other(tmp_path, name, places) for name in ("two", "again", "stranger"))
+    for folder in (to, again, stranger):
+        pull(folder, target + "v1")
+    strange = other(tmp_path, "strange", None).policy
+    two = seal(places, "2")
+    push(places, two, target + "v2", delta=True)
+    shutil.copy(strange, stranger.policy)
+    assert code(pull, stranger, target + "v2") == "store.unknown-signer"  # which the update cannot tell
+    assert [release.digest for release in opening.open_store(stranger).releases()] == [one]
+    for folder, what in ((to, "application/vnd.dev.stele.update.v0"), (again, "text/strange")):
+        put_update(registry, target + "v2", b"stu\0nonsense", short.tag(one, two), what)
+        said: list[str] = []
+        found = distribution.pull(folder, target + "v2", plain_http=False, whole=False, say=said.append, record=quiet)
+        assert (found["release"], found["way"]) == (two, "deltas")
+        assert any("the update was refused" in line for line in said)
+    assert opening.open_store(to).verify(opening.open_store(to).release(two))
+
+
+def test_releases_that_were_left_out_are_passed_by_a_chain_of_deltas(places, registry, tmp_path):
+    target = f"{registry}/chain-{tmp_path.name.replace('_', '-').lower()}:"
+    push(places, seal(places, "1"), target + "v1")
+    to = other(tmp_path, "two", places)
+    pull(to, target + "v1")
+    push(places, seal(places, "2"), target + "v2", delta=True)
+    three = seal(places, "3")
+    push(places, three, target + "v3", delta=True)
+    found = pull(to, target + "v3")
+    assert (found["release"], found["way"]) == (three, "deltas")
+
+
+def test_an_update_that_cannot_be_looked_up_is_no_reason_to_go_on(places, registry, between, tmp_path, monkeypatch):
+    monkeypatch.setattr("stele.host.http_registry.Connections.pause", quiet)
+    name = f"looked-{tmp_path.name.replace('_', '-').lower()}"
+    push(places, seal(places, "1"), f"{registry}/{name}:v1")
+    to, source = other(tmp_path, "two", places), f"127.0.0.1:{between.server_address[1]}/{name}:"
+    pull(to, source + "v1")
+    two = seal(places, "2")
+    push(places, two, f"{registry}/{name}:v2", delta=True)
+    between.trick = "throttled"
+    assert code(pull, to, source + "v2") == "registry.throttled"
+    between.trick = ""
+    assert pull(to, source + "v2")["way"] == "update"
+
+
+def test_a_tag_of_an_update_that_names_something_else_is_passed_over(places, registry, between, tmp_path):
+    name = f"odd-{tmp_path.name.replace('_', '-').lower()}"
+    push(places, seal(places, "1"), f"{registry}/{name}:v1")
+    source = f"127.0.0.1:{between.server_address[1]}/{name}:"
+    push(places, seal(places, "2"), f"{registry}/{name}:v2", delta=True)
+    for number, body in enumerate(("junk", "[]", '{"layers":1}', "[" * 100_000, '{"config":[]}', "x" * (5 << 20))):
+        to = other(tmp_path, f"to{number}", places)
+        between.trick = ""
+        pull(to, source + "v1")
+        between.trick = f"update {body}"
+        assert pull(to, source + "v2")["way"] == "deltas", body[:20]
+
+
+def test_a_registry_that_says_another_digest_cannot_bring_back_an_older_release(places, registry, between, tmp_path):
+    name = f"said-{tmp_path.name.replace('_', '-').lower()}"
+    one = seal(places, "1")
+    push(places, one, f"{registry}/{name}:v1")
+    two = seal(places, "2")
+    push(places, two, f"{registry}/{name}:v2", delta=True)
+    to, source = other(tmp_path, "two", places), f"127.0.0.1:{between.server_address[1]}/{name}"
+    pull(to, f"{source}@{one}")
+    pull(to, f"{source}@{two}")
+    between.trick = one
+    assert pull(to, f"{source}@{two}")["release"] == two
+    assert opening.open_store(to).find("app").digest == two
+
+
+def test_what_came_as_a_delta_is_pushed_on_with_its_layers(places, registry, tmp_path):
+    target = f"{registry}/on-{tmp_path.name.replace('_', '-').lower()}"
+    push(places, seal(places, "1"), target + ":v1")
+    to = other(tmp_path, "two", places)
+    pull(to, target + ":v1")
+    two = seal(places, "2")
+    push(places, two, target + ":v2", delta=True)
+    assert pull(to, target + ":v2")["way"] == "update"
+    release = opening.open_store(to).release(two)
+    assert not all(opening.open_store(to).has_blob(stratum.layer.digest) for stratum in release.strata)
+    push(to, two, f"{registry}/elsewhere-{tmp_path.name.replace('_', '-').lower()}:v2")
+    third = other(tmp_path, "three", places)
+    got = pull(third, f"{registry}/elsewhere-{tmp_path.name.replace('_', '-').lower()}:v2", whole=True)
+    assert (got["release"], got["way"]) == (two, "strata")
