@@ -8,18 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stele.flow import deltas, packing
+from stele.flow import deltas, packing, unpacking
 from stele.flow.unpacking import Unpacking
 from stele.host import immutable
 from stele.model import release as releases
 from stele.model.tree import Tree
+from stele.seal import codec
+from stele.seal import release as sealing
 from stele.seal.delta import cutting
 from stele.seal.rebuild import LayerRebuilder
+from stele.seal.sign import sign
 from stele.seal.strata import Slice
+from stele.store import reuse
 from stele.store.layout import Layout
 from stele.trust.errors import SteleError
 from tests.trees import varied
@@ -54,8 +60,8 @@ def filled(store: Layout, count: int) -> tuple[list[releases.Release], dict[str,
     return found, {s.image: store.image(s).read_bytes() for release in found for s in release.strata}
 
 
-def pack(store: Layout, *keep: releases.Release, everything: bool = False) -> packing.Packed:
-    return packing.pack(store, {release.digest for release in keep}, everything=everything, record=unrecorded, say=lambda _: None)
+def pack(store: Layout, *keep: releases.Release, keep_layers: bool = False) -> packing.Packed:
+    return packing.pack(store, {release.digest for release in keep}, keep_layers=keep_layers, record=unrecorded, say=lambda _: None)
 
 
 def size(store: Layout) -> int:
@@ -102,20 +108,24 @@ def test_long_series_stay_within_reach(store: Layout) -> None:
     assert len(list((store.root / "blobs" / "sha256").iterdir())) < 30 * len(found)
 
 
-def test_what_is_kept_stays_whole_with_its_layers(store: Layout) -> None:
-    found, _ = filled(store, 4)
-    pack(store, found[1])
-    for release, whole in zip(found, (False, True, False, True), strict=True):
-        assert all(map(store.is_whole, release.strata)) == whole
+def layers(store: Layout, release: releases.Release) -> set[bool]:
+    """Whether the layers of a release are there, each at its digest."""
+    held = set()
+    for stratum in release.strata:
+        held.add(store.has_blob(stratum.layer.digest))
+        if store.has_blob(stratum.layer.digest):
+            with store.layer(stratum) as file:
+                assert file.read()
+    return held
 
 
-def test_all_packs_the_content_of_what_stays_too(store: Layout) -> None:
+def test_what_is_kept_stays_ready_and_its_content_is_packed(store: Layout) -> None:
     found, images = filled(store, 3)
-    pack(store, found[0], everything=True)
+    pack(store, found[0])
     for release in (found[0], found[2]):
-        assert deltas.is_whole(store, release)
-        assert not any(store.has_blob(stratum.layer.digest) for stratum in release.strata)
-    for release in found:  # and from that alone everything comes back
+        assert all(map(store.has_image, release.strata))
+        assert layers(store, release) == {False}
+    for release in found:  # and from what is packed alone everything comes back
         for stratum in release.strata:
             store.remove_image(stratum)
     for release in found:
@@ -123,11 +133,69 @@ def test_all_packs_the_content_of_what_stays_too(store: Layout) -> None:
             assert store.image(stratum).read_bytes() == images[stratum.image]
 
 
+def test_layers_are_kept_where_they_are_wanted_and_come_back(store: Layout) -> None:
+    found, _ = filled(store, 4)
+    pack(store, found[1], keep_layers=True)
+    for release, whole in zip(found, (False, True, False, True), strict=True):
+        assert layers(store, release) == {whole}
+        assert deltas.is_whole(store, release) == whole
+    with_layers = size(store)
+    pack(store, found[1])
+    assert [layers(store, release) for release in found] == [{False}] * 4
+    assert size(store) < with_layers
+    pack(store, found[1], keep_layers=True)
+    assert layers(store, found[1]) == layers(store, found[3]) == {True}
+    assert size(store) <= with_layers + 2000  # the packed forms of both went again
+    for release in found:
+        store.verify(release)
+
+
+def test_packing_what_is_packed_does_nothing(store: Layout) -> None:
+    filled(store, 3)
+    pack(store)
+    said: list[str] = []
+    done = packing.pack(store, (), keep_layers=False, record=unrecorded, say=said.append)
+    assert (done.added, done.freed, done.left, said) == (0, 0, {}, [])
+
+
+def test_layers_of_another_codec_stay(store: Layout) -> None:
+    """They could not be made again: nobody could push the release any more."""
+    [old], _ = filled(store, 1)
+    table = []
+    for stratum in old.strata:
+        with store.layer(stratum) as file:
+            layer = zstandard.ZstdCompressor(level=7).compress(zstandard.ZstdDecompressor().stream_reader(file).read())
+        described = msgspec.structs.replace(stratum.layer, digest=store.put(layer), size=len(layer))
+        table.append(msgspec.structs.replace(stratum, layer=described))
+    kept = sealing.keep_tree(store, store.tree(old.digest).encode())
+    sealed = sealing.assemble(old.spec, store, kept, tuple(table), compression="zstd", platform="linux/amd64")
+    store.publish(sign(sealed, KEY, store))
+    done = pack(store)
+    assert list(done.left) == [sealed.release.digest]
+    assert "codec" in done.left[sealed.release.digest]
+    assert layers(store, sealed.release) == {True}
+    assert deltas.offers(sealed.release.digest, store.referrers(sealed.release.digest)) == []
+    assert layers(store, old) == {False}  # it is packed, and has the same images
+    store.verify(old)
+
+
+def test_a_seal_on_top_of_what_is_packed_makes_only_what_changed(store: Layout) -> None:
+    files = {**version(1), b"etc/machine-id": b"one"}
+    seal(store, files)
+    pack(store)
+    same = reuse.strata(store, "shop", codec.codec_name("zstd"))
+    new = seal(store, {**files, b"etc/machine-id": b"two"}, same)
+    assert {stratum.name: store.has_blob(stratum.layer.digest) for stratum in new.strata} == {"files": False, "database": True}
+    unpacking.layers(store, new, [stratum for stratum in new.strata if not store.has_blob(stratum.layer.digest)])
+    assert layers(store, new) == {True}
+    store.verify(new)
+
+
 def test_a_full_pack_goes_when_its_release_is_no_longer_the_newest(store: Layout) -> None:
     found, _ = filled(store, 2)
-    pack(store, everything=True)
+    pack(store)
     seal(store, version(9))
-    pack(store, everything=True)
+    pack(store)
     offers = [deltas.offers(r.digest, store.referrers(r.digest)) for r in (*found, *store.releases()[-1:])]
     assert [[offer.base == deltas.EMPTY for offer in its] for its in offers] == [[False], [False], [True]]
     for release in store.releases():

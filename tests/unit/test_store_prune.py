@@ -70,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made") / "store"
     store = opened(root)
     _, two, three = (seal(store, version(number)) for number in range(3))
-    packing.pack(store, {two.digest}, everything=False, record=unrecorded, say=lambda _: None)
+    packing.pack(store, {two.digest}, keep_layers=True, record=unrecorded, say=lambda _: None)
     deltas.attach_delta(store, two, three)
     pruning.prune(store, tuple, damaged=False, dry_run=False, record=unrecorded)
     for path in root.glob("erofs/*"):
@@ -129,7 +129,7 @@ def test_what_cannot_be_recorded_is_not_removed_or_repaired(root):
         prune(root, refuse)
     assert content(root) == before
     with pytest.raises(SteleError, match="read-only"):
-        packing.pack(opened(root), (), everything=True, record=refuse, say=lambda _: None)
+        packing.pack(opened(root), (), keep_layers=False, record=refuse, say=lambda _: None)
     assert set(content(root)) >= set(before)
     for path in sorted(root.glob("erofs/*")):
         spoil(path, "flipped")
@@ -449,7 +449,7 @@ def test_a_prune_that_is_killed_anywhere_is_finished_by_the_next_and_every_loss_
 def test_what_packing_removes_is_recorded_before(root):
     before = set(content(root))
     ledger = Ledger()
-    packing.pack(opened(root), (), everything=True, record=ledger, say=lambda _: None)
+    packing.pack(opened(root), (), keep_layers=False, record=ledger, say=lambda _: None)
     assert ledger.files("packed") == before - set(content(root))
     assert len(ledger.files("packed")) > 3
 

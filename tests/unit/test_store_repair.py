@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made") / "store"
     store = opened(root)
     one, two, three = (seal(store, version(number)) for number in range(3))
-    packing.pack(store, {two.digest}, everything=False, record=unrecorded, say=lambda _: None)
+    packing.pack(store, {two.digest}, keep_layers=True, record=unrecorded, say=lambda _: None)
     deltas.attach_delta(store, two, three)
     packing.set_pin(store, two.digest, pinned=True)
     for path in root.glob("erofs/*"):

@@ -36,12 +36,12 @@ KEY = PrivateKey.generate()
 NOISE = os.urandom(300_000)
 
 
-def seal(store: Layout, files: dict[bytes, bytes]) -> releases.Release:
+def seal(store: Layout, files: dict[bytes, bytes], reuse: dict[str, releases.Stratum] | None = None) -> releases.Release:
     held = Held()
     folders = {path[:at] for path in files for at in range(len(path)) if path[at : at + 1] == b"/"}
     nodes = [folder(b""), *map(folder, folders), *(file(path, data, held) for path, data in files.items())]
     spec = specs.from_builtins({"stele": 0, "name": "shop", "command": ["/app"]})
-    sealed = sealing.seal(Tree.build(nodes), held, spec, store)
+    sealed = sealing.seal(Tree.build(nodes), held, spec, store, reuse=reuse)
     store.publish(sign(sealed, KEY, store))
     return sealed.release
 

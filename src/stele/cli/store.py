@@ -25,16 +25,17 @@ def store() -> None:
     """Look after the store."""
 
 
-@store.command(epilog="\b\nExample:\n  stele store pack\n  stele store pack --keep 4be1 --json")
+@store.command(epilog="\b\nExample:\n  stele store pack\n  stele store pack --keep 4be1 --json\n  stele store pack --keep-layers")
 @click.option("--keep", multiple=True, metavar="RELEASE", help="Leave this one whole, too; may be given several times.")
-@click.option("--all", "everything", is_flag=True, help="Pack the layers of releases that stay whole, too; their images stay.")
+@click.option("--keep-layers", is_flag=True, help="Releases that stay whole have their layers, too, for other tools.")
 @with_call
-def pack(call: Call, keep: tuple[str, ...], everything: bool) -> None:
+def pack(call: Call, keep: tuple[str, ...], keep_layers: bool) -> None:
     """Keep old releases as deltas, from which Stele brings them back by itself when they are needed.
 
-    The newest release of every workload stays whole, and so do those that run, that ran well last, that hold evidence, and that are
-    pinned. What is packed is unpacked and compared with its signed digests before anything is removed. Other tools (skopeo, podman)
-    no longer find the layers of packed releases.
+    The newest release of every workload stays ready to run, and so do those that run, that ran well last, that hold evidence, and that are
+    pinned: their images stay, their content is packed. What is packed is unpacked and compared with its signed digests before anything
+    is removed, layers too. `stele push` makes layers again. Other tools (skopeo, podman) do not find them in the folder any more:
+    --keep-layers leaves them to releases that stay, and makes them again where they went before.
     """
     call.need_keys()
     from stele.flow import opening, packing
@@ -42,7 +43,7 @@ def pack(call: Call, keep: tuple[str, ...], everything: bool) -> None:
     found = opening.open_store(call.places)
     stay = packing.in_use(call.places) | dict.fromkeys(packing.pins(found), "pinned") | {found.find(name).digest: "named" for name in keep}
     with render.progress("packing", quiet=call.json) as say:
-        done = packing.pack(found, stay, everything=everything, record=_recorder(call), say=say)
+        done = packing.pack(found, stay, keep_layers=keep_layers, record=_recorder(call), say=say)
     if call.json:
         render.show_json(
             {"packed": list(done.packed), "whole": list(done.kept), "left": done.left, "freed": done.freed, "added": done.added}

@@ -152,9 +152,14 @@ def _push_manifest(repository: Repository, digest: str, media_type: str, data: b
 
 
 def _push_referrers(repository: Repository, store: Layout, release: Release, say: Callable[[str], None], beside: _Beside) -> None:
-    """What refers to the release; by the tag `sha256-<hex>` where the registry has no API for it (OCI distribution-spec 1.1)."""
+    """What refers to the release; by the tag `sha256-<hex>` where the registry has no API for it (OCI distribution-spec 1.1).
+
+    The forms that the store keeps releases by are its own matter.
+    """
     unlisted = []
     for item in store.referrers(release.digest):
+        if any(packing.is_pack(store, offer) for offer in deltas.offers(release.digest, [item])):
+            continue
         data = store.blob(item.descriptor.digest)
         parts = _parts(data, item.descriptor.digest)
         _push_blobs(repository, store, parts, say, beside)

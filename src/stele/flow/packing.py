@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from stele.flow import deltas, reading, updates, upkeep
+from stele.flow import deltas, reading, unpacking, updates, upkeep
 from stele.host import durable
 from stele.model.history import advance, start
 from stele.seal import packages, restore, strata
@@ -35,9 +35,9 @@ DEPTH = 6  # deltas between a packed release and a whole one; less than the long
 
 
 class Packed(NamedTuple):
-    """What packing did. `packed`: digests of the releases that are kept as deltas now. `freed`, `added`: bytes.
+    """What packing did. `packed`: digests of the releases that are kept as deltas now; `kept`: of those that stay whole.
 
-    `left`: digests of those that could not be packed, and why.
+    `freed`, `added`: bytes. `left`: digests of those that could not be packed, or whose layers stay, and why.
     """
 
     packed: tuple[str, ...]
@@ -136,13 +136,13 @@ def plan(order: Sequence[str], keep: Collection[str], known: Mapping[str, str]) 
     return found
 
 
-def pack(store: Layout, keep: Collection[str], *, everything: bool, record: Record, say: Callable[[str], None]) -> Packed:
-    """Keep releases as deltas; only what was proven to come out again is removed.
+def pack(store: Layout, keep: Collection[str], *, keep_layers: bool, record: Record, say: Callable[[str], None]) -> Packed:
+    """Keep releases as deltas, and of those that stay whole the images; only what was proven to come out again is removed.
 
     Args:
         store: the store.
         keep: digests of releases that stay whole, besides the newest of each workload.
-        everything: pack the content of those too; their images stay, their layers go.
+        keep_layers: those have their layers, too, for other tools; which are made again where they went before.
         record: commits an event, before something is removed.
         say: told of each step.
 
@@ -161,25 +161,24 @@ def pack(store: Layout, keep: Collection[str], *, everything: bool, record: Reco
     added = 0
     for items in by_name.values():
         names = {release.digest: release for release in items}
-        wanted: dict[str, Release | None] = {}
-        for digest, newer in plan([*names], kept, _known(store, items)).items():
-            wanted[digest] = names[newer]
-        if everything:
-            wanted |= {digest: items[-1] for digest in names if digest in kept}
-            wanted[items[-1].digest] = None
+        wanted: dict[str, Release | None] = {digest: names[to] for digest, to in plan([*names], kept, _known(store, items)).items()}
+        wanted |= {digest: items[-1] for digest in names if digest in kept}
+        wanted[items[-1].digest] = None
         for digest, release in names.items():  # the oldest first: what they are deltas of is whole then, mostly
-            if digest not in wanted:
-                continue
             base = wanted[digest]
             try:
-                added += _pack_one(store, base, release, say)
+                if keep_layers and digest in kept:
+                    _with_layers(store, release, say)
+                    bases[digest] = ""
+                    continue
+                added += _pack_one(store, base, release, say, stays=digest in kept)
                 packed[digest], bases[digest] = release, base.digest if base else deltas.EMPTY
             except SteleError as error:
                 if error.code in {"store.full", "store.not-writable"}:
                     raise
                 left[digest] = error.reason
-                say(f"{release.workload} {digest[:19]} stays whole: {error.reason}")
-    freed = _remove(store, here, kept, packed, foreign, everything=everything, record=record)
+                say(f"{release.workload} {digest[:19]} stays {'with its layers' if digest in kept else 'whole'}: {error.reason}")
+    freed = _remove(store, here, kept, packed, foreign, record=record)
     freed += _remove_stale(store, here, bases, record)
     return Packed(tuple(d for d in packed if d not in kept), tuple(sorted(kept & {r.digest for r in here})), freed, added, left)
 
@@ -190,26 +189,44 @@ def _known(store: Layout, items: Sequence[Release]) -> dict[str, str]:
     found = {}
     for release in items:
         for offer in deltas.offers(release.digest, store.referrers(release.digest)):
-            if place.get(offer.base, -1) > place[release.digest] and _is_pack(store, offer):
+            if place.get(offer.base, -1) > place[release.digest] and is_pack(store, offer):
                 found[release.digest] = offer.base
     return found
 
 
-def _is_pack(store: Layout, offer: deltas.Offer) -> bool:
+def is_pack(store: Layout, offer: deltas.Offer) -> bool:
     """Whether an artifact was made to keep a release by, not to hand it on."""
     return store.has_blob(offer.manifest.digest) and deltas.artifact(store, offer).cut is not None
 
 
-def _pack_one(store: Layout, base: Release | None, release: Release, say: Callable[[str], None]) -> int:
-    """Make and prove the delta of a release, unless it is there; returns its bytes."""
+def _with_layers(store: Layout, release: Release, say: Callable[[str], None]) -> None:
+    """Make the layers that a release lacks, and check all of it: a packed form of it may go then."""
+    absent = [stratum for stratum in release.strata if not store.has_blob(stratum.layer.digest)]
+    if absent:
+        say(f"making {len(absent)} layers of {release.workload} {release.digest[:19]} again")
+        with store.adding():
+            unpacking.layers(store, release, absent)
+        store.verify(release, signed=False)
+
+
+def _is_packed(store: Layout, release: Release, *, stays: bool) -> bool:
+    """Whether nothing of a release is left that packing removes. `stays`: its images do."""
+    return not any(store.has_blob(stratum.layer.digest) for stratum in release.strata) if stays else not deltas.is_whole(store, release)
+
+
+def _pack_one(store: Layout, base: Release | None, release: Release, say: Callable[[str], None], *, stays: bool) -> int:
+    """Make and prove the delta of a release, unless it is there; returns its bytes. `stays`: its images do, its layers go."""
     named = base.digest if base else deltas.EMPTY
     for offer in deltas.offers(release.digest, store.referrers(release.digest)):
-        if offer.base == named and not deltas.is_whole(store, release):
+        if offer.base == named and is_pack(store, offer) and _is_packed(store, release, stays=stays):
             return 0  # packed before, and proven then
     say(f"packing {release.workload} {release.digest[:19]}")
     with store.adding():
         with deltas.opened(store, release) as side:
             slices = _slices(store, release, side.tree, side.contents)
+            if stays:  # its layers are asked for again: when it is pushed, and by other tools
+                there = [item for item in updates.paired(release, slices) if store.has_blob(item[0].layer.digest)]
+                restore.layers(there, side.contents, Nowhere())
             cut = cutting.encode(side.tree, slices)
         offer = deltas.attach_delta(store, base, release, cut=cut, thorough=base is not None)
         prove(store, base, release, offer)
@@ -287,7 +304,6 @@ def _remove(
     packed: Mapping[str, Release],
     foreign: set[str],
     *,
-    everything: bool,
     record: Record,
 ) -> int:
     """Remove what only packed releases need; returns the bytes."""
@@ -304,9 +320,8 @@ def _remove(
         blobs = {release.tree_digest for release in stay} | foreign
         gone: list[str] = [release.tree_digest for digest, release in packed.items() if digest not in kept]
         for release in stay:
-            whole = everything and release.digest in packed
             for stratum in release.strata:
-                if not whole or not store.has_image(stratum):
+                if release.digest not in packed or not store.has_image(stratum):
                     blobs.add(stratum.layer.digest)
         gone += [stratum.layer.digest for release in packed.values() for stratum in release.strata]
         old = [stratum for digest, release in packed.items() if digest not in kept for stratum in release.strata]
@@ -327,7 +342,7 @@ def _remove_stale(store: Layout, here: Sequence[Release], bases: Mapping[str, st
         stale = [
             offer
             for offer in deltas.offers(release.digest, store.referrers(release.digest))
-            if release.digest in bases and offer.base != bases[release.digest] and _is_pack(store, offer)
+            if release.digest in bases and offer.base != bases[release.digest] and is_pack(store, offer)
         ]
         for offer in stale:
             its = deltas.artifact(store, offer)

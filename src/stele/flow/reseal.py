@@ -111,7 +111,7 @@ class Again:
         return opening.open_store(self._places)
 
     def _whole(self, store: Layout) -> Release | None:
-        """The last seal's release, if its signature holds and all of it is there."""
+        """The last seal's release, if its signature holds and its images are there."""
         try:
             release = store.release(self._last.release)
         except SteleError:

@@ -86,7 +86,7 @@ def seal(
         sink: takes blobs and images.
         compression: of the layers; of all digests only the manifest's depends on it.
         platform: as `linux/amd64`; "" to take it from the programs in the tree.
-        reuse: strata that `sink` holds in both forms and this compression, by the digest of their nodes.
+        reuse: strata whose images `sink` holds, in this compression, by the digest of their nodes.
         known: `packages.find` of the tree, where that was asked already.
         meanwhile: done while others make the strata.
 

@@ -165,9 +165,9 @@ class Layout:
         return self._images.path(stratum.image).exists() or self.has_blob(stratum.layer.digest)
 
     def is_whole(self, stratum: Stratum) -> bool:
-        """Whether a stratum is there in both forms, at their sizes; neither is read."""
-        layer = self._blob_path(stratum.layer.digest), stratum.layer.size
-        return images.are_whole(layer, (self._images.path(stratum.image), stratum.image_size))
+        """Whether a stratum's image is there, and its layer unless that is not kept, at their sizes; neither is read."""
+        image, layer = (self._images.path(stratum.image), stratum.image_size), (self._blob_path(stratum.layer.digest), stratum.layer.size)
+        return images.are_whole(image, layer) if layer[0].exists() else images.are_whole(image)
 
     def blob(self, digest: str, limit: int = MANIFEST_LIMIT) -> bytes:
         """One blob whole, checked against its digest.

@@ -1,4 +1,4 @@
-"""Strata that need not be made again: those of the newest release of a workload, if they are here in both forms."""
+"""Strata that need not be made again: those of the newest release of a workload whose images are here."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def strata(store: Layout, workload: str, codec: str) -> dict[str, Stratum]:
     """Strata by the digest of their nodes. Only of a release whose signature holds: what they say is sealed again.
+
+    Their layers need not be here: this codec makes them again (docs/spec/store.md, Packed releases).
 
     Args:
         store: where to look.

@@ -169,7 +169,7 @@ def table(
         last: the last seal.
         release: that it made.
         root: descriptor of the source folder.
-        files: all of the release's strata, whole.
+        files: all of the release's images, and the layers that are there.
         sink: takes blobs and images.
         compression: of the layers.
 
