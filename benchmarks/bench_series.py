@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from measure import keep
 from series import KINDS, versions
 
-from stele.flow import deltas, distribution, initialise, opening, packing, sealing, short_updates
+from stele.flow import deltas, initialise, opening, packing, pulling, pushing, sealing, short_updates
 from stele.flow.places import Places
 from stele.flow.unpacking import Unpacking
 from stele.host import immutable
@@ -122,12 +122,12 @@ class _Side:
 
     def push(self, release: Release, target: str) -> int:
         """`stele push`: bytes sent."""
-        found = distribution.push(self.places, release.digest, target, plain_http=True, delta=True, say=_quiet, record=_quiet)
+        found = pushing.push(self.places, release.digest, target, plain_http=True, delta=True, say=_quiet, record=_quiet)
         return int(found["sent"])
 
     def pull(self, target: str) -> dict[str, Any]:
         """`stele pull`."""
-        return distribution.pull(self.places, target, plain_http=True, whole=False, say=_quiet, record=_quiet)
+        return pulling.pull(self.places, target, plain_http=True, whole=False, say=_quiet, record=_quiet)
 
 
 def _series(kind: str, folder: Path) -> dict[str, object]:

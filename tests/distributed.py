@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from stele.flow import distribution, initialise, sealing
+from stele.flow import initialise, pulling, pushing, sealing
 from stele.flow.places import Places
 
 
@@ -39,8 +39,8 @@ def seal(places: Places, version: str, *, compression: str = "zstd", host: str =
 
 
 def push(places: Places, name: str, target: str, *, delta: bool = False) -> dict:
-    return distribution.push(places, name, target, plain_http=False, delta=delta, say=quiet, record=quiet)
+    return pushing.push(places, name, target, plain_http=False, delta=delta, say=quiet, record=quiet)
 
 
 def pull(places: Places, source: str, *, whole: bool = False) -> dict:
-    return distribution.pull(places, source, plain_http=False, whole=whole, say=quiet, record=quiet)
+    return pulling.pull(places, source, plain_http=False, whole=whole, say=quiet, record=quiet)

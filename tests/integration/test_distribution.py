@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from stele.flow import distribution, opening, pruning, repairing, sealing, storecheck
+from stele.flow import opening, pruning, pulling, pushing, repairing, sealing, storecheck
 from stele.flow.places import Places
 from stele.host import immutable
 from stele.host.http_registry import Connections
@@ -67,7 +67,7 @@ def test_the_tree_does_not_travel_and_is_made_of_what_is_here(places, registry, 
 
     def fetched(to: Places) -> set[str]:
         said: list[str] = []
-        found = distribution.pull(to, target + "v3", plain_http=False, whole=True, say=said.append, record=quiet)
+        found = pulling.pull(to, target + "v3", plain_http=False, whole=True, say=said.append, record=quiet)
         assert (found["release"], found["way"]) == (last, "strata")
         store = opening.open_store(to)
         assert (store.root / "blobs" / "sha256" / tree.digest()[7:]).read_bytes() == tree.encode()
@@ -125,7 +125,7 @@ def test_while_a_release_is_pushed_nothing_is_removed(places, registry, tmp_path
         said.append((line.partition(" ")[0], code(pruning.prune, store, tuple, damaged=False, dry_run=False, record=quiet)))
 
     target = f"{registry}/second-{tmp_path.name.replace('_', '-').lower()}:v2"
-    distribution.push(places, "app", target, plain_http=False, delta=True, say=prune, record=quiet)
+    pushing.push(places, "app", target, plain_http=False, delta=True, say=prune, record=quiet)
     assert {"pushing"} <= {word for word, _ in said}
     assert {found for _, found in said} == {"store.busy"}
 
@@ -154,7 +154,7 @@ def test_a_store_is_repaired_from_where_its_release_came(places, registry, tmp_p
     push(places, digest, target + ":v1")
     to = other(tmp_path, "two", places)
     record = sealing.event_recorder(to, quiet)
-    distribution.pull(to, target + ":v1", plain_http=False, whole=False, say=quiet, record=record)
+    pulling.pull(to, target + ":v1", plain_http=False, whole=False, say=quiet, record=record)
     store = opening.open_store(to)
     for stratum in store.find(digest).strata:
         store.image(stratum)

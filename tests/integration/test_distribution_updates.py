@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 
-from stele.flow import distribution, opening
+from stele.flow import opening, pulling, pushing
 from stele.host import registry_transfer
 from stele.host.http_registry import Connections
 from stele.host.registry import Repository
 from stele.model import reference as references
+from stele.model.release import CONTENT_TYPE, DELTA_TYPE
 from stele.seal.delta import short
 from tests.distributed import other, pull, push, quiet, seal
 from tests.refusals import code
@@ -52,6 +54,58 @@ def put_update(registry: str, target: str, blob: bytes, tag: str, what: str = "a
         repository.put_manifest(tag, kind, json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": []}).encode())
 
 
+def apart(registry: str, target: str, one: str, two: str) -> dict:
+    """The manifest of an update whose content lies in a blob of its own, which the delta's artifact has, too."""
+    with Repository(Connections(registry, plain_http=True), references.parse(target)) as repository:
+        found = repository.manifest(short.tag(one, two))
+        assert found is not None
+        update = json.loads(found.data)
+        [delta] = [item for item in repository.referrers(two) if item["artifactType"] == DELTA_TYPE]
+        artifact = repository.manifest(delta["digest"])
+        assert artifact is not None
+        layers = json.loads(artifact.data)["layers"]
+        assert [item["mediaType"] for item in layers] == [DELTA_TYPE, CONTENT_TYPE]
+        assert layers[1:] == update["layers"]
+        assert int(delta["annotations"]["dev.stele.delta.size"]) == sum(item["size"] for item in layers)
+        return update
+
+
+def test_content_of_an_update_and_of_its_delta_is_sent_once(places, registry, tmp_path):
+    target = f"{registry}/apart-{tmp_path.name.replace('_', '-').lower()}:"
+    one = seal(places, "1")
+    push(places, one, target + "v1")
+    to = [other(tmp_path, f"to{number}", places) for number in range(6)]
+    for folder in to:
+        pull(folder, target + "v1")
+    noise = os.urandom(60_000)
+    two = seal(places, "1", host=noise.hex())
+    plain = pushing.push(places, two, target + "v2", plain_http=False, delta=False, say=quiet, record=quiet)["sent"]
+    assert push(places, two, target + "v2", delta=True)["sent"] < plain + 5000  # the layer is there by now
+    update = apart(registry, target + "v2", one, two)
+    assert update["layers"][0]["size"] > 60_000
+    found = pull(to[0], target + "v2")
+    assert (found["release"], found["way"]) == (two, "update")
+    assert found["received"] < 62_000
+    assert opening.open_store(to[0]).verify(opening.open_store(to[0]).release(two))
+
+    [content], head = update["layers"], update["config"]
+    forged = (
+        [content, content],
+        [{**content, "mediaType": "text/strange"}],
+        [{**content, "size": 1 << 40}],
+        [{**content, "digest": head["digest"], "size": head["size"]}],
+        [],
+    )
+    with Repository(Connections(registry, plain_http=True), references.parse(target + "v2")) as repository:
+        for layers, folder in zip(forged, to[1:], strict=True):
+            repository.put_manifest(short.tag(one, two), update["mediaType"], json.dumps({**update, "layers": layers}).encode())
+            said: list[str] = []
+            found = pulling.pull(folder, target + "v2", plain_http=False, whole=False, say=said.append, record=quiet)
+            assert any("the update was refused" in line for line in said)
+            assert (found["release"], found["way"]) == (two, "deltas")  # of the artifact in two blobs
+            assert opening.open_store(folder).verify(opening.open_store(folder).release(two))
+
+
 def test_a_forged_update_is_refused_and_a_delta_taken(places, registry, tmp_path):
     target = f"{registry}/forged-{tmp_path.name.replace('_', '-').lower()}:"
     one = seal(places, "1")
@@ -68,7 +122,7 @@ def test_a_forged_update_is_refused_and_a_delta_taken(places, registry, tmp_path
     for folder, what in ((to, "application/vnd.dev.stele.update.v0"), (again, "text/strange")):
         put_update(registry, target + "v2", b"stu\0nonsense", short.tag(one, two), what)
         said: list[str] = []
-        found = distribution.pull(folder, target + "v2", plain_http=False, whole=False, say=said.append, record=quiet)
+        found = pulling.pull(folder, target + "v2", plain_http=False, whole=False, say=said.append, record=quiet)
         assert (found["release"], found["way"]) == (two, "deltas")
         assert any("the update was refused" in line for line in said)
     assert opening.open_store(to).verify(opening.open_store(to).release(two))

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from stele.flow import distribution, initialise, opening, sealing, storecheck
+from stele.flow import initialise, opening, pulling, pushing, sealing, storecheck
 from stele.flow.places import Places
 from stele.host import immutable, registry_transfer
 from stele.host.http_registry import Connections
@@ -134,11 +134,11 @@ def seal(places: Places, version: str) -> str:
 
 def push(places: Places, target: str) -> dict[str, Any]:
     record = sealing.event_recorder(places, quiet)
-    return distribution.push(places, "app", target, plain_http=False, delta=False, say=quiet, record=record)
+    return pushing.push(places, "app", target, plain_http=False, delta=False, say=quiet, record=record)
 
 
 def pull(places: Places, source: str) -> dict[str, Any]:
-    return distribution.pull(places, source, plain_http=False, whole=False, say=quiet, record=quiet)
+    return pulling.pull(places, source, plain_http=False, whole=False, say=quiet, record=quiet)
 
 
 def test_a_pull_that_was_killed_goes_on_where_it_stopped(places, relay, tmp_path):

@@ -16,7 +16,7 @@ from stele.flow import deltas, updates
 from stele.host import immutable
 from stele.model import release as releases
 from stele.model import spec as specs
-from stele.model.release import Publication
+from stele.model.release import Descriptor, Publication
 from stele.model.tree import Tree
 from stele.seal import release as sealing
 from stele.seal.delta import codec, quick
@@ -25,6 +25,7 @@ from stele.seal.sign import sign
 from stele.seal.sources.spool import anonymous_file
 from stele.seal.stored import StoredContents
 from stele.store.layout import Layout
+from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey
 from tests.trees import Held, file, folder, varied
@@ -264,6 +265,64 @@ def test_a_refused_delta_is_said_and_another_way_is_taken(two: Two) -> None:
     assert updates.receive(fresh, two.v3.digest, hostile, limit=1 << 40, say=said.append) is None  # type: ignore[arg-type]
     assert any("refused" in line for line in said)
     assert not list((fresh.root / "tmp").iterdir())
+
+
+class Parted:
+    """Serves a delta in two blobs, of which a hostile registry says what it likes. `sizes`: of both; None: as they are."""
+
+    def __init__(self, two: Two, offer: deltas.Offer, at: int, sizes: tuple[int, int] | None = None, tail: bytes | None = None) -> None:
+        with two.here.open_blob(deltas.artifact(two.here, offer).delta) as file:
+            data = file.read()
+        blobs = data[:at], data[at:] if tail is None else tail
+        kinds = releases.DELTA_TYPE, releases.CONTENT_TYPE
+        lengths = sizes or tuple(map(len, blobs))
+        self.blobs = {sha256(blob): blob for blob in blobs}
+        self.asked = 0
+        layers = [
+            Descriptor(media_type=kind, digest=sha256(blob), size=size) for kind, blob, size in zip(kinds, blobs, lengths, strict=True)
+        ]
+        [item] = [item for item in two.here.referrers(offer.target) if item.descriptor == offer.manifest]
+        notes = {**item.annotations, deltas.SIZE: str(sum(lengths))}
+        self.item = sealing.attach(self, two.here.find(offer.target), releases.DELTA_TYPE, layers[0], notes, layers[1:])
+
+    def put(self, data: bytes) -> str:
+        self.blobs[sha256(data)] = data
+        return sha256(data)
+
+    def referrers(self, digest: str) -> list[releases.Referrer]:
+        return [self.item] if self.item.annotations[deltas.BASE] != digest else []
+
+    def blob(self, digest: str) -> bytes:
+        return self.blobs[digest]
+
+    def open_blob(self, descriptor: releases.Descriptor) -> object:
+        self.asked += 1
+        return contextlib.nullcontext(io.BytesIO(self.blobs[descriptor.digest]))
+
+
+@pytest.mark.parametrize("at", [0, 1, 700, -1])
+def test_a_delta_in_two_blobs_is_the_one_and_then_the_other(two: Two, at: int) -> None:
+    offer = deltas.attach_delta(two.here, two.v1, two.v2)
+    found = updates.receive(two.there, two.v2.digest, Parted(two, offer, at), limit=1 << 40, say=lambda _: None)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.moved > offer.size
+    same_images(two, found.release)
+
+
+def test_hostile_deltas_in_two_blobs(two: Two) -> None:
+    offer = deltas.attach_delta(two.here, two.v1, two.v2)
+    said: list[str] = []
+    for origin, read in (
+        (Parted(two, offer, 700, (700, 1 << 50)), False),  # nothing of it is fetched: it would have to be held
+        (Parted(two, offer, 700, (deltas.PARTED_LIMIT, 1)), False),
+        (Parted(two, offer, 700, tail=b""), True),
+        (Parted(two, offer, 700, tail=os.urandom(5000)), True),
+        (Parted(two, offer, 700, tail=bytes(1 << 20)), True),
+    ):
+        assert updates.receive(two.there, two.v2.digest, origin, limit=1 << 60, say=said.append) is None  # type: ignore[arg-type]
+        assert "refused" in said[-1]
+        assert bool(origin.asked) == read
+    assert not list((two.there.root / "tmp").iterdir())
 
 
 FILES = st.dictionaries(

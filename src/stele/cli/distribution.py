@@ -21,11 +21,11 @@ def push(call: Call, release: str, target: str, *, plain_http: bool, delta: bool
 
     Credentials are taken from docker's and podman's configuration and their helpers.
     """
-    from stele.flow import distribution, sealing
+    from stele.flow import pushing, sealing
 
     with render.progress(f"pushing {release}", quiet=call.json) as say:
         record = sealing.event_recorder(call.places, lambda body: call.agent.call("POST", "/v1/record", body))
-        done = distribution.push(call.places, release, target, plain_http=plain_http, delta=delta, say=say, record=record)
+        done = pushing.push(call.places, release, target, plain_http=plain_http, delta=delta, say=say, record=record)
     if call.json:
         render.show_json(done)
         return
@@ -48,11 +48,11 @@ def pull(call: Call, source: str, *, plain_http: bool, whole: bool) -> None:
     update leaves out SBOM, provenance and what others signed later. What a pull that was killed had brought is gone on with.
     """
     call.need_keys()
-    from stele.flow import distribution, sealing
+    from stele.flow import pulling, sealing
 
     with render.progress(f"pulling {source}", quiet=call.json) as say:
         record = sealing.event_recorder(call.places, lambda body: call.agent.call("POST", "/v1/record", body))
-        done = distribution.pull(call.places, source, plain_http=plain_http, whole=whole, say=say, record=record)
+        done = pulling.pull(call.places, source, plain_http=plain_http, whole=whole, say=say, record=record)
     if call.json:
         render.show_json(done)
         return

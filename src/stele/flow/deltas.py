@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import io
 import os
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
@@ -14,7 +15,7 @@ import msgspec
 
 from stele.host.hashing import hash_fd
 from stele.model import release as releases
-from stele.model.release import DELTA_TYPE, Descriptor, Referrer, Release
+from stele.model.release import CONTENT_TYPE, DELTA_TYPE, Descriptor, Referrer, Release
 from stele.model.tree import Node, Tree
 from stele.seal.contents import Contents
 from stele.seal.delta import codec
@@ -37,6 +38,7 @@ SIZE = "dev.stele.delta.size"  # and the bytes of the delta
 CUT_TYPE = "application/vnd.dev.stele.cut.v0"
 EMPTY = "empty"  # the base of a delta that needs none
 LONGEST_CHAIN = 8
+PARTED_LIMIT = 16 << 20  # bytes of a delta in two blobs
 ANY_SIZE = 1 << 62  # bytes
 
 
@@ -63,10 +65,16 @@ class Origin(Protocol):
 
 
 class Artifact(NamedTuple):
-    """The blobs of a delta's artifact. `cut`: how the release is cut, where it says so."""
+    """The blobs of a delta's artifact. `cut`: how the release is cut, where it says so. `content`: with what `delta` goes on, if at all."""
 
     delta: Descriptor
     cut: Descriptor | None
+    content: Descriptor | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the delta."""
+        return self.delta.size + (self.content.size if self.content else 0)
 
 
 class _Blob(msgspec.Struct, frozen=True, rename="camel"):
@@ -107,7 +115,21 @@ def artifact(origin: Origin, offer: Offer) -> Artifact:
         raise codec.damaged("its manifest is not one") from error
     if manifest.artifact_type != DELTA_TYPE or manifest.subject.digest != offer.target or not blobs or blobs[0].media_type != DELTA_TYPE:
         raise codec.damaged("its manifest is that of something else")
-    return Artifact(blobs[0], next((blob for blob in blobs[1:] if blob.media_type == CUT_TYPE), None))
+    by_type = {blob.media_type: blob for blob in reversed(blobs[1:])}
+    return Artifact(blobs[0], by_type.get(CUT_TYPE), by_type.get(CONTENT_TYPE))
+
+
+@contextlib.contextmanager
+def open_delta(origin: Origin, its: Artifact) -> Iterator[BinaryIO]:
+    """A delta as a readable, seekable file, checked against the digests of its blobs. Raises those of `origin`, `delta.damaged`."""
+    if its.content is None:
+        with origin.open_blob(its.delta) as file:
+            yield file
+        return
+    if its.size > PARTED_LIMIT:
+        raise codec.damaged("it is in two blobs, and too large for that")
+    with origin.open_blob(its.delta) as head, origin.open_blob(its.content) as content:
+        yield io.BytesIO(head.read() + content.read())
 
 
 def cheapest(
@@ -213,7 +235,7 @@ def unpacked(store: Layout, release: Release, chain: Sequence[Offer]) -> Iterato
     """A release by deltas of the store, whatever else is there of it. Raises like `opened`."""
     with contextlib.ExitStack() as stack:
         base = stack.enter_context(whole(store, chain[0].base))
-        files = [stack.enter_context(store.open_blob(artifact(store, offer).delta)) for offer in chain]
+        files = [stack.enter_context(open_delta(store, artifact(store, offer))) for offer in chain]
         tree, contents = applied(base, release, files, stack)
         yield codec.Side(tree, contents, carried(store, release))
 
@@ -223,7 +245,7 @@ def tree_here(store: Layout, release: Release) -> Tree:
     chain = way_here(store, release)
     tree = nothing().tree if chain[0].base == EMPTY else store.tree(chain[0].base)
     for number, offer in enumerate(chain, 1):
-        with store.open_blob(artifact(store, offer).delta) as file:
+        with open_delta(store, artifact(store, offer)) as file:
             wanted = release.tree_digest if number == len(chain) else codec.read_ends(rewound(file)).tree
             tree = codec.apply_tree(tree, rewound(file), wanted)
     return tree

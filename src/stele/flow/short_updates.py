@@ -8,15 +8,16 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from stele.flow import deltas, updates
+from stele.flow import deltas, registry_lists, updates
 from stele.flow.in_place import InPlace
-from stele.host import durable, registry_transfer
+from stele.host import durable
 from stele.model import release as releases
-from stele.model.release import BUNDLE_TYPE, MANIFEST_TYPE, UPDATE_TYPE, Descriptor, Publication
+from stele.model.release import BUNDLE_TYPE, CONTENT_TYPE, DELTA_TYPE, MANIFEST_TYPE, UPDATE_TYPE, Descriptor, Publication
 from stele.seal import sign
 from stele.seal.delta import codec, patches, quick, short
+from stele.seal.release import attach
 from stele.seal.sources.spool import anonymous_file
 from stele.store import index as indexes
 from stele.store import signatures
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 
     from stele.flow.deltas import Offer
     from stele.host.registry import Repository
-    from stele.model.release import Release, Stratum
+    from stele.model.release import Referrer, Release, Stratum
     from stele.seal.delta.short import Short
     from stele.store.layout import Layout
 
 BASES = 4  # releases that are asked for
+APART = 32 << 10  # bytes of content that lie in a blob of their own, which the delta's artifact has too
 # what the ordinary way has a better word for, or does not need
 REFUSED = ("delta.", "release.", "tree.", "trust.", "store.unsigned", "store.unknown-signer", "store.bad-signature")
 REFUSED_ANSWERS = ("registry.bad-answer", "registry.wrong-bytes")
@@ -44,59 +46,85 @@ REFUSED_ANSWERS = ("registry.bad-answer", "registry.wrong-bytes")
 # --- push
 
 
-def push(repository: Repository, store: Layout, release: Release, say: Callable[[str], None]) -> None:
-    """Let a registry have the updates to `release` for which the store has deltas.
+class Ready(NamedTuple):
+    """An update as a registry is to have it. `base`: digest of the release that it starts from. `held`: bytes of all blobs by digest.
+
+    `delta`: digest of the artifact, in the store, of the delta that it is made of; `parted`: that artifact with the content apart, where
+    the update has it so.
+    """
+
+    base: str
+    tag: str
+    manifest: bytes
+    delta: str
+    parted: Referrer | None
+    held: dict[str, bytes]
+
+
+def ready(store: Layout, release: Release) -> list[Ready]:
+    """The updates to `release` for which the store has deltas.
 
     Raises:
-        SteleError: `registry.*`, `store.*`.
+        SteleError: `store.*`.
     """
-    for offer in deltas.offers(release.digest, store.referrers(release.digest)):
-        data = made(store, release, offer)
-        if not data:
-            continue
-        blob = Descriptor(media_type=UPDATE_TYPE, digest=sha256(data), size=len(data))
-        manifest = canonical.encode({"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": blob.plain(), "layers": []})
-        tag = short.tag(offer.base, release.digest)
-        if repository.find(tag) == sha256(manifest):
-            continue
-        say(f"pushing the update from {offer.base[:19]} ({len(data)} bytes)")
-        try:
-            if not repository.has_blob(blob.digest):
-                registry_transfer.upload(repository, blob.digest, blob.size, io.BytesIO(data))
-            repository.put_manifest(tag, MANIFEST_TYPE, manifest)
-        except SteleError as error:
-            if error.code not in {"registry.refused", "registry.forbidden"}:  # tags are often kept for those of releases
-                raise
-            say(f"the registry does not take updates in their short form: {error.reason}")
+    found = []
+    for item in store.referrers(release.digest):
+        for offer in deltas.offers(release.digest, [item]):
+            data, content = _made_of(store, release, offer)
+            if data:
+                found.append(_ready(store, release, item, offer, data, content))
+    return found
+
+
+def _ready(store: Layout, release: Release, item: Referrer, offer: Offer, data: bytes, content: int) -> Ready:
+    held, parted, layers = _Held(), None, []
+    if content > APART:
+        tail = _described(held, CONTENT_TYPE, data[-content:])
+        layers, data = [tail.plain()], data[:-content]
+        with store.open_blob(deltas.artifact(store, offer).delta) as file:
+            head = _described(held, DELTA_TYPE, file.read(offer.size - content))
+        parted = attach(held, release, DELTA_TYPE, head, item.annotations, (tail,))
+    blob = _described(held, UPDATE_TYPE, data)
+    manifest = canonical.encode({"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": blob.plain(), "layers": layers})
+    return Ready(offer.base, short.tag(offer.base, release.digest), manifest, item.descriptor.digest, parted, held.data)
+
+
+def _described(held: _Held, media_type: str, data: bytes) -> Descriptor:
+    return Descriptor(media_type=media_type, digest=held.put(data), size=len(data))
 
 
 def made(store: Layout, release: Release, offer: Offer) -> bytes:
-    """The update that an offered delta makes; b"" where there is none, also of a delta that does not lead there."""
+    """The update that an offered delta makes, whole; b"" where there is none, also of a delta that does not lead there."""
+    return _made_of(store, release, offer)[0]
+
+
+def _made_of(store: Layout, release: Release, offer: Offer) -> tuple[bytes, int]:
+    """Also how many bytes at its end, and at that of the delta, are content."""
     try:
         return _made(store, release, offer)
     except SteleError as error:
         if error.code.startswith(("delta.", "tree.")):
-            return b""
+            return b"", 0
         raise
 
 
-def _made(store: Layout, release: Release, offer: Offer) -> bytes:
+def _made(store: Layout, release: Release, offer: Offer) -> tuple[bytes, int]:
     if offer.base == deltas.EMPTY or offer.size > short.LIMIT:
-        return b""
+        return b"", 0
     try:
         base = store.find(offer.base)
     except SteleError:
-        return b""
-    with store.open_blob(deltas.artifact(store, offer).delta) as file:
+        return b"", 0
+    with deltas.open_delta(store, deltas.artifact(store, offer)) as file:
         delta = file.read()
     lines = quick.Lines(store.tree(base.digest).encode())
-    data = short.shortened(base, release, lines, delta, _signatures(store, release))
+    data = short.shortened(base, release, lines, delta, _signatures(store, release)) if len(delta) == offer.size else b""
     if not data:
-        return b""
+        return b"", 0
     update = short.decode(data, base.digest, lines.data)
     nodes = {stratum.name: stratum.nodes for stratum in release.strata}
     manifest, _ = short.documents(base, update, release.tree_digest, lambda before: nodes[before.name])
-    return data if update.bundles and sha256(manifest) == release.digest else b""
+    return (data, len(update.content)) if update.bundles and sha256(manifest) == release.digest else (b"", 0)
 
 
 def _signatures(store: Layout, release: Release) -> tuple[list[bytes], list[bytes]]:
@@ -156,15 +184,16 @@ def _bases(store: Layout) -> Iterator[Release]:
 def _fetched(repository: Repository, tag: str) -> bytes:
     found = repository.manifest(tag)
     try:
-        blob = indexes.descriptor(indexes.decode(found.data if found else b"{}", "an update's manifest").get("config"))
+        parts = registry_lists.parts(found.data if found else b"{}", "an update's manifest")
     except SteleError as error:  # by whoever may write there
         raise codec.damaged("its manifest is that of something else") from error
-    if blob.media_type != UPDATE_TYPE or blob.size > short.LIMIT:
+    kinds = [part.media_type for part in parts]
+    if kinds not in ([UPDATE_TYPE], [UPDATE_TYPE, CONTENT_TYPE]) or sum(part.size for part in parts) > short.LIMIT:
         raise codec.damaged("its manifest is that of something else")
-    data = repository.blob(blob.digest, blob.size)
-    if data is None:
-        raise codec.damaged("its blob is not there")
-    return data
+    data = [repository.blob(part.digest, part.size) for part in parts]
+    if None in data:
+        raise codec.damaged("a blob of it is not there")
+    return b"".join(filter(None, data))
 
 
 def receive(store: Layout, base: Release, target: str, data: bytes) -> Release:

@@ -90,9 +90,9 @@ def _receive(store: Layout, target: str, origin: Origin, chain: tuple[Offer, ...
     with contextlib.ExitStack() as stack:
         found = [deltas.artifact(origin, offer) for offer in chain]
         for offer, its in zip(chain, found, strict=True):
-            if its.delta.size != offer.size:
+            if its.size != offer.size:
                 raise codec.damaged("it has another size than was offered")
-        files = [stack.enter_context(origin.open_blob(its.delta)) for its in found]
+        files = [stack.enter_context(deltas.open_delta(origin, its)) for its in found]
         if len(files) == 1 and chain[0].base != deltas.EMPTY:
             old = store.find(chain[0].base)
             built = _carried(old.tree_digest, deltas.carried(store, old), target, files)

@@ -30,6 +30,7 @@ EMPTY = b"{}"
 TREE_TYPE = "application/vnd.dev.stele.tree.v0"
 DELTA_TYPE = "application/vnd.dev.stele.delta.v0"
 UPDATE_TYPE = "application/vnd.dev.stele.update.v0"
+CONTENT_TYPE = "application/vnd.dev.stele.content.v0"  # the content frames of both, in a blob of their own
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SIMPLE_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
 LAYER_TYPES = {

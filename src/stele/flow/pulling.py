@@ -1,4 +1,4 @@
-"""Moving releases between the store and OCI registries: only what is missing moves, and nothing is believed before it is checked."""
+"""Bringing releases from OCI registries into the store, by the cheapest way; nothing is believed before it is checked."""
 
 from __future__ import annotations
 
@@ -9,216 +9,29 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from stele.flow import deltas, known_trees, opening, origins, packing, short_updates, signing, unpacking, updates
+from stele.flow import deltas, known_trees, opening, registry_lists, short_updates, signing, updates
 from stele.host import registry_transfer
 from stele.host.http_registry import Connections, bad_answer
 from stele.host.registry import Manifest, Repository
 from stele.model import reference as references
 from stele.model import release as releases
-from stele.model.release import (
-    BUNDLE_TYPE,
-    DELTA_TYPE,
-    INDEX_TYPE,
-    MANIFEST_TYPE,
-    SIMPLE_TYPE,
-    Descriptor,
-    Publication,
-    Referrer,
-    SimpleSignature,
-)
+from stele.model.release import BUNDLE_TYPE, DELTA_TYPE, MANIFEST_TYPE, SIMPLE_TYPE, Descriptor, Publication, Referrer, SimpleSignature
 from stele.store import index as indexes
 from stele.store import signatures, strata_trees
 from stele.trust.cosign import ANNOTATION_SIGNATURE
-from stele.trust.digest import digest_hex
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from stele.flow.places import Places
-    from stele.model.reference import Reference
     from stele.model.release import Release, Stratum
     from stele.model.tree import Node
-    from stele.store.index import Plain
     from stele.store.layout import Layout
 
 AT_ONCE = 4  # blobs that move at a time
 MAX_REFERRERS = 64  # of one release that are looked at
-WRITES = 5  # of a list that somebody else writes at the same time
 MAX_FETCHED = 256 << 20  # bytes of signatures and attestations that are held before one of them held
-
-
-def _open(reference: Reference, *, plain_http: bool) -> Repository:
-    return Repository(Connections(reference.host, plain_http=plain_http), reference)
-
-
-# --- push
-
-
-def push(
-    places: Places, name: str, target: str, *, plain_http: bool, delta: bool, say: Callable[[str], None], record: Callable[..., None]
-) -> dict[str, Any]:
-    """Copy a release and all that refers to it to a registry; its tag is written last.
-
-    Args:
-        places: the data folder.
-        name: of a release in the store; its signature must hold.
-        target: `REGISTRY/REPOSITORY[:TAG]`; without a tag `<workload>-<12 hex digits>`.
-        plain_http: speak http without TLS.
-        delta: make the deltas for updates to it that are not there yet.
-        say: told of each step.
-        record: commits an event.
-
-    Raises:
-        SteleError: `store.*`, `registry.*`, `ledger.*`.
-    """
-    begun = time.monotonic_ns()
-    reference = references.parse(target)
-    store = opening.open_store(places)
-    with _open(reference, plain_http=plain_http) as repository, store.adding():
-        release = store.release(name)
-        deltas.make_whole(store, release)
-        made = packing.attach(places, store, release) if delta else []
-        named = ":" in target.rpartition("/")[2]
-        tag = reference.tag if named and reference.tag else releases.reference_name(release.workload, release.digest)
-        say(f"pushing {release.digest[:19]} to {reference.registry}/{reference.repository}")
-        absent = [s for s in release.strata if not store.has_blob(s.layer.digest) and not repository.has_blob(s.layer.digest)]
-        if absent:  # pulled as a delta, or packed: the registry wants the layer
-            say(f"making {len(absent)} layers again")
-            unpacking.layers(store, release, absent)
-        beside = _Beside(places, reference, store)
-        _push_blobs(repository, store, [*(stratum.layer for stratum in release.strata), _config(store, release)], say, beside)
-        _push_manifest(repository, release.digest, MANIFEST_TYPE, store.blob(release.digest))
-        _push_referrers(repository, store, release, say, beside)
-        _push_signatures(repository, store, release)
-        if delta:
-            short_updates.push(repository, store, release, say)
-        repository.put_manifest(tag, MANIFEST_TYPE, store.blob(release.digest))
-        sent = repository.connections.sent
-    where = f"{reference.registry}/{reference.repository}"
-    record(release.workload, "release.pushed", release=release.digest, to=f"{where}:{tag}")
-    return {
-        "release": release.digest,
-        "reference": f"{where}:{tag}",
-        "by_digest": f"{where}@{release.digest}",
-        "sent": sent,
-        "deltas": len(made),
-        "took_ns": time.monotonic_ns() - begun,
-    }
-
-
-def _config(store: Layout, release: Release) -> Descriptor:
-    return Descriptor(media_type=releases.CONFIG_TYPE, digest=release.config_digest, size=len(store.blob(release.config_digest)))
-
-
-class _Beside:
-    """What helps a push besides the store: where uploads under way are noted, and repositories of the registry that may have a blob."""
-
-    def __init__(self, places: Places, reference: Reference, store: Layout) -> None:
-        self.sessions = places.data / "cache" / "uploads"
-        self._mounts: dict[str, str] = {}
-        with contextlib.suppress(SteleError):  # of a ledger that cannot be read nothing is known
-            for digest, references_ in origins.known(places)[0].items():
-                found = [item for item in references_ if item.registry == reference.registry and item.repository != reference.repository]
-                if not found:
-                    continue
-                with contextlib.suppress(SteleError):
-                    release = store.find(digest)
-                    for blob in (*(stratum.layer.digest for stratum in release.strata), release.config_digest):
-                        self._mounts[blob] = found[0].repository
-
-    def mount(self, digest: str) -> str:
-        """A repository that may have a blob; "" where none is known."""
-        return self._mounts.get(digest, "")
-
-
-def _push_blobs(
-    repository: Repository, store: Layout, blobs: Sequence[Descriptor], say: Callable[[str], None], beside: _Beside | None = None
-) -> None:
-    def one(blob: Descriptor) -> None:
-        if not repository.has_blob(blob.digest):
-            say(f"pushing {blob.digest[:19]} ({blob.size} bytes)")
-            with store.open_blob(blob) as file:
-                mount, sessions = (beside.mount(blob.digest), beside.sessions) if beside else ("", None)
-                registry_transfer.upload(repository, blob.digest, blob.size, file, mount=mount, sessions=sessions)
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(one, {blob.digest: blob for blob in blobs}.values()))
-
-
-def _push_manifest(repository: Repository, digest: str, media_type: str, data: bytes) -> bool:
-    """Store a manifest, unless it is there; whether the registry lists it under its subject by itself."""
-    return repository.put_manifest(digest, media_type, data)
-
-
-def _push_referrers(repository: Repository, store: Layout, release: Release, say: Callable[[str], None], beside: _Beside) -> None:
-    """What refers to the release; by the tag `sha256-<hex>` where the registry has no API for it (OCI distribution-spec 1.1).
-
-    The forms that the store keeps releases by are its own matter.
-    """
-    unlisted = []
-    for item in store.referrers(release.digest):
-        if any(packing.is_pack(store, offer) for offer in deltas.offers(release.digest, [item])):
-            continue
-        data = store.blob(item.descriptor.digest)
-        parts = _parts(data, item.descriptor.digest)
-        _push_blobs(repository, store, parts, say, beside)
-        if not _push_manifest(repository, item.descriptor.digest, MANIFEST_TYPE, data):
-            unlisted.append(item)
-    tag = f"sha256-{digest_hex(release.digest)}"
-    for _ in range(WRITES if unlisted else 0):
-        found = repository.manifest(tag)
-        present = {} if found is None else _foreign(found.data)
-        listed = {item["digest"] for item in present.get("manifests", [])}
-        if all(item.descriptor.digest in listed for item in unlisted):  # also: nobody wrote over it meanwhile
-            return
-        repository.put_manifest(tag, INDEX_TYPE, indexes.merged_referrers(present, unlisted))
-
-
-def _foreign(data: bytes) -> Plain:
-    """A list by whoever may write to the repository, to be added to: its entries that are descriptors."""
-    try:
-        plain = indexes.decode(data, "a list")
-    except SteleError as error:
-        raise bad_answer("a tag that lists what refers to the release holds something else") from error
-    return {key: [item for item in plain.get(key, []) if _is_descriptor(item)] for key in ("manifests", "layers")}
-
-
-def _is_descriptor(raw: Any) -> bool:
-    try:
-        indexes.descriptor(raw)
-    except SteleError:
-        return False
-    return True
-
-
-def _push_signatures(repository: Repository, store: Layout, release: Release) -> None:
-    """Cosign's older form, which admission controllers still read."""
-    tag = indexes.signatures_tag(release.digest)
-    held = store.tagged(tag)
-    if held is None:
-        return
-    _push_blobs(repository, store, _parts(held, tag), lambda _: None)
-    there = repository.manifest(tag)
-    if there is not None:  # what others signed stays
-        own = [
-            SimpleSignature(payload=indexes.descriptor(layer), signature=indexes.annotations_of(layer).get(ANNOTATION_SIGNATURE, ""))
-            for layer in indexes.decode(held, tag).get("layers", [])
-        ]
-        config, held = indexes.merged_signatures(_foreign(there.data), own)
-        digest = store.put(config)
-        _push_blobs(repository, store, [Descriptor(media_type=releases.CONFIG_TYPE, digest=digest, size=len(config))], lambda _: None)
-        if held == there.data:
-            return
-    repository.put_manifest(tag, MANIFEST_TYPE, held)
-
-
-def _parts(manifest: bytes, what: str) -> list[Descriptor]:
-    plain = indexes.decode(manifest, what)
-    return [indexes.descriptor(item) for item in [plain.get("config"), *plain.get("layers", [])]]
-
-
-# --- pull
 
 
 def pull(
@@ -241,7 +54,7 @@ def pull(
     begun = time.monotonic_ns()
     reference = references.parse(source)
     store = opening.open_store(places)
-    with _open(reference, plain_http=plain_http) as repository, store.adding():
+    with Repository(Connections(reference.host, plain_http=plain_http), reference) as repository, store.adding():
         found = None if whole or not store.releases() else _nearly(repository, store, reference.name, say)
         release, way = found or _wholly(repository, store, whole=whole, say=say)
         received = repository.connections.received
@@ -343,7 +156,11 @@ def _held(store: Layout, part: Descriptor) -> bytes | None:
 
 def _referrers(repository: Repository, store: Layout, release: Release, fetched: _Fetched) -> Iterator[Referrer]:
     """Signatures and attestations that refer to the release; each manifest says itself what it is."""
-    listed = [item for item in repository.referrers(release.digest) if item.get("artifactType") != DELTA_TYPE and _is_descriptor(item)]
+    listed = [
+        item
+        for item in repository.referrers(release.digest)
+        if item.get("artifactType") != DELTA_TYPE and registry_lists.is_descriptor(item)
+    ]
     # a registry may call them what it likes: those that it calls by a known type come first, the manifest decides
     listed.sort(key=lambda item: item.get("artifactType", BUNDLE_TYPE) != BUNDLE_TYPE)
     for item in listed[:MAX_REFERRERS]:
@@ -352,7 +169,7 @@ def _referrers(repository: Repository, store: Layout, release: Release, fetched:
             continue
         try:
             plain = indexes.decode(manifest.data, "a referrer")
-            parts = _parts(manifest.data, "a referrer")
+            parts = registry_lists.parts(manifest.data, "a referrer")
         except SteleError:  # not one of ours, whatever it is
             continue
         subject = plain.get("subject")
@@ -373,7 +190,7 @@ def _signatures(repository: Repository, release: Release, fetched: _Fetched) -> 
     if found is None:
         return (), None
     made = []
-    for layer in _foreign(found.data)["layers"][:MAX_REFERRERS]:
+    for layer in registry_lists.foreign(found.data)["layers"][:MAX_REFERRERS]:
         payload = indexes.descriptor(layer)
         data = repository.blob(payload.digest, payload.size)
         if data is not None and payload.media_type == SIMPLE_TYPE:
