@@ -7,9 +7,13 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
+
+import pytest
 
 from stele.flow import opening, pulling, pushing
-from stele.host import registry_transfer
+from stele.host import immutable, registry_transfer
 from stele.host.http_registry import Connections
 from stele.host.registry import Repository
 from stele.model import reference as references
@@ -126,6 +130,39 @@ def test_a_forged_update_is_refused_and_a_delta_taken(places, registry, tmp_path
         assert (found["release"], found["way"]) == (two, "deltas")
         assert any("the update was refused" in line for line in said)
     assert opening.open_store(to).verify(opening.open_store(to).release(two))
+
+
+@pytest.mark.parametrize("way", ["update", "deltas"])
+def test_a_damaged_base_is_named_and_whole_strata_are_taken(places, debian, tmp_path, way):
+    target = f"{debian}/damaged-{tmp_path.name.replace('_', '-').lower()}:"
+    one = seal(places, "this is one")
+    push(places, one, target + "v1")
+    to = other(tmp_path, "two", places)
+    pull(to, target + "v1")
+    store = opening.open_store(to)
+    for stratum in store.find(one).strata:
+        store.prepare_image(stratum)
+    [image] = [store.image(stratum) for stratum in store.find(one).strata if stratum.name == "files"]
+    immutable.make_mutable(image)
+    data = bytearray(image.read_bytes())
+    data[data.index(b"this is one")] ^= 1
+    image.chmod(0o644)
+    image.write_bytes(data)
+    two = seal(places, "this is two")
+    push(places, two, target + "v2", delta=True)
+    if way == "deltas":
+        put_update(debian, target + "v2", b"stu\0nonsense", short.tag(one, two))
+
+    argv = [sys.executable, "-m", "stele", "--data", str(to.data), "--json", "pull", target + "v2"]
+    ran = subprocess.run(argv, capture_output=True, check=True, text=True)
+    done = json.loads(ran.stdout)
+    assert (done["release"], done["way"], list(done["damaged"])) == (two, "strata", [one])
+    assert one[7:19] in ran.stderr
+    assert "stele store repair" in ran.stderr
+    store = opening.open_store(to)
+    assert store.verify(store.release(two))
+    assert image.read_bytes() == bytes(data)  # it is left as it is: it may be evidence
+    assert code(store.prepare_image, next(stratum for stratum in store.find(one).strata if stratum.name == "files")) == "store.damaged"
 
 
 def test_releases_that_were_left_out_are_passed_by_a_chain_of_deltas(places, registry, tmp_path):

@@ -200,7 +200,7 @@ def test_what_travels_besides_is_bounded(two: Two) -> None:
 
 
 def receive(two: Two, target: str, said: list[str] | None = None) -> updates.Received | None:
-    found = updates.receive(two.there, target, two.here, limit=1 << 40, say=(said if said is not None else []).append)
+    found = updates.receive(two.there, target, two.here, limit=1 << 40, say=(said if said is not None else []).append, damaged={})
     if found is not None:
         two.there.publish(Publication(release=found.release))
     return found
@@ -255,14 +255,14 @@ def test_a_refused_delta_is_said_and_another_way_is_taken(two: Two) -> None:
 
     said: list[str] = []
     hostile = Hostile(deltas.artifact(two.here, direct).delta.digest)
-    found = updates.receive(two.there, two.v3.digest, hostile, limit=1 << 40, say=said.append)  # type: ignore[arg-type]
+    found = updates.receive(two.there, two.v3.digest, hostile, limit=1 << 40, say=said.append, damaged={})  # type: ignore[arg-type]
     assert found is not None
     assert any("refused" in line for line in said) == (direct.size < sum(offer.size for offer in found.chain))
     hostile.bad |= {deltas.artifact(two.here, offer).delta.digest for offer in found.chain}
     fresh = Layout(two.there.root.parent / "fresh", trusted=[KEY.public], rebuild=LayerRebuilder())
     seal(fresh, V1)
     said.clear()
-    assert updates.receive(fresh, two.v3.digest, hostile, limit=1 << 40, say=said.append) is None  # type: ignore[arg-type]
+    assert updates.receive(fresh, two.v3.digest, hostile, limit=1 << 40, say=said.append, damaged={}) is None  # type: ignore[arg-type]
     assert any("refused" in line for line in said)
     assert not list((fresh.root / "tmp").iterdir())
 
@@ -303,7 +303,7 @@ class Parted:
 @pytest.mark.parametrize("at", [0, 1, 700, -1])
 def test_a_delta_in_two_blobs_is_the_one_and_then_the_other(two: Two, at: int) -> None:
     offer = deltas.attach_delta(two.here, two.v1, two.v2)
-    found = updates.receive(two.there, two.v2.digest, Parted(two, offer, at), limit=1 << 40, say=lambda _: None)  # type: ignore[arg-type]
+    found = updates.receive(two.there, two.v2.digest, Parted(two, offer, at), limit=1 << 40, say=lambda _: None, damaged={})  # type: ignore[arg-type]
     assert found is not None
     assert found.moved > offer.size
     same_images(two, found.release)
@@ -319,7 +319,7 @@ def test_hostile_deltas_in_two_blobs(two: Two) -> None:
         (Parted(two, offer, 700, tail=os.urandom(5000)), True),
         (Parted(two, offer, 700, tail=bytes(1 << 20)), True),
     ):
-        assert updates.receive(two.there, two.v2.digest, origin, limit=1 << 60, say=said.append) is None  # type: ignore[arg-type]
+        assert updates.receive(two.there, two.v2.digest, origin, limit=1 << 60, say=said.append, damaged={}) is None  # type: ignore[arg-type]
         assert "refused" in said[-1]
         assert bool(origin.asked) == read
     assert not list((two.there.root / "tmp").iterdir())

@@ -53,6 +53,11 @@ def pull(call: Call, source: str, *, plain_http: bool, whole: bool) -> None:
     with render.progress(f"pulling {source}", quiet=call.json) as say:
         record = sealing.event_recorder(call.places, lambda body: call.agent.call("POST", "/v1/record", body))
         done = pulling.pull(call.places, source, plain_http=plain_http, whole=whole, say=say, record=record)
+    for digest, reason in done["damaged"].items():
+        render.warn(
+            f"release {render.short(digest)} is damaged here, and nothing was built on it: {reason}",
+            "`stele store check` names all that is damaged, `stele store repair` mends it",
+        )
     if call.json:
         render.show_json(done)
         return

@@ -38,6 +38,7 @@ SIZE = "dev.stele.delta.size"  # and the bytes of the delta
 CUT_TYPE = "application/vnd.dev.stele.cut.v0"
 EMPTY = "empty"  # the base of a delta that needs none
 LONGEST_CHAIN = 8
+DAMAGED = "store.damaged"  # of a base: another way is gone, and it is told
 PARTED_LIMIT = 16 << 20  # bytes of a delta in two blobs
 ANY_SIZE = 1 << 62  # bytes
 

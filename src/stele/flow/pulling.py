@@ -47,6 +47,9 @@ def pull(
         say: told of each step.
         record: commits an event.
 
+    Returns:
+        Plain data; `damaged`: releases here that could not be built on, by digest, with what is wrong with them.
+
     Raises:
         SteleError: `registry.*` (it could not be looked up, or is not there), `store.unsigned`, `store.unknown-signer`,
             `store.bad-signature`, `release.*`, `store.*`, `ledger.*`.
@@ -54,9 +57,10 @@ def pull(
     begun = time.monotonic_ns()
     reference = references.parse(source)
     store = opening.open_store(places)
+    damaged: dict[str, str] = {}
     with Repository(Connections(reference.host, plain_http=plain_http), reference) as repository, store.adding():
-        found = None if whole or not store.releases() else _nearly(repository, store, reference.name, say)
-        release, way = found or _wholly(repository, store, whole=whole, say=say)
+        found = None if whole or not store.releases() else _nearly(repository, store, reference.name, say, damaged)
+        release, way = found or _wholly(repository, store, damaged, whole=whole, say=say)
         received = repository.connections.received
     keys = signing.keys_of(store, release.digest)
     record(release.workload, "release.pulled", release=release.digest, tree=release.tree_digest, keys=keys, origin=str(reference))
@@ -65,11 +69,14 @@ def pull(
         "release": release.digest,
         "received": received,
         "way": way,
+        "damaged": damaged,
         "took_ns": time.monotonic_ns() - begun,
     }
 
 
-def _nearly(repository: Repository, store: Layout, name: str, say: Callable[[str], None]) -> tuple[Release, str] | None:
+def _nearly(
+    repository: Repository, store: Layout, name: str, say: Callable[[str], None], damaged: dict[str, str]
+) -> tuple[Release, str] | None:
     """A release that is here already, or that an update makes of one that is; None where it has to be fetched. With the way."""
     digest = repository.find(name)
     if not digest:
@@ -77,18 +84,20 @@ def _nearly(repository: Repository, store: Layout, name: str, say: Callable[[str
     say(f"found {digest[:19]}")
     here = _here(store, digest)
     if here is None:
-        made = short_updates.pull(repository, store, digest, say)
+        made = short_updates.pull(repository, store, digest, say, damaged)
         return None if made is None else (made, "update")
     if store.releases()[-1].digest != digest:
         store.publish(Publication(release=here))  # it is the newest of its workload again
     return here, "nothing"
 
 
-def _wholly(repository: Repository, store: Layout, *, whole: bool, say: Callable[[str], None]) -> tuple[Release, str]:
+def _wholly(
+    repository: Repository, store: Layout, damaged: dict[str, str], *, whole: bool, say: Callable[[str], None]
+) -> tuple[Release, str]:
     """A release with all that refers to it, and the way by which its strata came."""
     found = repository.named()
     publication = _release(repository, store, found)
-    way = _strata(repository, store, publication.release, whole=whole, say=say)
+    way = _strata(repository, store, publication.release, damaged, whole=whole, say=say)
     store.put(found.data)
     store.publish(publication)
     return publication.release, way
@@ -208,7 +217,7 @@ class _Origin:
 
     def referrers(self, digest: str) -> list[Referrer]:
         listed = [item for item in self._repository.referrers(digest) if item.get("artifactType") == DELTA_TYPE]
-        return [indexes.referrer(item) for item in listed[:MAX_REFERRERS]]
+        return [indexes.referrer(item) for item in listed[:MAX_REFERRERS] if registry_lists.is_descriptor(item)]
 
     def blob(self, digest: str) -> bytes:
         found = self._repository.manifest(digest)
@@ -224,12 +233,17 @@ class _Origin:
             yield file
 
 
-def _strata(repository: Repository, store: Layout, release: Release, *, whole: bool, say: Callable[[str], None]) -> str:
+def _strata(
+    repository: Repository, store: Layout, release: Release, damaged: dict[str, str], *, whole: bool, say: Callable[[str], None]
+) -> str:
     """Bring the strata that the store lacks, and make the tree; says by which way: `nothing`, `deltas` or `strata`."""
     missing = [stratum for stratum in release.strata if not store.has_stratum(stratum)]
-    limit = sum(stratum.layer.size for stratum in missing)
-    if missing and not whole and updates.receive(store, release.digest, _Origin(repository, store), limit=limit, say=say):
+    limit, origin = sum(stratum.layer.size for stratum in missing), _Origin(repository, store)
+    if missing and not whole and updates.receive(store, release.digest, origin, limit=limit, say=say, damaged=damaged):
         return "deltas"
+    # what a damaged release has as images only may be what is damaged: from its layers it can be repaired
+    doubtful = {stratum.layer.digest for base in store.releases() if base.digest in damaged for stratum in base.strata}
+    missing += [s for s in release.strata if s not in missing and s.layer.digest in doubtful and not store.has_blob(s.layer.digest)]
     has_tree = store.has_blob(release.tree_digest)
     known = {} if has_tree else known_trees.nodes(store, release)
 

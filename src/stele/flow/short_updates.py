@@ -152,12 +152,13 @@ def _signatures(store: Layout, release: Release) -> tuple[list[bytes], list[byte
 # --- pull
 
 
-def pull(repository: Repository, store: Layout, target: str, say: Callable[[str], None]) -> Release | None:
+def pull(repository: Repository, store: Layout, target: str, say: Callable[[str], None], damaged: dict[str, str]) -> Release | None:
     """Bring a release into the store by an update from one that is here, and publish it; None where the ordinary way is to be gone.
 
+    `damaged`: takes the releases that were a base and turned out to be damaged, by digest, with what is wrong.
+
     Raises:
-        SteleError: `registry.*` if it could not be looked up; `store.full`, `store.not-writable`, and a base that is damaged
-            (`store.damaged`).
+        SteleError: `registry.*` if it could not be looked up; `store.full`, `store.not-writable`.
     """
     for base in _bases(store):
         tag = short.tag(base.digest, target)
@@ -168,6 +169,10 @@ def pull(repository: Repository, store: Layout, target: str, say: Callable[[str]
             say(f"taking the update from {base.digest[:19]}: {len(found)} bytes")
             return receive(store, base, target, found)
         except SteleError as error:
+            if error.code == deltas.DAMAGED:
+                damaged[base.digest] = error.reason
+                say(f"{base.digest[:19]} cannot be built on: {error.reason}")
+                continue
             if not error.code.startswith(REFUSED) and error.code not in REFUSED_ANSWERS:
                 raise
             say(f"the update was refused: {error.reason}")

@@ -47,7 +47,7 @@ class Received(NamedTuple):
 
 
 def receive(
-    store: Layout, target: str, origin: Origin, *, limit: int, say: Callable[[str], None], releases_here: Sequence[Release] | None = None
+    store: Layout, target: str, origin: Origin, *, limit: int, say: Callable[[str], None], damaged: dict[str, str]
 ) -> Received | None:
     """Bring a release into the store by the cheapest deltas; None where whole strata are to be taken instead, and why is said.
 
@@ -57,15 +57,15 @@ def receive(
         origin: where the deltas come from.
         limit: bytes that the missing strata would cost.
         say: told what is done, and which delta was refused.
-        releases_here: what may serve as a base; None: all that are whole.
+        damaged: releases that are no base, by digest: they are damaged. Takes those that turn out to be, with what is wrong.
 
     Raises:
-        SteleError: `store.full`, `store.not-writable`; and a base that is damaged (`store.damaged`).
+        SteleError: `store.full`, `store.not-writable`.
     """
-    here = {release.digest: release for release in (store.releases() if releases_here is None else releases_here)}
+    here = {release.digest: release for release in store.releases()}
 
     def have(digest: str) -> bool:
-        return digest == deltas.EMPTY or (digest in here and deltas.is_whole(store, here[digest]))
+        return digest == deltas.EMPTY or (digest in here and digest not in damaged and deltas.is_whole(store, here[digest]))
 
     tried: set[str] = set()
     while True:
@@ -80,6 +80,10 @@ def receive(
         try:
             return _receive(store, target, origin, chain)
         except SteleError as error:
+            if error.code == deltas.DAMAGED and chain[0].base != deltas.EMPTY:
+                damaged[chain[0].base] = error.reason
+                say(f"{chain[0].base[:19]} cannot be built on: {error.reason}")
+                continue
             if not error.code.startswith(("delta.", "release.")):
                 raise
             say(f"a delta was refused: {error.reason}")
