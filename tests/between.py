@@ -25,6 +25,8 @@ class Between(http.server.BaseHTTPRequestHandler):
             status, body, trick = 429, b"", ""
         if self.server.trick.startswith("update ") and "/manifests/update-" in self.path and self.command == "GET":  # type: ignore[attr-defined]
             body = self.server.trick.encode()[7:]  # type: ignore[attr-defined]
+        if self.server.trick.startswith("tags ") and "/tags/list" in self.path:  # type: ignore[attr-defined]
+            body = self.server.trick.encode()[5:]  # type: ignore[attr-defined]
         if trick == "altered":
             body = body[:-1] + bytes([body[-1] ^ 1])
         if trick == "longer":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 
 import pytest
 
-from stele.flow import opening, pulling, pushing
+from stele.flow import opening, pulling, pushing, registry_pruning
 from stele.host import immutable, registry_transfer
 from stele.host.http_registry import Connections
 from stele.host.registry import Repository
@@ -163,6 +164,51 @@ def test_a_damaged_base_is_named_and_whole_strata_are_taken(places, debian, tmp_
     assert store.verify(store.release(two))
     assert image.read_bytes() == bytes(data)  # it is left as it is: it may be evidence
     assert code(store.prepare_image, next(stratum for stratum in store.find(one).strata if stratum.name == "files")) == "store.damaged"
+
+
+def tags(registry: str, target: str) -> set[str]:
+    with Repository(Connections(registry, plain_http=True), references.parse(target)) as repository:
+        return set(repository.tags())
+
+
+def test_updates_to_a_release_that_was_removed_are_pruned(places, registry, between, tmp_path):
+    name = f"pruned-{tmp_path.name.replace('_', '-').lower()}"
+    target = f"{registry}/{name}"
+    sealed = []
+    for number in range(3):
+        sealed.append(seal(places, str(number)))
+        push(places, sealed[-1], f"{target}:v{number}", delta=True)
+    updates = [short.tag(one, two) for one, two in itertools.pairwise(sealed)]
+    odd = "update-0123456789ab-0123456789ab"  # by its name one of ours
+    with Repository(Connections(registry, plain_http=True), references.parse(target)) as repository:
+        last = repository.manifest("v2")
+        assert last is not None
+        repository.put_manifest(odd, last.media_type, last.data)
+        before = set(repository.tags())
+        assert before >= {*updates, odd, "v0", "v1", "v2"}
+        assert registry_pruning.prune(target, plain_http=True, dry_run=False, say=quiet).gone == ()
+        repository.delete_manifest(sealed[1])
+        repository.delete_manifest(sealed[1])  # nor is it an error
+        if repository.find("v1"):
+            repository.delete_manifest("v1")
+
+    found = registry_pruning.prune(target, plain_http=True, dry_run=True, say=quiet)
+    assert ([item.tag for item in found.gone], found.kept) == (updates[:1], 1)
+    assert updates[0] in tags(registry, target)
+    through = f"127.0.0.1:{between.server_address[1]}/{name}"
+    for listed in ("junk", "[]", '{"tags": 1}', '{"tags": [1]}', "[" * 100_000):
+        between.trick = f"tags {listed}"
+        assert code(registry_pruning.prune, through, plain_http=True, dry_run=False, say=quiet) == "registry.bad-answer"
+    between.trick = ""
+    assert code(registry_pruning.prune, through, plain_http=True, dry_run=False, say=quiet) == "registry.refused"  # it removes nothing
+    argv = [sys.executable, "-m", "stele", "--data", str(tmp_path / "no-folder"), "--json", "store", "prune", "--at", target]
+    done = json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)
+    assert ([item["tag"] for item in done["removed"]], done["kept"]) == (updates[:1], 1)
+    assert before - tags(registry, target) >= {updates[0]}
+    assert tags(registry, target) >= {updates[1], odd, "v0", "v2"}
+    to = other(tmp_path, "to", places)
+    assert pull(to, target + ":v2")["release"] == sealed[2]
+    assert code(registry_pruning.prune, f"{registry}/nothing/here", plain_http=True, dry_run=True, say=quiet) == "registry.unknown"
 
 
 def test_releases_that_were_left_out_are_passed_by_a_chain_of_deltas(places, registry, tmp_path):

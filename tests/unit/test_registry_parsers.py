@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stele.host import registry_login
 from stele.host.http_registry import origin_of, retry_after
+from stele.host.registry import parse_tags
 from stele.host.registry_tokens import Challenge, parse_challenges
 from stele.model import reference as references
 from stele.trust.errors import SteleError
@@ -147,3 +148,27 @@ def test_the_narrower_login_of_podmans_file_wins(tmp_path, monkeypatch):
         found = registry_login.find("r.example", repository)
         assert found is not None
         assert found.name == name
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=9), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=9), inner)
+)
+
+
+@given(
+    st.binary(max_size=99)
+    | st.builds(lambda tags: json.dumps({"tags": tags}).encode(), JSON)
+    | JSON.map(lambda any_: json.dumps(any_).encode())
+)
+def test_any_list_of_tags_is_read_or_refused(data):
+    try:
+        found = parse_tags(data)
+    except SteleError as error:
+        assert error.code == "registry.bad-answer"
+    else:
+        assert all(references.parse(f"r.example/shop:{tag}").tag == tag for tag in found)
+
+
+def test_a_list_of_tags():
+    assert parse_tags(b'{"name":"shop","tags":["v1","../v2","update-1","a b",""]}') == ["v1", "update-1"]
+    assert parse_tags(b'{"name":"shop","tags":null}') == []

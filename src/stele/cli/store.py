@@ -135,20 +135,32 @@ def repair(call: Call, origins: tuple[str, ...], local: bool, plain_http: bool) 
     return ANSWER_IS_NO if done.left else OK
 
 
-@store.command(epilog="\b\nExample:\n  stele store prune --dry-run\n  stele store prune --wait 10m\n  stele store prune --damaged --json")
+@store.command(
+    epilog="\b\nExample:\n  stele store prune --dry-run\n  stele store prune --wait 10m\n  stele store prune --damaged --json"
+    "\n  stele store prune --at registry.example.com/team/shop"
+)
 @click.option("--damaged", is_flag=True, help="Remove what repairs set aside, too.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option(
     "--wait", default="10s", show_default=True, help="How long to wait for seals, pulls and pushes that are under way; 0s: not at all."
 )
+@click.option(
+    "--at", metavar="REGISTRY/REPOSITORY", help="Prune this instead of the store: updates to releases that it does not have any more."
+)
+@click.option("--plain-http", is_flag=True, help="Speak http without TLS, to a registry that is not on this machine, too.")
 @with_call
-def prune(call: Call, damaged: bool, dry_run: bool, wait: str) -> None:
+def prune(call: Call, damaged: bool, dry_run: bool, wait: str, at: str | None, plain_http: bool) -> None:
     """Remove files that nothing names: what seals and pulls that were killed left, and what was replaced.
 
     No release loses anything. A pull that was killed begins again afterwards. Nothing is removed while something is sealed, pulled,
     pushed or packed: those that are under way are waited for, and new ones begin when the prune has ended. Nor where a damaged index
     leaves it open what is needed. The ledger has the names of the files before they go.
+
+    With --at: whoever removes a release from a registry leaves the updates to it that `stele push` wrote beside it; they go.
     """
+    if at is not None:
+        _prune_registry(call, at, dry_run=dry_run, plain_http=plain_http)
+        return
     call.need_keys()
     from stele.flow import opening, pruning
 
@@ -169,6 +181,21 @@ def prune(call: Call, damaged: bool, dry_run: bool, wait: str) -> None:
         render.say_line(f"  {render.size(done.aside)} set aside by repairs stay; --damaged removes them")
     if done.strays:
         render.say_line(f"  {len(done.strays)} files that are not the store's stay (`stele store check --json` names them)")
+
+
+def _prune_registry(call: Call, at: str, *, dry_run: bool, plain_http: bool) -> None:
+    from stele.flow import registry_pruning
+
+    with render.progress(f"looking at {at}", quiet=call.json) as say:
+        done = registry_pruning.prune(at, plain_http=plain_http, dry_run=dry_run, say=say)
+    if call.json:
+        render.show_json({"dry_run": dry_run, "bytes": done.size, "removed": [item._asdict() for item in done.gone], "kept": done.kept})
+        return
+    if dry_run:
+        render.show_table(("UPDATE", "SIZE"), [(item.tag, render.size(item.size)) for item in done.gone], empty="nothing is to be removed")
+    render.say_line(
+        f"{'would remove' if dry_run else 'removed'} {len(done.gone)} updates, {render.size(done.size)}; {done.kept} lead to releases"
+    )
 
 
 def _recorder(call: Call) -> Record:

@@ -29,6 +29,8 @@ ACCEPT = ", ".join((MANIFEST_TYPE, INDEX_TYPE, *DOCKER_TYPES))
 MANIFEST_LIMIT = 4 << 20  # bytes; as registries have it
 T = TypeVar("T")
 PAGES = 16  # of a list of referrers
+TAGS_AT_ONCE, TAG_PAGES = 1000, 1000  # of a list of tags; the registry may give fewer at once
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z", re.ASCII)
 _NEXT = re.compile(r'<([^<>]{1,4096})>\s*;[^,]*\brel\s*=\s*"?next"?', re.ASCII)
 
 
@@ -80,12 +82,15 @@ class Repository:
         """
         found = self.manifest(self._reference.name)
         if found is None:
-            raise SteleError(
-                f"{self._reference} is not there",
-                remedy="check registry, repository and tag; some registries say so of what you may not see, too",
-                code="registry.unknown",
-            )
+            raise self._unknown()
         return found
+
+    def _unknown(self) -> SteleError:
+        return SteleError(
+            f"{self._reference} is not there",
+            remedy="check registry, repository and tag; some registries say so of what you may not see, too",
+            code="registry.unknown",
+        )
 
     def manifest(self, name: str, *, limit: int = MANIFEST_LIMIT) -> Manifest | None:
         """The manifest or index that a tag or digest names, checked against the digest; None where there is none.
@@ -178,15 +183,54 @@ class Repository:
             if page is None:
                 return listed or None
             listed += _descriptors(page[0])
-            following = _NEXT.search(page[1])
-            if following is None:
+            following = self._following(target, page[1])
+            if not following:
                 return listed
-            target = urljoin(f"{self.connections.base()}/v2/{self.name}/{target}", following[1])
-            if origin_of(target) != origin_of(self.connections.base()):
-                raise bad_answer("its list of referrers goes on at another host")
+            target = following
         raise bad_answer(f"its list of referrers has more than {PAGES} pages")
 
+    def _following(self, target: str, link: str) -> str:
+        """Where a list goes on, by the header Link of its answer; "" where it does not."""
+        found = _NEXT.search(link)
+        following = urljoin(self.url(target), found[1]) if found else ""
+        if following and origin_of(following) != origin_of(self.connections.base()):
+            raise bad_answer("a list of it goes on at another host")
+        return following
+
+    def tags(self) -> list[str]:
+        """All tags of the repository, as the registry lists them.
+
+        Raises:
+            SteleError: `registry.unknown` where it has no such repository, and `registry.*` if it could not be looked up.
+        """
+        target, found = f"tags/list?n={TAGS_AT_ONCE}", list[str]()
+        for _ in range(TAG_PAGES):
+
+            def read(target: str = target) -> tuple[bytes, str]:
+                with self.request("GET", target) as answer:
+                    if not self._is_there(answer):
+                        raise self._unknown()
+                    return answer.read(MANIFEST_LIMIT), answer.headers.get("Link", "")
+
+            data, link = self._read(read)
+            found += parse_tags(data)
+            following = self._following(target, link)
+            if not following:
+                return found
+            target = following
+        raise bad_answer(f"its list of tags has more than {TAG_PAGES} pages")
+
     # --- writing
+
+    def delete_manifest(self, name: str) -> None:
+        """Remove a manifest by its digest, in most registries with all tags that name it; or a tag. One that is not there is no error.
+
+        Raises:
+            SteleError: `registry.refused` (many registries let nothing be removed), and `registry.*`.
+        """
+        with self.request("DELETE", f"manifests/{name}", writes=True, also=f"repository:{self.name}:delete") as answer:
+            if answer.status not in {200, 202, 204, 404}:
+                raise self.refusal(answer, f"the removal of {name[:40]}")
 
     def put_manifest(self, name: str, media_type: str, data: bytes) -> bool:
         """Store a manifest or index under a tag or its digest; returns whether the registry said that it noted its subject.
@@ -305,6 +349,17 @@ def _descriptors(data: bytes) -> list[dict[str, Any]]:
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
         raise bad_answer("a list of referrers is malformed")
     return listed
+
+
+def parse_tags(data: bytes) -> list[str]:
+    """The tags in a list of them; what is none is left out. Raises `registry.bad-answer`."""
+    try:
+        listed = json.loads(data).get("tags") or []
+    except (ValueError, RecursionError, AttributeError):
+        raise bad_answer("its list of tags is not JSON") from None
+    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+        raise bad_answer("its list of tags is malformed")
+    return [item for item in listed if _TAG.match(item)]
 
 
 def _said(answer: Answer) -> str:
