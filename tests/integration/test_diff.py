@@ -21,7 +21,7 @@ settings:
 
 def stele(data: Path, *argv: str, check: bool = True) -> str:
     done = subprocess.run([sys.executable, "-m", "stele", "--data", str(data), *argv], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 or not check, done.stderr
+    assert done.returncode == 0 or not check, done.stderr + done.stdout
     return done.stdout if check else done.stderr
 
 

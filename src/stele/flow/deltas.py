@@ -150,7 +150,7 @@ def cheapest(
         size, digest, chain = heapq.heappop(ways)
         if chain and have(digest):
             return chain
-        if digest in done or len(chain) == LONGEST_CHAIN:
+        if digest in done or digest == EMPTY or len(chain) == LONGEST_CHAIN:
             continue
         done.add(digest)
         for offer in offers_of(digest):
