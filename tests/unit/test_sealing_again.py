@@ -234,7 +234,7 @@ def test_a_credential_that_came_is_refused_as_ever(tmp_path, root, spec):
     assert raised.value.code == "seal.secret-found"
 
 
-@pytest.mark.parametrize("what", ["spec", "setting", "layer", "image", "tree", "paranoid", "compression", "damaged"])
+@pytest.mark.parametrize("what", ["spec", "setting", "short layer", "image", "tree", "paranoid", "compression", "damaged"])
 def test_the_whole_way_is_taken_where_more_than_files_changed(tmp_path, root, spec, ways, what):
     (tmp_path / "app.conf").write_text("a = 1\n")
     spec.write_text(SPEC + "settings: [{path: /etc/app.conf, source: app.conf}]\n")
@@ -248,8 +248,10 @@ def test_the_whole_way_is_taken_where_more_than_files_changed(tmp_path, root, sp
         spec.write_text(spec.read_text() + "stop: {signal: INT}\n")
     elif what == "setting":
         write(tmp_path / "app.conf", b"a = 2\n")
-    elif what == "layer":
-        (store.root / "blobs/sha256" / release.strata[0].layer.digest[7:]).unlink()
+    elif what == "short layer":
+        layer = store.root / "blobs/sha256" / release.strata[0].layer.digest[7:]
+        layer.chmod(0o644)
+        layer.write_bytes(layer.read_bytes()[:-1])
     elif what == "image":
         (store.root / "erofs" / f"{release.strata[0].image[7:]}.erofs").unlink()
     elif what == "tree":
@@ -264,6 +266,23 @@ def test_the_whole_way_is_taken_where_more_than_files_changed(tmp_path, root, sp
     again = seal(places, root, spec, **options)
     assert ways == ["whole", "whole"]
     assert same(again, seal(places_in(tmp_path / "two"), root, spec, **options))
+
+
+def test_layers_that_are_not_kept_are_not_missed(tmp_path, root, spec, ways):
+    """Packing takes them: only of what changes a layer is made."""
+    places = places_in(tmp_path / "one")
+    store = Layout(places.store, judge=None)
+    for stratum in store.find(seal(places, root, spec)["release"]).strata:
+        (store.root / "blobs/sha256" / stratum.layer.digest[7:]).unlink()
+    write(root / "srv/n.py", b"y = 3\n")
+    again = seal(places, root, spec)
+    assert ways == ["whole", "short"]
+    assert same(again, seal(places_in(tmp_path / "two"), root, spec))
+    kept = {stratum.name for stratum in store.find(again["release"]).strata if store.has_blob(stratum.layer.digest)}
+    assert kept == {"files"}
+    ways.clear()
+    assert seal(places, root, spec, paranoid=True)["release"] == again["release"]  # which makes all of them
+    assert all(store.has_blob(stratum.layer.digest) for stratum in store.find(again["release"]).strata)
 
 
 @given(st.binary(max_size=300))
