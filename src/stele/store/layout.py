@@ -268,8 +268,6 @@ class Layout:
                 raise
             if self.unpack is not None and not all(self.has_blob(stratum.layer.digest) for stratum in release.strata):
                 return self.unpack.tree(release)
-            if self._rebuild is None:
-                raise
         tree = strata_trees.joined(release, map(self.nodes, release.strata))
         with contextlib.suppress(SteleError):
             self.put(tree.encode())
