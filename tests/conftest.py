@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 NOT_RUN = 77  # the number that `stele` uses, too, for "this host cannot do it"
 CAP_SYS_ADMIN = 21
 WHOLE_RANGE = ["0", "0", "4294967295"]
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes says how busy the machine is
+hypothesis.settings.load_profile("any machine")
 
 _not_run: dict[str, list[str]] = {}
 
