@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 
+from examples.demo import host_state
+from stele.flow.places import Places
 from tests.e2e.host import Host
 
 pytestmark = [pytest.mark.root]
+HEALTH = {"port": 8080, "http": "/index.html", "interval": "200ms", "timeout": "1s", "start": "20s"}
 DELAYS_MS = (0, 15, 40, 70, 100, 140, 190, 250, 330)
 
 
@@ -52,3 +57,33 @@ def test_what_was_acknowledged_before_the_blow_is_in_the_ledger_after_it(host: H
         host.stele("agent", "start")
     events = [event["data"]["release"] for event in host.events("release.sealed")]
     assert events == sealed
+
+
+SLOW = "sleep 3; exec /bin/busybox httpd -f -p 8080 -h /www"  # healthy three seconds after it was started
+
+
+def _replacement_begins(host: Host) -> None:
+    host.stele("apply", host.seal("1", command=SLOW, health=HEALTH))
+    os.kill(int(host.events("instance.started")[-1]["data"]["pid"]), signal.SIGKILL)
+    host.wait(lambda: [e for e in host.events("instance.starting") if e["data"]["role"] == "replacement"], "a replacement starts")
+
+
+def _instances(host: Host) -> list[str]:
+    tag = Places(host.data).tag
+    return [name for name in host_state.take(tag, host.data).parts["cgroup"] if f"/stele-{tag}/" in name]
+
+
+def test_workload_that_is_stopped_while_it_is_replaced_stays_stopped(host: Host) -> None:
+    _replacement_begins(host)
+    host.stele("remove", "tiny")
+    assert _instances(host) == []
+    began, stopped = ({event["data"]["instance"] for event in host.events(kind)} for kind in ("instance.starting", "instance.stopped"))
+    assert began == stopped
+    assert len(began) == 2
+    assert host.status() == {}
+
+
+def test_agent_that_is_stopped_while_it_replaces_leaves_nothing_on_the_host(host: Host) -> None:
+    _replacement_begins(host)
+    host.stele("agent", "stop", "--remove")
+    assert _instances(host) == []  # and what else there could be, the fixture looks for

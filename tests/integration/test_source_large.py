@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import tarfile
 from pathlib import Path
@@ -61,6 +62,12 @@ def layout(path: Path, layer: Path) -> None:
     (path / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
 
+def kept() -> int:
+    """Bytes on disk of the files without a name that this process has open."""
+    found = [os.stat(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
+    return sum(512 * state.st_blocks for state in found if stat.S_ISREG(state.st_mode) and not state.st_nlink)
+
+
 @pytest.mark.timeout(900)
 def test_a_file_above_4_gib_is_the_same_from_folder_tar_and_layer(tmp_path):
     (tmp_path / "folder").mkdir()
@@ -71,13 +78,12 @@ def test_a_file_above_4_gib_is_the_same_from_folder_tar_and_layer(tmp_path):
         found["folder"] = source.tree.digest()
         [node] = source.tree.files()
         assert node.size == SIZE
-    room = os.statvfs(tmp_path).f_bavail
     for name, kind in (("root.tar", "root-tar"), ("layout", "oci-layout")):
         if kind == "oci-layout":
             layout(tmp_path / "layout", tmp_path / "root.tar")
         with sources.load(tmp_path / name, kind=kind) as source:  # type: ignore[arg-type]
             found[kind] = source.tree.digest()
-            assert os.statvfs(tmp_path).f_bavail > room - (1 << 30) // 4096  # what it keeps of the archive has holes, too
+            assert 0 < kept() < 1 << 30  # what it keeps of the archive has holes, too
             chunks = source.contents.chunks(node.sha256)
             assert next(chunks).startswith(b"begin")
     assert len(set(found.values())) == 1, found

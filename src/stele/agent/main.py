@@ -72,6 +72,9 @@ def stop(places: Places, *, remove: bool, say: Callable[[str], None]) -> bool:
     """Stop the agent and wait until it has ended; with `remove`, clean the host also when no agent runs.
 
     Returns whether an agent was running.
+
+    Raises:
+        SteleError: `agent.left-something`, and what the agent refuses with.
     """
     client = AgentClient(places.agent_socket, person())
     was_running = client.is_running()
@@ -89,6 +92,12 @@ def stop(places: Places, *, remove: bool, say: Callable[[str], None]) -> bool:
             shutil.rmtree(places.run / "gate", ignore_errors=True)
             with contextlib.suppress(OSError):  # something else is still there, and stays
                 places.run.rmdir()
+            if places.run.exists():
+                raise SteleError(
+                    f"the agent ended, but something of its instances is still on this host: see {places.run}",
+                    remedy=f"run `stele agent stop --remove` again; {places.agent_log} says what could not be removed",
+                    code="agent.left-something",
+                )
     return was_running
 
 

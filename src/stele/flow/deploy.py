@@ -35,9 +35,14 @@ def apply(world: World, running: Running, release: Release, *, reason: str, say:
         say: told of each step, for a person who waits.
 
     Raises:
-        SteleError: `deploy.quarantined-release`, `deploy.unhealthy` (the old instance still serves), and those of `launch`.
+        SteleError: `deploy.stopped`, `deploy.quarantined-release`, `deploy.unhealthy` (the old instance still serves),
+            and those of `launch`.
     """
     with running.deploying:
+        if running.stopped.is_set():
+            raise SteleError(
+                f"{running.name} was told to stop meanwhile", remedy="apply the release again if it shall serve", code="deploy.stopped"
+            )
         history = world.history(running.name)
         if release.digest in history.quarantined:
             raise SteleError(
@@ -146,9 +151,10 @@ def _drain(world: World, running: Running, old: Instance, release: Release) -> N
         launch.retire(world, old, release, reason="replaced")
     except SteleError as error:
         log.warning("draining %s: %s", old.id, error.reason)
-    with running.drained:
-        running.draining.remove(old)
-        running.drained.notify_all()
+    finally:
+        with running.drained:
+            running.draining.remove(old)
+            running.drained.notify_all()
 
 
 def choose_rollback(world: World, running: Running, to: str) -> str:

@@ -7,8 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from stele.flow import deploy, evidence, health, holding, incident, launch, reviewing, signing, upkeep
-from stele.flow.spares import keep_spares
+from stele.flow import deploy, evidence, health, holding, incident, launch, reviewing, signing, spares, upkeep
 from stele.flow.world import Running
 from stele.model.report import Report
 from stele.run import sweep
@@ -67,7 +66,7 @@ class Fleet:
         running = self._running(found.workload)
         if running.release is not None and running.release.digest == found.digest and running.active is not None:
             return {"instance": running.active.id, "release": found.digest, "changed": False}
-        running.stopped.clear()
+        self._resume(running)
         instance = deploy.apply(self._world, running, found, reason="apply", say=say)
         return {"instance": instance.id, "release": found.digest, "changed": True}
 
@@ -76,6 +75,7 @@ class Fleet:
         running = self._known(workload)
         serving = running.release.digest if running.release else ""
         digest = deploy.choose_rollback(self._world, running, to)
+        self._resume(running)
         self._world.record.by(person)(workload, "rollback.decided", serving=serving, to=digest, by="operator")
         instance = deploy.apply(self._world, running, self._world.store.release(digest), reason="rollback", say=say)
         return {"instance": instance.id, "release": digest, "changed": True}
@@ -228,7 +228,7 @@ class Fleet:
                 self._world.sensor.watch(active, release.spec)
                 self._world.network.publish(name, release.spec.ports, active)
                 running.active = active
-                threading.Thread(target=keep_spares, args=(self._world, running), daemon=True).start()
+                threading.Thread(target=spares.keep_spares, args=(self._world, running), daemon=True).start()
             elif why := self._world.standing.why_not(release.digest):
                 log.warning("%s: its release is not accepted and is not started: %s", name, why)
             elif release.digest in history.quarantined:
@@ -337,12 +337,12 @@ class Fleet:
         if running.deploy_id and now >= running.confirm_at and not running.unhealthy:
             deploy_id, running.deploy_id = running.deploy_id, ""
             self._world.record(running.name, "deploy.confirmed", deploy=deploy_id, release=release.digest)
-            keep_spares(self._world, running)
+            spares.keep_spares(self._world, running)
 
     def _revive(self, running: Running) -> None:
         """Nothing serves though something should, and nobody is about to change that: try again, later and later."""
         with running.lock:
-            release, busy = running.release, running.replacing or running.stopped.is_set() or running.deploying.locked()
+            release, busy = running.release, running.replacing > 0 or running.stopped.is_set() or running.deploying.locked()
         if release is not None and not busy and not running.refused and release.digest not in self._world.history(running.name).quarantined:
             self._restart(running, "nothing serves")
 
@@ -406,15 +406,20 @@ class Fleet:
 
     # ---- inside -------------------------------------------------------------------------------
 
+    def _resume(self, running: Running) -> None:
+        running.stopped.clear()
+        if self._ended.is_set():  # looked at last: whoever ends supervision says so before it stops anything
+            running.stopped.set()
+            raise SteleError("this agent is being stopped", remedy="start it again with `stele agent start`", code="agent.stopping")
+
     def _stop(self, running: Running, person: str, *, reason: str) -> None:
         running.stopped.set()
+        running.wait_replaced()  # one on its way gives up, or is what serves now
         with running.deploying, running.lock:
             active, release = running.active, running.release
             running.active, running.release, running.deploy_id = None, None, ""
-            spares, running.spares = list(running.spares.values()), {}
             self._world.network.unpublish(running.name)
-        for spare in spares:
-            launch.discard(self._world, spare)
+        spares.end(self._world, running)
         if active is not None and release is not None:
             launch.retire(self._world.by(person) if person else self._world, active, release, reason=reason)
         running.wait_drained()

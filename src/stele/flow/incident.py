@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 RECORD_ONLY = {"write-refused": "write.refused", "change": "change.observed", "watcher-lost": "watcher.lost"}
+STOPPED, UNHEALTHY = "the workload was stopped", "replacement did not become healthy"
 
 
 def handle(world: World, running: Running, report: Report) -> None:
@@ -136,7 +137,7 @@ def begin_replacement(
 
     Failures are recorded as `incident.unresolved`; the fleet tries again as long as nothing serves.
     """
-    with running.lock:
+    with running.drained:
         running.replacing += 1
 
     def work() -> None:
@@ -147,8 +148,9 @@ def begin_replacement(
             reason = error.reason if isinstance(error, SteleError) else f"{type(error).__name__}: {error}"
             world.record(running.name, "incident.unresolved", incident=incident, release=release.digest, reason=reason[:500])
         finally:
-            with running.lock:
+            with running.drained:
                 running.replacing -= 1
+                running.drained.notify_all()
         keep_spares(world, running)
 
     threading.Thread(target=work, name=f"replace-{incident}", daemon=True).start()
@@ -163,14 +165,17 @@ def _replace(world: World, running: Running, release: Release, incident: str, sp
     if delay_ms:
         # back-off of repeated incidents: an attacker must not get a restart loop for free
         running.stopped.wait(delay_ms / 1000)
-    if running.stopped.is_set():
-        return
     try:
-        world.standing.require(release.digest)
+        if not running.stopped.is_set():
+            world.standing.require(release.digest)
     except BaseException:
         if spare is not None:  # its start is in the ledger already
             launch.retire(world, spare, release, reason="no longer accepted")
         raise
+    if running.stopped.is_set():
+        if spare is not None:
+            launch.retire(world, spare, release, reason=STOPPED)
+        return
     clean = spare
     if clean is None:
         with running.lock:
@@ -181,29 +186,25 @@ def _replace(world: World, running: Running, release: Release, incident: str, sp
     begun = time.monotonic_ns()
     try:
         launch.start(world, clean, release, role="replacement", logged=spare is not None)
-        why = health.await_healthy(
-            clean, release.spec, lambda: "it was frozen after a violation" if _is_evidence(running, clean) else world.runtime.ended(clean)
-        )
+        why = health.await_healthy(clean, release.spec, lambda: _over(world, running, clean))
     except BaseException:
-        _give_up(world, running, clean, release)
+        _give_up(world, running, clean, release, UNHEALTHY)
         raise
-    if why:
-        _give_up(world, running, clean, release)
+    if why and not running.stopped.is_set():
+        _give_up(world, running, clean, release, UNHEALTHY)
         raise SteleError(
             f"the replacement did not become healthy: {why}",
             remedy=f"see `stele logs {running.name}`",
             code="incident.replacement-unhealthy",
         )
     with running.lock:
-        running.candidates.pop(clean.id, None)
-        if running.active is not None:
-            superseded = True  # a deploy put another release in place meanwhile
-        else:
-            superseded = False
+        not_wanted = STOPPED if running.stopped.is_set() else "superseded" if running.active is not None else ""  # by a deploy
+        if not not_wanted:
+            running.candidates.pop(clean.id, None)
             world.network.publish(running.name, release.spec.ports, clean)
             running.active, running.release, running.unhealthy = clean, release, 0
-    if superseded:
-        launch.retire(world, clean, release, reason="superseded")
+    if not_wanted:
+        _give_up(world, running, clean, release, not_wanted)
         return
     facts = {"instance": clean.id, "release": release.digest}
     world.record.commit(
@@ -214,8 +215,15 @@ def _replace(world: World, running: Running, release: Release, incident: str, sp
     )
 
 
-def _give_up(world: World, running: Running, clean: Instance, release: Release) -> None:
+def _over(world: World, running: Running, clean: Instance) -> str:
+    """Why a replacement need not be waited for any more, "" while it must be."""
+    if running.stopped.is_set():
+        return STOPPED
+    return "it was frozen after a violation" if _is_evidence(running, clean) else world.runtime.ended(clean)
+
+
+def _give_up(world: World, running: Running, clean: Instance, release: Release, reason: str) -> None:
     with running.lock:
         running.candidates.pop(clean.id, None)
     if not _is_evidence(running, clean):
-        launch.retire(world, clean, release, reason="replacement did not become healthy")
+        launch.retire(world, clean, release, reason=reason)

@@ -34,6 +34,8 @@ def keep_spares(world: World, running: Running) -> None:
         for instance in stale:
             launch.discard(world, instance)
         for digest in missing:
+            if running.stopped.is_set():
+                return
             try:
                 spare = launch.prepare(world, world.store.release(digest))
             except SteleError as error:
@@ -45,3 +47,12 @@ def keep_spares(world: World, running: Running) -> None:
                     running.spares[digest] = spare
             if not wanted_still:
                 launch.discard(world, spare)
+
+
+def end(world: World, running: Running) -> None:
+    """Discard the spares of a workload that was told to stop; one that is on its way discards itself first."""
+    with running.spare_lock:
+        with running.lock:
+            spares, running.spares = list(running.spares.values()), {}
+        for spare in spares:
+            launch.discard(world, spare)

@@ -65,13 +65,13 @@ class Running:
     release: Release | None = None
     spares: dict[str, Instance] = dataclasses.field(default_factory=dict)
     candidates: dict[str, tuple[Instance, Release]] = dataclasses.field(default_factory=dict)
-    drained: threading.Condition = dataclasses.field(default_factory=threading.Condition)  # guards `draining`
+    drained: threading.Condition = dataclasses.field(default_factory=threading.Condition)  # guards `draining` and `replacing`
     draining: list[Instance] = dataclasses.field(default_factory=list)
+    replacing: int = 0  # replacements under way
     frozen: dict[str, tuple[Instance, str]] = dataclasses.field(default_factory=dict)  # by incident; with the release
     spare_lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     incidents: IncidentState | None = None
     collecting: dict[str, threading.Event] = dataclasses.field(default_factory=dict)  # by incident; set when done
-    replacing: int = 0  # replacements under way
     restarts: list[float] = dataclasses.field(default_factory=list)
     unhealthy: int = 0
     refused: str = ""  # why the release is no longer accepted
@@ -83,6 +83,11 @@ class Running:
         """Wait until no instance is being drained any more."""
         with self.drained:
             self.drained.wait_for(lambda: not self.draining)
+
+    def wait_replaced(self) -> None:
+        """Wait until no instance is on its way to replace another."""
+        with self.drained:
+            self.drained.wait_for(lambda: not self.replacing)
 
     def wait_collected(self, incident: str) -> None:
         """Wait until the evidence of an incident is sealed (or its collection failed)."""
