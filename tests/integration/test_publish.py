@@ -19,6 +19,7 @@ from pathlib import Path
 import botocore.exceptions
 import pytest
 
+from stele.host import s3
 from stele.trust import trust_keys
 from tests import judges
 from tests import storage as versitygw
@@ -214,3 +215,36 @@ def test_no_credential_is_logged(storage, bucket, ledger):
     )
     assert not re.search(rf"{SECRET}|Signature|Authorization|X-Amz", done.stdout + done.stderr, re.IGNORECASE)
     assert logging.getLogger("botocore").level in {0, logging.WARNING}
+
+
+def test_new_objects_are_written_the_short_way_and_whatever_else_comes_the_long_one(storage, bucket, monkeypatch):
+    for name, value in ENV.items():
+        monkeypatch.setenv(name, value)
+    endpoint, client, _ = storage
+    until = int(datetime.now(UTC).timestamp()) + 3600
+    lock = s3.Retention("GOVERNANCE", until, hold=True)
+    found = s3.Bucket(bucket, endpoint=endpoint)
+    calls = []
+    long_way = found._client.put_object
+    found._client.put_object = lambda **given: calls.append(given["Key"]) or long_way(**given)
+
+    def put(key, data=b"some bytes"):
+        found.put(key, data, kind="text/plain", cache="no-cache", lock=lock, replaces="")
+
+    for key in ("tile/0/x000/001", "a b+c/\u00e9~", "empty"):
+        put(key, b"" if key == "empty" else key.encode())
+    with pytest.raises(s3.ChangedError):
+        put("empty")
+    assert calls == []
+    found._puts._base = "http://127.0.0.1:9/nobody/"
+    put("by the client")
+    found._puts._base = f"{endpoint}/no-such-bucket/"
+    put("by the client, too")
+    with pytest.raises(s3.ChangedError):
+        put("empty")
+    assert calls == ["by the client", "by the client, too", "empty"]
+    for key in ("tile/0/x000/001", "a b+c/\u00e9~", "empty", "by the client"):
+        head = client.head_object(Bucket=bucket, Key=key)
+        assert (head["ContentType"], head["CacheControl"]) == ("text/plain", "no-cache")
+        assert found.lock_of(key) == lock
+    assert client.get_object(Bucket=bucket, Key="a b+c/\u00e9~")["Body"].read() == "a b+c/\u00e9~".encode()
