@@ -11,7 +11,7 @@ import click
 from stele.cli import render
 from stele.cli.context import Call, call_of, with_call
 from stele.cli.log_lines import Lines
-from stele.cli.log_options import reading, selection, view
+from stele.cli.log_options import catch_up, reading, selection, view
 from stele.cli.table import LOG_COMMANDS
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ class LogGroup(click.Group):
 def log(ctx: click.Context, /, last: int | None, reverse: bool, follow: bool, everything: bool, sub_json: bool, **given: Any) -> None:
     """What happened, in order: every event of every stage, from the ledger.
 
-    Each entry that is shown was checked against the signed checkpoint. Options that are given several times widen, different ones narrow.
+    Each entry that is shown was checked against the signed checkpoint: it shows what is published. What happened is committed at once, and
+    published a tenth of a second later as a rule; what was committed before the call is waited for, up to two seconds. Options that are
+    given several times widen, different ones narrow.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -73,7 +75,10 @@ def log(ctx: click.Context, /, last: int | None, reverse: bool, follow: bool, ev
     if last is None and not (given["since"] or given["until"]):
         last = 10 if follow else 50
     shown = Lines() if not call.json else None
-    if given["where"] is None and not call.places.ledger.joinpath("checkpoint").exists() and not follow:
+    there = call.places.ledger.joinpath("checkpoint")
+    if given["where"] is None and not there.exists():
+        catch_up(call)
+    if given["where"] is None and not there.exists() and not follow:
         if shown is not None:
             render.say_line("the ledger is empty")
         return

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+WAIT_S = 2.0  # for what is committed to be published
+LOOK_S = 0.02
+ASKED_S = 2.0  # an agent that says nothing for so long is not waited for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -79,8 +83,36 @@ def selection(given: dict[str, Any], *, everything: bool = False) -> Selection:
     )
 
 
+def catch_up(call: Call) -> None:
+    """Wait until what the agent had committed when this began is published, but no longer than WAIT_S; then say what is not.
+
+    Without an agent nothing is waited for: whoever commits without one publishes before it ends.
+    """
+    if not os.path.exists(call.places.agent_socket):
+        return
+    from stele.cli import render
+    from stele.trust.errors import SteleError
+
+    deadline, goal = time.monotonic() + WAIT_S, -1
+    while True:
+        try:
+            found = call.agent.call("GET", "/v1/ledger", timeout=ASKED_S)
+        except SteleError:
+            return  # it is gone, busy, or not for this user to ask: what is published is all there is to know
+        goal = found["committed"] if goal < 0 else goal
+        missing = goal - found["published"]
+        if missing <= 0 or found["read_only"]:
+            return
+        if time.monotonic() >= deadline:
+            render.warn(f"committed and not published yet: the newest {missing} entries", "`stele log --follow` shows them when they are")
+            return
+        time.sleep(LOOK_S)
+
+
 def view(call: Call, given: dict[str, Any]) -> LogView:
-    """The ledger that the options name."""
+    """The ledger that the options name; of this data folder's, what was committed before now is waited for."""
     from stele.flow import log_view
 
+    if given["where"] is None:
+        catch_up(call)
     return log_view.open_view(call.places, given["where"], given["trust"], read_all=given["read_all"])
