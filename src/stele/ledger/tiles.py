@@ -7,7 +7,7 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from stele.host import logs
+from stele.host import durable, logs
 from stele.ledger import regular
 from stele.model.damage import damaged as damaged  # noqa: PLC0414  readers of tiles raise it, too
 from stele.trust import merkle
@@ -85,25 +85,40 @@ def write_tile(root: Path, name: str, data: bytes) -> None:
         SteleError: `ledger.damaged` where something else is there.
         OSError: nothing changed.
     """
-    path = root / name
+    # few system calls: after each, a busy thread that appends lets this one wait
+    path = f"{root}/{name}"
     try:
         found = regular.read(path, MAX_BUNDLE)
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        pass
     else:
         if found == data:
             return
         if not is_torn(found, data):
             raise damaged(f"{name} is there with other content")
         logs.of(__name__).warning("%s was torn by a crash and is written again from the write-ahead log", name)
-    temp = path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
+    folder, _, last = path.rpartition("/")
+    temp = f"{folder}/.{last}.{os.urandom(4).hex()}.tmp"
     try:
-        temp.write_bytes(data)
+        fd = _created(folder, temp)
+        try:
+            durable.write_all(fd, data)
+        finally:
+            os.close(fd)
         os.rename(temp, path)
     except OSError:
         with contextlib.suppress(OSError):
-            temp.unlink()
+            os.unlink(temp)
         raise
+
+
+def _created(folder: str, path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)
+        return os.open(path, flags, 0o666)
 
 
 def remove_tile(root: Path, name: str) -> None:
