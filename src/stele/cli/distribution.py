@@ -14,7 +14,12 @@ from stele.cli.context import Call, with_call
 @click.argument("release")
 @click.argument("target", metavar="REGISTRY/REPOSITORY[:TAG]")
 @click.option("--plain-http", is_flag=True, help="Speak http without TLS, to a registry that is not on this machine, too.")
-@click.option("--delta/--no-delta", default=True, show_default=True, help="Make deltas from earlier releases, so that pulls move less.")
+@click.option(
+    "--delta/--no-delta",
+    default=True,
+    show_default=True,
+    help="Make deltas from the release before, those known good and those pinned, so that pulls move less.",
+)
 @with_call
 def push(call: Call, release: str, target: str, *, plain_http: bool, delta: bool) -> None:
     """Copy RELEASE, its signatures, SBOM, provenance and deltas to a registry. Only what is missing there moves.

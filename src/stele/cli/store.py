@@ -62,7 +62,10 @@ def pack(call: Call, keep: tuple[str, ...], keep_layers: bool) -> None:
 @click.option("--remove", is_flag=True, help="It need not stay whole any more.")
 @with_call
 def pin(call: Call, release: str | None, remove: bool) -> None:
-    """Make RELEASE stay whole when others are packed; without one, list what is pinned."""
+    """Make RELEASE stay whole when others are packed; without one, list what is pinned.
+
+    Pushes make deltas from pinned releases, too: pin what hosts still run that update rarely.
+    """
     from stele.flow import opening, packing
 
     found = opening.open_store(call.places)

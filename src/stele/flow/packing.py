@@ -67,11 +67,15 @@ def in_use(places: Places) -> dict[str, str]:
 
 
 def bases(places: Places, store: Layout, release: Release) -> list[Release]:
-    """What an update to `release` is likely to start from: the workload's release before it, and those known good; without itself."""
+    """What an update to `release` is likely to start from: the workload's release before it, those known good, those pinned; not itself.
+
+    Raises:
+        SteleError: `store.damaged`.
+    """
     items = [item for item in store.releases() if item.workload == release.workload]
     place = next((at for at, item in enumerate(items) if item.digest == release.digest), len(items))
     good = [digest for digest, reason in in_use(places).items() if reason in {"known good", "running"}]
-    wanted = dict.fromkeys([item.digest for item in items[max(0, place - 1) : place]] + good)
+    wanted = {item.digest for item in items[max(0, place - 1) : place]} | set(good) | pins(store)
     return [item for item in items if item.digest in wanted and item.digest != release.digest]
 
 
