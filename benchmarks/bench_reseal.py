@@ -8,7 +8,9 @@ which the table after the first compares. restic and borg keep a cache of their 
 podman read everything, and are left out where files are added to the root (`--more`): they are far behind. Each has a folder of its
 own, because umoci changes the ctime of all that it reads. Two limits are measured in the same rounds: one os.lstat for each file in a
 plain loop, and `find` that prints inode and ctime of each. The last table says what one more file that did not change costs, beside
-what it costs these; from the smallest root to the next the changed stratum grows, too, from little to the most that strata are.
+what it costs these; from the smallest root to the next the changed stratum grows, too, from little to the most that strata are. Both
+tables come for time and for processor time (children included), which says more on a busy machine; of a warm seal that is not
+counted, because a child of another process does the work.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import itertools
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -59,16 +62,19 @@ def main() -> None:
                 source = _source(work, more)
                 files = sum(len(names) for _, _, names in os.walk(source))
                 results.append(_peers(work, source, files, options.rounds, READERS if not more else ()))
-                sizes[files] = {**results[-1]["warm"]["rows"], **results[-1]["rows"]}
+                sizes[files] = {
+                    "time": {**results[-1]["warm"]["rows"], **results[-1]["rows"]},
+                    "processor time": results[-1]["processor"]["rows"],
+                }
             finally:
                 subprocess.run(["chattr", "-R", "-i", str(work)], stderr=subprocess.DEVNULL, check=False)
     print("\nwhat one more file costs that did not change")
-    for (few, short), (many, long) in itertools.pairwise(sizes.items()):
-        each = {name: (long[name]["median"] - short[name]["median"]) / (many - few) * 1e6 for name in long}
-        print(f"  from {few:,} to {many:,} files, µs each and in units of a plain os.lstat")
+    for ((few, short), (many, long)), what in itertools.product(itertools.pairwise(sizes.items()), ("time", "processor time")):
+        each = {name: (row["median"] - short[what][name]["median"]) / (many - few) * 1e6 for name, row in long[what].items()}
+        print(f"  from {few:,} to {many:,} files: {what}, µs each and in units of a plain os.lstat")
         for name, cost in each.items():
             print(f"    {name:26}{cost:8.2f}{cost / each[LSTAT]:8.2f}x")
-        results.append({"title": f"one more file than {few}, up to {many}", "unit": "µs", "rows": each})
+        results.append({"title": f"{what} of one more file than {few}, up to {many}", "unit": "µs", "rows": each})
     keep(results, options.json)
 
 
@@ -96,6 +102,18 @@ def _lstats(source: Path) -> Callable[[], float]:
         for path in paths:
             os.lstat(path)
         return time.perf_counter() - begun
+
+    return timed
+
+
+def _counted(candidate: Callable[[], float], spent: list[float]) -> Callable[[], float]:
+    """The same candidate; the processor time that it takes is added to `spent`."""
+
+    def timed() -> float:
+        before = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        took = candidate()
+        spent.append(sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) - before)
+        return took
 
     return timed
 
@@ -145,13 +163,17 @@ def _peers(work: Path, original: Path, files: int, rounds: int, readers: Sequenc
     }
     candidates = {name: command(argv[name](str(source))) for name, source in sources.items()}
     candidates |= {LSTAT: _lstats(original), FIND: command(["find", str(original), "-printf", "%i %C@\n"])}
+    spent: dict[str, list[float]] = {name: [] for name in candidates}
     try:
-        times = paired(candidates, rounds=rounds, before=before)
+        times = paired({name: _counted(candidates[name], spent[name]) for name in candidates}, rounds=rounds, before=before)
     finally:
         subprocess.run([STELE, "warm", "stop"], check=True, stdout=subprocess.DEVNULL)
     warm = {name: values for name, values in times.items() if name != "stele seal"}
     found = report(f"one file of {files:,} changed", {name: values for name, values in times.items() if name != WARM}, "stele seal")
-    return {**found, "warm": report(f"one file of {files:,} changed, with a warm process", warm, WARM)}
+    found["warm"] = report(f"one file of {files:,} changed, with a warm process", warm, WARM)
+    counted = {name: values[1:] for name, values in spent.items() if name != WARM}
+    found["processor"] = report(f"one file of {files:,} changed, processor time", counted, "stele seal")
+    return found
 
 
 if __name__ == "__main__":
