@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import sqlite3
 import threading
 import zlib
@@ -43,6 +42,7 @@ _ROWS = """WITH each (key, value) AS MATERIALIZED (SELECT key, value FROM json_e
 _FROM_JSON = f"INSERT OR REPLACE INTO entries {_ROWS}"
 CHUNK = 16384  # entries a transaction: each writes a page of `by_workload` for every workload that it is about
 CACHE_KIB = 16000
+_NOT_READ = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
 class Projection:
@@ -210,7 +210,9 @@ def problems(path: Path, raws: Iterable[bytes]) -> list[str]:
             while chunk := list(itertools.islice(following, CHUNK)):
                 wrong += _differing(db, chunk[0][0], [raw for _, raw in chunk])
     except (sqlite3.Error, TypeError, ValueError) as error:
-        return [] if not os.access(path, os.R_OK) else [f"the projection is damaged ({error}): `stele log rebuild` makes it anew"]
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_READ:
+            return []  # whoever asks reads without it, too
+        return [f"the projection is damaged ({error}): `stele log rebuild` makes it anew"]
     return [f"by the projection `stele log` may not find entries {wrong[:20]}: `stele log rebuild` makes it anew"] if wrong else []
 
 
