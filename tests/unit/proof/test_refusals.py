@@ -152,6 +152,11 @@ def test_hostile_shapes_cost_little():
         b"9" * 100_000 + b"\n",
         b'"' + b"x" * (65 << 20) + b'"\n',
         b'{"a":1,"a":1}\n',
+        b'"' + b'\\"' * 500_000 + b"\n",  # a string that does not end
+        b'"' + b'\\"' * 500_000 + b'"\n',
+        b"[" + b"[]," * 200_000 + b"[]]\n",
+        b"[" + b"[1" * 66 + b"]" * 66 + b"]\n",
+        b'["' + b"[" * 1_000_000 + b'"]\n',
     ):
         assert code(check, data + b"\n") in {"prove.invalid", "trust.not-canonical"}
 

@@ -16,7 +16,7 @@ sha = lambda *parts: hashlib.sha256(b"".join(parts)).digest()
 digest = lambda text: "sha256:" + sha(utf8(text)).hex()
 canonical = lambda value: json.dumps(value, sort_keys=True, separators=(",", ":"))
 number = lambda text: int(text) if len(text) < 21 and abs(int(text)) < 1 << 63 else need(False, "not an integer of 63 bits")
-brackets = lambda text: re.sub(r'"(?:[^"\\]|\\.)*"|[^][{}]', "", text)  # those that are not in strings
+brackets = lambda text: re.sub(r'"(?:[^"\\]++|\\.)*+"|[^][{}"]++', "", text)  # those that are not in strings
 depth = lambda text: max(itertools.accumulate(1 if bracket in "[{" else -1 for bracket in brackets(text)), default=0)
 
 
