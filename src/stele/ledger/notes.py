@@ -54,22 +54,22 @@ def restore(folder: Path, kept: Sequence[bytes], end: int, trusted: Sequence[not
     written: dict[int, bytes] = {}
     for size, signed in notes.items():
         path = folder / "checkpoints" / str(size)
-        if _is_lost(path, signed):
+        if _is_lost(path, signed, [signed]):
             written[size] = _write(path, signed, trusted)
     if newest:
         signed = regular.read(folder / "checkpoints" / str(newest), note.MAX_NOTE)
-        if _is_lost(folder / "checkpoint", signed):
+        if _is_lost(folder / "checkpoint", signed, [signed, *kept]):  # the name may be older than the data
             written[newest] = _write(folder / "checkpoint", signed, trusted)
     return written
 
 
-def _is_lost(path: Path, signed: bytes) -> bool:
-    """Whether a file is missing, torn, or what was there before."""
+def _is_lost(path: Path, signed: bytes, were: Sequence[bytes]) -> bool:
+    """Whether a file is missing, what was there before, or what a power cut tore of one of those that `were` there."""
     try:
         found = regular.read(path, note.MAX_NOTE)
         if found.startswith(signed):  # cosignatures may have been added
             return False
-        if tiles.is_torn(found, signed):
+        if any(tiles.is_torn(found, each) for each in were):
             return True
         return note.unverified(found).size < note.unverified(signed).size
     except FileNotFoundError:

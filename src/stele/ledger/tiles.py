@@ -137,14 +137,15 @@ def _wider(folder: Path, width: int) -> list[int]:
 
 
 def _candidates(root: Path, path_of: Callable[[int], str], width: int) -> Iterator[bytes]:
-    """What is there of a tile with at least `width` items, fullest first: a fuller one begins with the same items.
+    """What is there of a tile with at least `width` items, that of the very width first: a fuller one begins with the same items, but
+    may be newer than what is synced, and torn by a power cut.
 
     The sequencer removes partial tiles that fuller ones have replaced; the full tile is looked for once more at the end, because
     it may have taken their place meanwhile.
     """
-    yield from _read(root / path_of(WIDTH))
+    yield from _read(root / path_of(width))
     if width < WIDTH:
-        yield from _read(root / path_of(width))
+        yield from _read(root / path_of(WIDTH))
         for found in _wider(root / (path_of(WIDTH) + ".p"), width):
             yield from _read(root / path_of(found))
         yield from _read(root / path_of(WIDTH))

@@ -65,6 +65,15 @@ def test_what_a_power_cut_took_of_checkpoints_is_there_again(cut, lost):
     assert LedgerReader(cut).check(TRUSTED) == []
 
 
+def test_the_head_may_be_what_a_power_cut_tore_of_an_older_one(cut):
+    """Its name was on disk already, its data not yet; that of the newest is not either."""
+    whole = heads(cut)
+    (cut / "checkpoint").write_bytes(bytes(60) + whole["checkpoints/12"][60:])
+    with opened(cut) as ledger:
+        assert heads(cut) == whole
+        assert ledger.published == 18
+
+
 def test_cosignatures_that_came_later_stay(cut):
     path = cut / "checkpoints" / "18"
     path.write_bytes(path.read_bytes() + OTHER.sign(note.unverified(path.read_bytes()).body()).rpartition(b"\n\n")[2])

@@ -1,0 +1,171 @@
+"""The power goes at any system call, and takes what was not synced: what was acknowledged or shown is there, and nothing is damaged.
+
+Every call of a writer is recorded by strace; a model of a disk says what may be left of it (tests/power_cuts.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stele.ledger import sequencer, wal
+from stele.ledger.reader import LedgerReader
+from stele.trust import merkle, note
+from tests.ledgers import OTHER, SIGNER, TRUSTED, event, opened
+from tests.power_cuts import STRACE, Disk, calls
+
+SEED = int(os.environ.get("STELE_POWER_CUT_SEED", "5"))
+MARK = "/stele-test/"  # no such path: asking for one is a word in the trace
+pytestmark = [
+    pytest.mark.needs("strace"),  # records the system calls
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch) -> None:
+    monkeypatch.setattr(sequencer, "RECYCLE_BYTES", 3000)
+    monkeypatch.setattr(sequencer, "PUBLISH_EVERY_S", 3600)  # all is done by the thread that is watched
+    monkeypatch.setattr(wal, "STEP", 1 << 16)
+    monkeypatch.setattr(wal, "_ZEROS", bytes(1 << 16))
+
+
+def tell(*words: object) -> None:
+    os.access(MARK + "/".join(map(str, words)), os.F_OK)
+
+
+def work(folder: Path) -> None:
+    """Opening, publishing while others append, a full tile, cosignatures of any length, the write-ahead log's next file, closing."""
+    count = 0
+    ledger: sequencer.Ledger | None = None
+
+    def append(several: int) -> None:
+        assert ledger is not None
+        for item in ledger.append([event(several, workload=f"w{n % 5}", why="x" * 400) for n in range(several)]):
+            tell("acked", item.at, item.entry.digest())
+
+    def cosign(signed: bytes, size: int, _: Callable[[int], list[bytes]]) -> bytes:
+        nonlocal count
+        head = note.unverified(signed)
+        tell("signed", size, head.root.hex())
+        append(2)  # while witnesses are asked
+        count += 1
+        return signed + OTHER.sign(head.body()).rpartition(b"\n\n")[2] if count % 3 == 1 else signed
+
+    for _ in range(2):
+        ledger = sequencer.Ledger.open(folder, signer=SIGNER, clock=lambda: 1_900_000_000_000_000_000, cosign=cosign)
+        for _ in range(4):
+            append(3)
+            tell("published", ledger.publish())
+        with contextlib.closing(ledger):
+            append(1)
+
+
+def record(folder: Path, log: Path) -> None:
+    go, ready = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            os.close(ready)
+            ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(2**64 - 1), 0, 0, 0)  # PR_SET_PTRACER_ANY
+            os.read(go, 1)
+            work(folder)
+            status = 0
+        os._exit(status)
+    os.close(go)
+    tracer = subprocess.Popen(["strace", "-qq", "-o", str(log), *STRACE, "-p", str(child)])
+    while f"TracerPid:\t{tracer.pid}" not in Path(f"/proc/{child}/status").read_text():
+        assert tracer.poll() is None, "strace could not attach"
+        time.sleep(0.001)
+    os.write(ready, b"x")
+    os.close(ready)
+    assert os.waitpid(child, 0)[1] == 0
+    tracer.wait(60)
+
+
+def root_at(reader: LedgerReader, size: int) -> str:
+    return merkle.root([merkle.leaf_hash(raw) for raw in reader.raw_entries(0, size)]).hex()
+
+
+class Promises:
+    """What was acknowledged, signed, shown."""
+
+    def __init__(self) -> None:
+        self.acked: dict[int, str] = {}
+        self.signed: dict[int, str] = {}
+        self.shown = 0
+
+    def hear(self, word: str) -> None:
+        if not word.startswith(MARK):
+            return
+        kind, *rest = word.removeprefix(MARK).split("/")
+        if kind == "acked":
+            self.acked[int(rest[0])] = rest[1]
+        elif kind == "signed":
+            assert self.signed.setdefault(int(rest[0]), rest[1]) == rest[1]
+        else:
+            self.shown = max(self.shown, int(rest[0]))
+
+    def judge(self, folder: Path) -> None:
+        with opened(folder) as ledger:
+            assert ledger.published >= self.shown
+            assert ledger.size >= len(self.acked)
+            ledger.append([event(9, workload="w1")])
+            ledger.publish()
+        reader = LedgerReader(folder)
+        assert reader.check(TRUSTED) == []
+        found = {index: entry.digest() for index, entry in reader.entries()}
+        assert {index: found.get(index) for index in self.acked} == self.acked
+        roots = {size: root for size, root in self.signed.items() if root_at(reader, size) != root}
+        assert roots == {}, "another root was signed at a size"
+
+
+@pytest.fixture
+def left() -> Iterator[Path]:
+    """Where a power cut leaves its folder: in memory, for it is opened hundreds of times."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder) / "ledger"
+
+
+def test_what_was_promised_is_there_whatever_a_power_cut_takes(tmp_path, left):
+    folder, log = tmp_path / "ledger", tmp_path / "trace"
+    with opened(folder) as ledger:
+        for _ in range(3):
+            ledger.append([event(n, workload=f"w{n % 5}") for n in range(80)])
+            ledger.publish()
+    disk = Disk(folder)
+    record(folder, log)
+    promises, chance, cuts = Promises(), random.Random(SEED), 0
+    for number, (call, texts, rest, result) in enumerate(calls(log)):
+        if call == "access":
+            promises.hear(texts[0].decode())
+        else:
+            disk.play(call, texts, rest, result)
+            if call == "rename" and (path := Path(texts[1].decode())).parent.name == "checkpoints":
+                promises.shown = max(promises.shown, int(path.name))  # from now on readers find it
+        # what is sure to be there changes when something is synced; what chance adds, at any call
+        sure = call in {"access", "rename", "fsync", "fdatasync", "syncfs"}
+        often = call == "unlink" or (call == "pwrite64" and rest.endswith(", 0"))  # a header
+        for each in (None,) * sure + (chance,) * (4 if often else number % 3 == SEED % 3):
+            shutil.rmtree(left, ignore_errors=True)
+            disk.leave(left, each)
+            try:
+                promises.judge(left)
+            except BaseException as error:
+                kept = "chance kept some" if each else "none is kept"
+                error.add_note(f"the power went after call {number}, {call} {rest}; of what was not synced {kept}")
+                raise
+            cuts += 1
+    assert promises.shown == LedgerReader(folder).size
+    assert cuts > 200
