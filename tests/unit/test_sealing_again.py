@@ -330,9 +330,9 @@ def test_names_are_seen_as_python_sees_them_however_many_there_are(tmp_path, mon
         look([*names, b"gone"])
 
 
-@pytest.mark.parametrize("words", [(), ((0,) * 13,)])
-def test_where_the_librarys_record_is_another_python_looks(words, monkeypatch):
-    monkeypatch.setattr(states, "_WORDS", words)
+@pytest.mark.parametrize(("name", "value"), [("_WORDS", ()), ("_WORDS", ((0,) * 13,)), ("_lstat", None)])
+def test_where_the_librarys_record_is_another_python_looks(name, value, monkeypatch):
+    monkeypatch.setattr(states, name, value)
     assert states.quickest()([b"/"]) == packed([state_of(os.lstat("/"))])
 
 

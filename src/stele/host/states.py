@@ -13,7 +13,7 @@ import struct
 import warnings
 from array import array
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +24,8 @@ SIZE, CTIME = 3, 5  # their places in a state
 # may yet be written within the same tick, and would look the same
 SETTLED_NS = 20_000_000
 _ALONE = 20_000  # entries that are looked at while the store is opened; more are worth a second process
+# of the C library, if it has it; without giving up Python's lock each time, and found before a child is made
+_lstat: Any = getattr(ctypes.PyDLL(None), "lstat", None)
 _pack = struct.Struct("=QQIQqIqI").pack
 _SECOND = 1_000_000_000
 _RECORD = 64  # 32-bit words that are more than enough for the C library's struct stat
@@ -127,9 +129,8 @@ class _Quick:
     """Looks at names in the current folder by the C library itself: Python's lstat makes twenty objects of what is compared as bytes."""
 
     def __init__(self, words: Sequence[int]) -> None:
-        """`words`: where the words of a state lie in a struct stat. Raises AttributeError where the library has no such function."""
+        """`words`: where the words of a state lie in a struct stat."""
         self._words = words
-        self._lstat = ctypes.PyDLL(None).lstat  # without giving up the lock each time: a child has no other thread
         self._room = array("I", bytes(4 * _RECORD * _SLOTS))
         address, _ = self._room.buffer_info()
         self._slots = [ctypes.c_void_p(address + 4 * _RECORD * number) for number in range(_SLOTS)]
@@ -139,7 +140,7 @@ class _Quick:
         found = []
         for first in range(0, len(names), _SLOTS):
             some = names[first : first + _SLOTS]
-            if any(map(self._lstat, some, self._slots)):
+            if any(map(_lstat, some, self._slots)):
                 raise OSError
             made = array("I", bytes(WIDTH * len(some)))
             for place, word in enumerate(self._words):
@@ -154,8 +155,8 @@ def _look(names: Sequence[bytes]) -> bytes:
 
 def quickest() -> Callable[[Sequence[bytes]], bytes]:
     """How to look at names in the current folder: the quick way where it finds what Python finds."""
-    for words in _WORDS:
-        with contextlib.suppress(AttributeError, OSError, OverflowError):
+    for words in _WORDS if _lstat is not None else ():
+        with contextlib.suppress(OSError, OverflowError):
             quick = _Quick(words)
             if quick.look((b".", b"/")) == _look((b".", b"/")):
                 return quick.look
