@@ -94,13 +94,14 @@ class Collector:
                 f"a checkpoint with all of its cosignatures would be larger than {note.MAX_NOTE} bytes, and nobody could read it"
             )
         self.policy, self.block, self.timeout, self.late = policy, block, timeout, late
-        self.alarm: Alarm = lambda behind: None  # told of a witness that knows less than it cosigned; from the thread of `late`
+        self.alarm: Alarm = lambda behind: None  # told of a witness that knows less than it cosigned; by who asks, or as `late`
         self._forks = forks.Forks(believed or (lambda signed: note.open_note(signed, ledgers).checkpoint), timeout=max(timeout, 1.0))
         before = cosigned or {}
         self._turn = threading.Condition()
         self._job: _Job | None = None
         self._ended = False
         self._alarmed: set[Behind] = set()
+        self._untold: list[Behind] = []
         self._standings = {w.name: Standing(w.name, w.url, 0, 0, "") for w in policy.witnesses}
         by_url: dict[str, list[note.Verifier]] = {}
         for witness in asked:
@@ -109,7 +110,7 @@ class Collector:
             Asker(url, keys, ledgers, timeout=max(timeout, 1.0), cosigned=max(before.get(key, 0) for key in keys))
             for url, keys in by_url.items()
         ]
-        self._told: queue.SimpleQueue[tuple[int, bytes] | Behind | None] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         # a thread of its own: whoever takes late lines may have to wait for a publishing that waits for the witnesses
         threading.Thread(target=self._hand_on, name="witness-late", daemon=True).start()
         for asker in self._askers:
@@ -138,6 +139,7 @@ class Collector:
                     break
             job.waited_for = False
             enough, lines = self._enough(job), dict(job.lines)
+        self._tell()  # here, because whoever asks may end before another thread comes to it
         if job.forked is not None:
             raise job.forked
         if not enough and self.block:
@@ -191,12 +193,21 @@ class Collector:
     def _hand_on(self) -> None:
         while (found := self._told.get()) is not None:
             try:
-                if isinstance(found, Behind):
-                    self.alarm(found)
-                else:
+                if found[1]:
                     self.late(*found)
             except Exception:
-                log.exception("what came from a witness late could not be added")
+                log.exception("cosignatures that came late could not be added")
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell of the witnesses that know less than they cosigned, each once."""
+        with self._turn:
+            untold, self._untold = self._untold, []
+        for behind in untold:
+            try:
+                self.alarm(behind)
+            except Exception:
+                log.exception("that the witness %s is behind could not be recorded", behind.url)
 
     # ---- one witness's thread ----------------------------------------------------------------
 
@@ -251,12 +262,14 @@ class Collector:
             if isinstance(error, SteleError) and error.code == forks.CODE:
                 job.forked = error
             fresh = self._note(asker, error=reason)
+            if asker.behind is not None and asker.behind not in self._alarmed:
+                self._alarmed.add(asker.behind)
+                self._untold.append(asker.behind)
+                if not job.waited_for:
+                    self._told.put((0, b""))  # nothing is added: it only tells
             self._turn.notify_all()
         if fresh:
             log.log(logging.ERROR if serious else logging.WARNING, "%s", reason)
-        if asker.behind is not None and asker.behind not in self._alarmed:
-            self._alarmed.add(asker.behind)
-            self._told.put(asker.behind)
 
     def _done(self, asker: Asker, job: _Job, lines: bytes) -> None:
         _, found = note.split_note(job.text + b"\n" + lines)  # verified by the asker, and each begins with its time

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAGIC = b"stele-witness-heads v1\n"
-ROOM = 4 << 20  # bytes of a file, or four times what is in it
+ROOM = 1 << 20  # bytes of a file, or four times what is in it
 SECTOR = 512  # bytes: a disk writes all of it, or nothing
 _HEAD = re.compile(rb"(head ([1-9][0-9]{0,6}) ([0-9a-f]{64})) ([0-9a-f]{8})\n")
 _BEGINNING = re.compile(rb"h(e(a(d( ([1-9][0-9]{0,6}( ([0-9a-f]{0,63}|[0-9a-f]{64}( [0-9a-f]{0,8})?))?)?)?)?)?)?")  # of such a line
