@@ -278,3 +278,22 @@ def test_what_came_as_a_delta_is_pushed_on_with_its_layers(places, registry, tmp
     third = other(tmp_path, "three", places)
     got = pull(third, f"{registry}/elsewhere-{tmp_path.name.replace('_', '-').lower()}:v2", whole=True)
     assert (got["release"], got["way"]) == (two, "strata")
+
+
+def test_a_delta_that_is_hardly_shorter_than_the_layers_is_not_sent(places, debian, tmp_path):
+    target = f"{debian}/hardly-shorter:"
+    (places.data.parent / "root").mkdir()
+    noise = places.data.parent / "root" / "noise"
+    size = 12 << 20
+    noise.write_bytes(os.urandom(size))
+    push(places, seal(places, "1"), target + "v1")
+    to = other(tmp_path, "two", places)
+    pull(to, target + "v1")
+    noise.write_bytes(os.urandom(size))
+    two = seal(places, "2")
+    assert push(places, two, target + "v2", delta=True)["sent"] < size + 1_500_000
+    assert pull(to, target + "v2")["way"] == "strata"
+    noise.write_bytes(noise.read_bytes()[:-1])
+    three = seal(places, "3")
+    push(places, three, target + "v3", delta=True)
+    assert pull(to, target + "v3")["way"] == "update"

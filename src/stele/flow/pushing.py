@@ -137,17 +137,29 @@ def _push_manifest(repository: Repository, digest: str, media_type: str, data: b
     return repository.put_manifest(digest, media_type, data)
 
 
+def _is_long(store: Layout, release: Release, offer: deltas.Offer) -> bool:
+    """Whether a delta saves less than a tenth of the layers that its base does not have."""
+    try:
+        there = {stratum.diff_id for stratum in store.find(offer.base).strata}
+    except SteleError:
+        return False
+    return offer.size * 10 > 9 * sum(stratum.layer.size for stratum in release.strata if stratum.diff_id not in there)
+
+
 def _push_referrers(
     repository: Repository, store: Layout, release: Release, ready: Sequence[Ready], say: Callable[[str], None], beside: _Beside
 ) -> None:
     """What refers to the release; by the tag `sha256-<hex>` where the registry has no API for it (OCI distribution-spec 1.1).
 
-    The forms that the store keeps releases by are its own matter; a delta whose update has its content apart has it so, too.
+    The forms that the store keeps releases by are its own matter; a delta whose update has its content apart has it so, too. One
+    without an update that is hardly shorter than the layers in its place would only double what is sent.
     """
     unlisted = []
+    short = {update.base for update in ready}
     apart = {update.delta: update for update in ready if update.parted is not None}
     for item in store.referrers(release.digest):
-        if any(packing.is_pack(store, offer) for offer in deltas.offers(release.digest, [item])):
+        found = deltas.offers(release.digest, [item])
+        if any(packing.is_pack(store, offer) or (offer.base not in short and _is_long(store, release, offer)) for offer in found):
             continue
         update = apart.get(item.descriptor.digest)
         referrer = item if update is None or update.parted is None else update.parted
@@ -161,8 +173,8 @@ def _push_referrers(
             unlisted.append(referrer)
     tag = f"sha256-{digest_hex(release.digest)}"
     for _ in range(WRITES if unlisted else 0):
-        found = repository.manifest(tag)
-        present = {} if found is None else registry_lists.foreign(found.data)
+        listing = repository.manifest(tag)
+        present = {} if listing is None else registry_lists.foreign(listing.data)
         listed = {item["digest"] for item in present.get("manifests", [])}
         if all(item.descriptor.digest in listed for item in unlisted):  # also: nobody wrote over it meanwhile
             return
