@@ -26,17 +26,21 @@ class Node:
     def __init__(self, *, is_folder: bool, data: bytes = b"") -> None:
         self.is_folder, self.data, self.now = is_folder, data, bytearray(data)
         self.versions: list[bytes] = []  # since it was synced
+        self.dirty: set[int] = set()  # sectors
         self.names: dict[str, Node] = {}
         self.seen: dict[str, Node] = {}  # as whoever runs sees them
         self.changes: list[dict[str, Node | None]] = []
 
     def wrote(self, data: bytes, at: int) -> None:
+        begin = min(at, len(self.now))
         if len(self.now) < at:
             self.now.extend(bytes(at - len(self.now)))
         self.now[at : at + len(data)] = data
         self.versions.append(bytes(self.now))
+        self.dirty.update(range(begin // SECTOR, -(-(at + len(data)) // SECTOR)))
 
     def cut(self, size: int) -> None:
+        self.dirty.update(range(min(size, len(self.now)) // SECTOR, -(-size // SECTOR)))
         self.now = bytearray(self.now[:size].ljust(size, b"\0"))
         self.versions.append(bytes(self.now))
 
@@ -49,8 +53,15 @@ class Node:
         self.changes.append(names)
 
     def sync(self) -> None:
-        self.data, self.versions = bytes(self.now), []
+        found = bytearray(self.data[: len(self.now)].ljust(len(self.now), b"\0"))
+        for sector in self.dirty:
+            found[sector * SECTOR : (sector + 1) * SECTOR] = self.now[sector * SECTOR : (sector + 1) * SECTOR]
+        self.data, self.versions, self.dirty = bytes(found), [], set()
         self.names, self.changes = dict(self.seen), []
+
+    def lose(self) -> None:
+        """A sync failed: what was to be written is not on disk, and no later sync writes it, for memory calls it clean."""
+        self.versions, self.dirty = [], set()
 
     def after(self, chance: random.Random | None) -> tuple[bytes, dict[str, Node]]:
         """Data and names after a power cut: nothing that is not synced, or what chance keeps of it."""
@@ -67,7 +78,10 @@ class Node:
             return self.data, names
         found = [self.data, *self.versions]
         size = len(chance.choice(found))
-        parts = (chance.choice(found)[at : at + SECTOR].ljust(SECTOR, b"\0") for at in range(0, size, SECTOR))
+        parts = []
+        for at in range(0, size, SECTOR):
+            was = chance.choice(found) if at // SECTOR in self.dirty else self.data
+            parts.append(was[at : at + SECTOR].ljust(SECTOR, b"\0"))
         return b"".join(parts)[:size], names
 
 
@@ -113,6 +127,9 @@ class Disk:
         """Do what one call did. `rest`: its arguments without `texts`."""
         numbers = [int(each) for each in re.findall(r"(?<![\w|])\d+(?![\w|])", rest)]
         if result < 0:
+            if call in {"syncfs", "fsync", "fdatasync"}:
+                for node in self.all() if call == "syncfs" else [self._open[numbers[0]][0]] if numbers[0] in self._open else []:
+                    node.lose()
             return
         if call in {"openat", "mkdir", "rename", "unlink", "rmdir"}:
             self._play_name(call, [each.decode() for each in texts], rest, result)

@@ -21,7 +21,8 @@ import pytest
 from stele.ledger import sequencer, wal
 from stele.ledger.reader import LedgerReader
 from stele.trust import merkle, note
-from tests.ledgers import OTHER, SIGNER, TRUSTED, event, opened
+from stele.trust.errors import SteleError
+from tests.ledgers import OTHER, TRUSTED, event, opened
 from tests.power_cuts import STRACE, Disk, calls
 
 SEED = int(os.environ.get("STELE_POWER_CUT_SEED", "5"))
@@ -47,10 +48,8 @@ def tell(*words: object) -> None:
 def work(folder: Path) -> None:
     """Opening, publishing while others append, a full tile, cosignatures of any length, the write-ahead log's next file, closing."""
     count = 0
-    ledger: sequencer.Ledger | None = None
 
     def append(several: int) -> None:
-        assert ledger is not None
         for item in ledger.append([event(several, workload=f"w{n % 5}", why="x" * 400) for n in range(several)]):
             tell("acked", item.at, item.entry.digest())
 
@@ -63,15 +62,16 @@ def work(folder: Path) -> None:
         return signed + OTHER.sign(head.body()).rpartition(b"\n\n")[2] if count % 3 == 1 else signed
 
     for _ in range(2):
-        ledger = sequencer.Ledger.open(folder, signer=SIGNER, clock=lambda: 1_900_000_000_000_000_000, cosign=cosign)
-        for _ in range(4):
-            append(3)
-            tell("published", ledger.publish())
-        with contextlib.closing(ledger):
-            append(1)
+        with opened(folder, cosign=cosign) as ledger:
+            for _ in range(4):
+                with contextlib.suppress(SteleError):  # the disk failed: after the next opening
+                    append(3)
+                    tell("published", ledger.publish())
+            with contextlib.suppress(SteleError):
+                append(1)
 
 
-def record(folder: Path, log: Path) -> None:
+def record(folder: Path, log: Path, *strace: str) -> None:
     go, ready = os.pipe()
     child = os.fork()
     if child == 0:
@@ -84,7 +84,7 @@ def record(folder: Path, log: Path) -> None:
             status = 0
         os._exit(status)
     os.close(go)
-    tracer = subprocess.Popen(["strace", "-qq", "-o", str(log), *STRACE, "-p", str(child)])
+    tracer = subprocess.Popen(["strace", "-qq", "-o", str(log), *STRACE, *strace, "-p", str(child)])
     while f"TracerPid:\t{tracer.pid}" not in Path(f"/proc/{child}/status").read_text():
         assert tracer.poll() is None, "strace could not attach"
         time.sleep(0.001)
@@ -132,19 +132,24 @@ class Promises:
 
 
 @pytest.fixture
+def folder(tmp_path) -> Path:
+    """A ledger shortly before a tile is full."""
+    with opened(tmp_path / "ledger") as ledger:
+        for _ in range(3):
+            ledger.append([event(n, workload=f"w{n % 5}") for n in range(80)])
+            ledger.publish()
+    return Path(tmp_path / "ledger")
+
+
+@pytest.fixture
 def left() -> Iterator[Path]:
     """Where a power cut leaves its folder: in memory, for it is opened hundreds of times."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         yield Path(folder) / "ledger"
 
 
-def test_what_was_promised_is_there_whatever_a_power_cut_takes(tmp_path, left):
-    folder, log = tmp_path / "ledger", tmp_path / "trace"
-    with opened(folder) as ledger:
-        for _ in range(3):
-            ledger.append([event(n, workload=f"w{n % 5}") for n in range(80)])
-            ledger.publish()
-    disk = Disk(folder)
+def test_what_was_promised_is_there_whatever_a_power_cut_takes(folder, tmp_path, left):
+    disk, log = Disk(folder), tmp_path / "trace"
     record(folder, log)
     promises, chance, cuts = Promises(), random.Random(SEED), 0
     for number, (call, texts, rest, result) in enumerate(calls(log)):
@@ -169,3 +174,24 @@ def test_what_was_promised_is_there_whatever_a_power_cut_takes(tmp_path, left):
             cuts += 1
     assert promises.shown == LedgerReader(folder).size
     assert cuts > 200
+
+
+@pytest.mark.parametrize(
+    "fault", ["syncfs:error=EIO:when=1", "syncfs:error=EIO:when=2", "fdatasync:error=EIO:when=8", "fdatasync:error=EIO:when=12"]
+)
+def test_what_the_disk_failed_to_write_is_not_taken_for_written_later(folder, tmp_path, left, fault):
+    """A failed sync is told once; memory shows what the disk does not have, and the next sync succeeds."""
+    disk, log, promises, failed = Disk(folder), tmp_path / "trace", Promises(), False
+    record(folder, log, "-e", f"inject={fault}")
+    for call, texts, rest, result in calls(log):
+        if call == "access":
+            promises.hear(texts[0].decode())
+            continue
+        disk.play(call, texts, rest, result)
+        failed = failed or (result < 0 and call in fault)
+        if failed and call in {"syncfs", "fdatasync"}:
+            shutil.rmtree(left, ignore_errors=True)
+            disk.leave(left, None)
+            promises.judge(left)
+    assert failed
+    assert promises.shown > 260

@@ -8,7 +8,7 @@ import fcntl
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -101,17 +101,48 @@ def _sync_with(fd: int, folders: Sequence[Path]) -> None:
         sync_all(fds)
 
 
-def sync_filesystem(folder: Path) -> None:
-    """Flush the whole file system that a folder is on (syncfs): cheaper than an fsync for each of thousands of files.
+class Filesystem:
+    """The file system that a folder is on: what it failed to write since this was opened is told, whoever else was told before.
 
-    Raises:
-        OSError: something of it could not be written.
+    `failed`: it did once. What was lost then, memory may show as written: no later sync says anything of it.
     """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __init__(self, folder: Path) -> None:
+        self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._folder, self.failed = folder, False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def sync(self) -> None:
+        """Flush all of it (syncfs): cheaper than an fsync for each of thousands of files.
+
+        Raises:
+            OSError: something of it could not be written.
+        """
+        if _libc.syncfs(self._fd) < 0:
+            number, self.failed = ctypes.get_errno(), True
+            raise OSError(number, os.strerror(number), str(self._folder))
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._fd)
+
+
+def sync_filesystem(folder: Path) -> None:
+    """Flush the whole file system that a folder is on. Raises like `Filesystem.sync`."""
+    with Filesystem(folder) as found:
+        found.sync()
+
+
+def write_again(path: Path | str, data: bytes) -> None:
+    """Write bytes once more that a file begins with: after a failed sync, memory may show them where the disk does not have them."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        if _libc.syncfs(fd) < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(folder))
+        write_at(fd, data, 0)
     finally:
         os.close(fd)
 

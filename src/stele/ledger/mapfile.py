@@ -229,6 +229,18 @@ class MapFile:
         os.ftruncate(self._nodes, self._end)
         return found
 
+    def write_again(self, base: int) -> None:
+        """Write the maps since `base` once more, which are whole: memory may show what a disk that failed does not have.
+
+        Raises:
+            OSError: that cannot be done.
+            SteleError: `ledger.bad-map`.
+        """
+        begin = bisect_left(range(self._count), base, key=lambda number: self._record(number).epoch)
+        floor = self._end_of(self._record(begin - 1)) if begin else 0
+        for fd, at, end in (self._nodes, floor, self._end), (self._roots, begin * RECORD, self._count * RECORD):
+            durable.write_at(fd, os.pread(fd, end - at, at), at)
+
     def commit(self, epoch: int, node: Node | None, workloads: int, time_ns: int) -> None:
         """Append an epoch's map: the nodes that are not kept yet, then its record. Not synced.
 

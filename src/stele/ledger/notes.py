@@ -64,10 +64,14 @@ def restore(folder: Path, kept: Sequence[bytes], end: int, trusted: Sequence[not
 
 
 def _is_lost(path: Path, signed: bytes, were: Sequence[bytes]) -> bool:
-    """Whether a file is missing, what was there before, or what a power cut tore of one of those that `were` there."""
+    """Whether a file is missing, what was there before, or what a power cut tore of one of those that `were` there.
+
+    One that is whole is written once more: memory may show what a disk that failed does not have.
+    """
     try:
         found = regular.read(path, note.MAX_NOTE)
         if found.startswith(signed):  # cosignatures may have been added
+            durable.write_again(path, found)
             return False
         if any(tiles.is_torn(found, each) for each in were):
             return True

@@ -51,7 +51,8 @@ class Recovered(NamedTuple):
 def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> Recovered:
     """Take what is below the WAL's base from the tiles, the rest from the WAL; every root signed since the base must come out.
 
-    Tiles above the base are not synced: what a power cut tore of them is written again from the WAL.
+    Tiles above the base are not synced: what a power cut tore of them is written again from the WAL, and so is what is whole, for
+    after a failed sync memory may show what the disk does not have.
 
     Raises:
         SteleError: `ledger.damaged`; `trust.*`: a checkpoint is not by this ledger's key.
@@ -81,7 +82,8 @@ def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> 
             count_in(edge, raw, maps)
             _compare(edge, roots)
         for name, data in [*edge.pending, *shown]:
-            tiles.write_tile(folder, name, data)
+            tiles.write_tile(folder, name, data, again=True)
+        maps.write_again(base)
         edge.pending.clear()
         openings.Writer(folder).put(sorted((index, data) for index, data in opening.items() if index < published))
         synced_names, shown_names = frozenset(name for name, _ in synced), frozenset(name for name, _ in shown)

@@ -69,6 +69,7 @@ class Ledger:
         self._tried = 0  # how many entries there were when publishing was tried last
         self._failed: SteleError | None = None
         with contextlib.ExitStack() as opened:
+            self._disk = opened.enter_context(durable.Filesystem(folder))  # before anything is written that it is to sync
             self._wal = Wal(folder / ".state")
             opened.callback(self._wal.close)
             found = recovery.recover(folder, self._wal, trusted)
@@ -381,14 +382,14 @@ class Ledger:
             self._project()
 
     def _recycle(self, size: int, names: frozenset[str]) -> None:
-        """Begin the WAL anew at the checkpoint of this size, and erase what redactions below it ask for. What fails is tried again."""
+        """Begin the WAL anew at a checkpoint, and erase what is due. What fails is tried again, but syncfs: what it lost is unknown."""
         with self._group.leading():
-            if self._failed is not None:
+            if self._failed is not None or self._disk.failed:
                 return
             due = self._erasing.due(size)
         try:
             openings.erase(self._folder, due)
-            durable.sync_filesystem(self._folder)
+            self._disk.sync()
             with self._group.leading():
                 try:
                     self._lock.check()
@@ -400,7 +401,8 @@ class Ledger:
                         self._fail(error if isinstance(error, SteleError) else write_failed("written", error))
                     raise
         except OSError as error:
-            logs.of(__name__).warning("the ledger's write-ahead log could not be recycled yet: %s", error)
+            kept = "the ledger's write-ahead log is kept, and grows, %s: %s"
+            logs.of(__name__).warning(kept, "until the agent starts again" if self._disk.failed else "for now", error)
             return
         self._partials.sync(names)
 
@@ -443,4 +445,5 @@ class Ledger:
                 self._projection.close()
                 self._wal.close()
                 self._maps.close()
+                self._disk.close()
                 self._lock.release()

@@ -76,10 +76,11 @@ def is_torn(found: bytes, data: bytes) -> bool:
     return len(found) <= len(data) and all(have in {0, want} for have, want in zip(found, data, strict=False))
 
 
-def write_tile(root: Path, name: str, data: bytes) -> None:
+def write_tile(root: Path, name: str, data: bytes, *, again: bool = False) -> None:
     """Write by temp and rename, without fsync (the WAL still has it). What is there already must be the same.
 
-    What a power cut tore is written again: callers vouch for `data` by the WAL and the signed root.
+    What a power cut tore is written again: callers vouch for `data` by the WAL and the signed root. `again`: and what is whole,
+    too, for an earlier process may have been told that the disk does not have it.
 
     Raises:
         SteleError: `ledger.damaged` where something else is there.
@@ -93,6 +94,8 @@ def write_tile(root: Path, name: str, data: bytes) -> None:
         pass
     else:
         if found == data:
+            if again:
+                durable.write_again(path, data)
             return
         if not is_torn(found, data):
             raise damaged(f"{name} is there with other content")

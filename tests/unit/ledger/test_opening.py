@@ -98,13 +98,13 @@ def test_calls_wait_where_very_much_is_in_the_write_ahead_log_until_it_began_ane
     monkeypatch.setattr("stele.ledger.sequencer.MOST_REPLAYED", 100)
     begun, go_on = threading.Event(), threading.Event()
 
-    def sync(_: Path) -> None:
+    def sync(_: durable.Filesystem) -> None:
         begun.set()
         go_on.wait()
         if fails:
             raise OSError(5, "no")
 
-    monkeypatch.setattr(durable, "sync_filesystem", sync)
+    monkeypatch.setattr(durable.Filesystem, "sync", sync)
     bases: list[int] = []
     ledger.append([event(number) for number in range(90)])
     publishing = threading.Thread(target=ledger.publish)
