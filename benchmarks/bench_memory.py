@@ -1,9 +1,9 @@
-"""Peak memory of sealing much: a folder of 10 GiB in large files, and one of 200,000 files, beside restic and borg.
+"""Peak memory of sealing much: a folder of 10 GiB in large files, one of 2 GiB of noise, and one of 200,000 files, beside restic and borg.
 
-    sudo .venv/bin/python benchmarks/bench_memory.py [--gib 10] [--files 200000] [--json FILE]
+    sudo .venv/bin/python benchmarks/bench_memory.py [--gib 10] [--noise 2] [--files 200000] [--json FILE]
 
-Resident memory of the command and all its children together, looked at every 10 ms. The large files are sparse and hold little but
-zeros, so that the layer is small; the image is written whole. `sealing again` is after one file of the folder changed, and after a new
+Resident memory of the command and all its children together, looked at every 10 ms. The 10 GiB are sparse and hold little but
+zeros, so that the layer is small; the image is written whole. The noise cannot be compressed: it is written twice. `sealing again` is after one file of the folder changed, and after a new
 file came, which goes the whole way. docs/guide/benchmarks.md states the bound that the first figures have to keep.
 """
 
@@ -34,6 +34,7 @@ def main() -> None:
     """Run both and print what was resident at most."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gib", type=int, default=10)
+    parser.add_argument("--noise", type=int, default=2, help="GiB")
     parser.add_argument("--files", type=int, default=200_000)
     parser.add_argument("--json", default=None)
     options = parser.parse_args()
@@ -42,6 +43,7 @@ def main() -> None:
     results = []
     for title, make, files in (
         (f"{options.gib} GiB in {options.gib * 8} files", lambda root: _large(root, options.gib), options.gib * 8),
+        (f"{options.noise} GiB of noise in {options.noise * 8} files", lambda root: _noise(root, options.noise), options.noise * 8),
         (f"{options.files:,} files", lambda root: _many(root, options.files), options.files),
     ):
         with tempfile.TemporaryDirectory(dir=CACHE) as name:
@@ -57,6 +59,13 @@ def _large(root: Path, gib: int) -> None:
         with (root / f"{number}.bin").open("wb") as file:
             file.write(b"%d\n" % number * 1000)
             file.truncate(128 << 20)
+
+
+def _noise(root: Path, gib: int) -> None:
+    for number in range(gib * 8):
+        with (root / f"{number}.bin").open("wb") as file:
+            for _ in range(128):
+                file.write(os.urandom(1 << 20))
 
 
 def _many(root: Path, files: int) -> None:

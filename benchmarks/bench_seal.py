@@ -1,9 +1,10 @@
-"""Sealing and verifying a Debian minbase root, beside `umoci insert`, `podman import` and `aide --check`.
+"""Sealing and verifying a Debian minbase root, and the same with other settings, beside umoci, podman and AIDE.
 
     sudo .venv/bin/python benchmarks/bench_seal.py [--rounds 5] [--json FILE]
 
 Stele's seal is complete: tree, tar layers with zstd, EROFS images with dm-verity trees, signature, ledger entry. The peers
-do less: a tar layer (umoci: gzip) and a manifest. AIDE compares the same files with a database of SHA-256.
+do less: a tar layer (umoci: gzip) and a manifest. `stele seal --from` signs a release whose settings are other ones, `umoci config`
+writes another config. AIDE compares the same files with a database of SHA-256.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -47,7 +49,7 @@ def main() -> None:
         work = Path(name)
         (work / "stele.yaml").write_bytes(SPEC)
         data = work / "data"
-        results = [_seal(stele, source, work, data, options.rounds), _verify(stele, source, work, data, options.rounds)]
+        results = [made(stele, source, work, data, options.rounds) for made in (_seal, _settings, _verify)]
     keep(results, options.json)
 
 
@@ -78,6 +80,20 @@ def _seal(stele: list[str], source: Path, work: Path, data: Path, rounds: int) -
         "podman import": podman,
     }
     return report(f"seal of {source.name}", paired(candidates, rounds=rounds, before=before), "stele seal")
+
+
+def _settings(stele: list[str], source: Path, work: Path, data: Path, rounds: int) -> dict[str, object]:
+    other = work / "other.yaml"
+
+    def before(name: str) -> None:
+        if name == "stele seal --from":
+            other.write_bytes(SPEC + b"env: {ROUND: '%d'}\n" % time.monotonic_ns())  # a release that is not there yet
+
+    candidates = {
+        "stele seal --from": command([*stele, "--data", str(data), "seal", "--from", "minbase", "-f", str(other)]),
+        "umoci config": command(["umoci", "config", "--image", f"{work / 'umoci'}:base", "--config.env", "ROUND=1"]),
+    }
+    return report(f"other settings for {source.name}", paired(candidates, rounds=rounds, before=before), "stele seal --from")
 
 
 def _verify(stele: list[str], source: Path, work: Path, data: Path, rounds: int) -> dict[str, object]:
