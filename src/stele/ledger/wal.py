@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from stele.host import durable
 from stele.ledger import regular
 from stele.ledger.tiles import damaged
+from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,8 +68,8 @@ def _seed(generation: int, base: int) -> int:
     return zlib.crc32(struct.pack("<8sQQ", MAGIC, generation, base))
 
 
-def _header(generation: int, base: int, scrub: int) -> bytes:
-    head = struct.pack("<8sQQI", MAGIC, generation, base, scrub)
+def _header(generation: int, base: int, scrub: int, magic: bytes = MAGIC) -> bytes:
+    head = struct.pack("<8sQQI", magic, generation, base, scrub)
     return head + struct.pack("<I", zlib.crc32(head))
 
 
@@ -122,6 +123,13 @@ class Wal:
         if not raw.strip(b"\0"):
             return 0
         magic, generation, base, scrub, _ = HEADER.unpack(raw.ljust(HEADER.size, b"\0"))
+        if magic[:-1] == MAGIC[:-1] and magic != MAGIC and raw == _header(generation, base, scrub, magic):
+            raise SteleError(
+                f"this ledger was written by another version of Stele: its write-ahead log is {magic.decode('ascii', 'replace')}, not "
+                f"{MAGIC.decode()}",
+                remedy="go on with the version that wrote it; what it published, any version reads with `stele log --from FOLDER`",
+                code="ledger.other-version",
+            )
         if magic != MAGIC or raw != _header(generation, base, scrub) or scrub > 1 or not generation:
             raise damaged(f"the header of the write-ahead log {path.name} does not hold")
         return int(generation)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,14 @@ def test_a_wal_that_was_killed_while_it_was_made_is_made_again(folder):
     log.append([b"x"])
     log.close()
     assert entries_of(folder) == [b"x"]
+
+
+def test_a_wal_of_another_version_is_told_from_a_damaged_one(folder):
+    wal.Wal(state(folder)).close()
+    path = folder / "wal.0"
+    whole = path.read_bytes()
+    older = struct.pack("<8sQQI", b"stele-w1", 1, 0, 0)
+    path.write_bytes(older + struct.pack("<I", zlib.crc32(older)) + whole[len(older) + 4 :])
+    assert code(wal.Wal, folder) == "ledger.other-version"
+    path.write_bytes(b"stele-w1" + whole[8:])  # a flipped bit is damage
+    assert code(wal.Wal, folder) == "ledger.damaged"
