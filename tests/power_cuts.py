@@ -6,11 +6,18 @@ once their folder was synced; before that, the first few changes of each folder 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
 import random
 import re
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 SECTOR = 512
+MARK = "/stele-test/"  # no such path: asking for one is a word in the trace
 CALLS = (
     *("openat", "close", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "syncfs", "rename", "unlink", "mkdir", "rmdir"),
     "access",  # by which the process says something
@@ -203,3 +210,32 @@ def calls(log: Path) -> list[tuple[str, list[bytes], str, int]]:
             assert not any(cut for _, cut in texts)
             found.append((call, [bytes.fromhex(text.replace("\\x", "")) for text, _ in texts], _TEXT.sub("", arguments), int(result)))
     return found
+
+
+def tell(*words: object) -> None:
+    """Say something in the trace."""
+    os.access(MARK + "/".join(map(str, words)), os.F_OK)
+
+
+def record(work: Callable[[], None], log: Path, *strace: str) -> None:
+    """Have a child do the work, under strace: all that its first thread does is in the log."""
+    go, ready = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            os.close(ready)
+            ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(2**64 - 1), 0, 0, 0)  # PR_SET_PTRACER_ANY
+            os.read(go, 1)
+            work()
+            status = 0
+        os._exit(status)
+    os.close(go)
+    tracer = subprocess.Popen(["strace", "-qq", "-o", str(log), *STRACE, *strace, "-p", str(child)])
+    while f"TracerPid:\t{tracer.pid}" not in Path(f"/proc/{child}/status").read_text():
+        assert tracer.poll() is None, "strace could not attach"
+        time.sleep(0.001)
+    os.write(ready, b"x")
+    os.close(ready)
+    assert os.waitpid(child, 0)[1] == 0
+    tracer.wait(60)

@@ -6,13 +6,10 @@ Every call of a writer is recorded by strace; a model of a disk says what may be
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import random
 import shutil
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,10 +20,9 @@ from stele.ledger.reader import LedgerReader
 from stele.trust import merkle, note
 from stele.trust.errors import SteleError
 from tests.ledgers import OTHER, TRUSTED, event, opened
-from tests.power_cuts import STRACE, Disk, calls
+from tests.power_cuts import MARK, Disk, calls, record, tell
 
 SEED = int(os.environ.get("STELE_POWER_CUT_SEED", "5"))
-MARK = "/stele-test/"  # no such path: asking for one is a word in the trace
 pytestmark = [
     pytest.mark.needs("strace"),  # records the system calls
     pytest.mark.timeout(600),
@@ -39,10 +35,6 @@ def _small(monkeypatch) -> None:
     monkeypatch.setattr(sequencer, "PUBLISH_EVERY_S", 3600)  # all is done by the thread that is watched
     monkeypatch.setattr(wal, "STEP", 1 << 16)
     monkeypatch.setattr(wal, "_ZEROS", bytes(1 << 16))
-
-
-def tell(*words: object) -> None:
-    os.access(MARK + "/".join(map(str, words)), os.F_OK)
 
 
 def work(folder: Path) -> None:
@@ -69,29 +61,6 @@ def work(folder: Path) -> None:
                     tell("published", ledger.publish())
             with contextlib.suppress(SteleError):
                 append(1)
-
-
-def record(folder: Path, log: Path, *strace: str) -> None:
-    go, ready = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        with contextlib.suppress(BaseException):
-            os.close(ready)
-            ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(2**64 - 1), 0, 0, 0)  # PR_SET_PTRACER_ANY
-            os.read(go, 1)
-            work(folder)
-            status = 0
-        os._exit(status)
-    os.close(go)
-    tracer = subprocess.Popen(["strace", "-qq", "-o", str(log), *STRACE, *strace, "-p", str(child)])
-    while f"TracerPid:\t{tracer.pid}" not in Path(f"/proc/{child}/status").read_text():
-        assert tracer.poll() is None, "strace could not attach"
-        time.sleep(0.001)
-    os.write(ready, b"x")
-    os.close(ready)
-    assert os.waitpid(child, 0)[1] == 0
-    tracer.wait(60)
 
 
 def root_at(reader: LedgerReader, size: int) -> str:
@@ -150,7 +119,7 @@ def left() -> Iterator[Path]:
 
 def test_what_was_promised_is_there_whatever_a_power_cut_takes(folder, tmp_path, left):
     disk, log = Disk(folder), tmp_path / "trace"
-    record(folder, log)
+    record(lambda: work(folder), log)
     promises, chance, cuts = Promises(), random.Random(SEED), 0
     for number, (call, texts, rest, result) in enumerate(calls(log)):
         if call == "access":
@@ -182,7 +151,7 @@ def test_what_was_promised_is_there_whatever_a_power_cut_takes(folder, tmp_path,
 def test_what_the_disk_failed_to_write_is_not_taken_for_written_later(folder, tmp_path, left, fault):
     """A failed sync is told once; memory shows what the disk does not have, and the next sync succeeds."""
     disk, log, promises, failed = Disk(folder), tmp_path / "trace", Promises(), False
-    record(folder, log, "-e", f"inject={fault}")
+    record(lambda: work(folder), log, "-e", f"inject={fault}")
     for call, texts, rest, result in calls(log):
         if call == "access":
             promises.hear(texts[0].decode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from stele.trust import note
 from stele.witness import journal, service, state
 from stele.witness.service import Witness
 from tests import witnesses
+from tests.power_cuts import MARK, Disk, calls, record, tell
 from tests.witnesses import NOW, SIGNER, Log
 
 TRACED = {module.__file__ for module in (durable, journal, service, state)}
@@ -99,3 +101,34 @@ def test_nothing_that_was_given_away_is_forgotten(tmp_path, what, monkeypatch):
             assert again.answer("POST", "/add-checkpoint", LOG.submission(known, 50)).status == 200
         again.close()
     assert points > 20
+
+
+@pytest.mark.needs("strace")  # makes a system call fail
+def test_what_a_failed_write_left_in_memory_is_on_disk_before_anything_builds_on_it(tmp_path, monkeypatch):
+    """The disk refuses one head, the witness starts again and sees it, gives away another, and the power goes."""
+    monkeypatch.setattr(journal, "ROOM", 8 << 10)
+    folder, log, left = tmp_path / "w", tmp_path / "trace", tmp_path / "left"
+    witnesses.make(folder)
+
+    def work() -> None:
+        for old, size in ((0, 3), (3, 9), (9, 40)):
+            with contextlib.closing(Witness(folder, clock=lambda: NOW)) as witness:
+                if size == 9 or witness.answer("POST", "/add-checkpoint", LOG.submission(old, size)).status == 200:
+                    tell("given", size if size != 9 else 3)
+                if size == 9:
+                    assert witness.answer("POST", "/add-checkpoint", LOG.submission(old, size)).status == 503
+
+    disk = Disk(folder)
+    record(work, log, "-e", "inject=fdatasync:error=EIO:when=3")
+    given, failed = 0, False
+    for call, texts, rest, result in calls(log):
+        disk.play(call, texts, rest, result)
+        failed = failed or (result < 0 and call == "fdatasync")
+        if call == "access" and (word := texts[0].decode()).startswith(MARK):
+            given = int(word.rpartition("/")[2])
+            shutil.rmtree(left, ignore_errors=True)
+            disk.leave(left, None)
+            with contextlib.closing(Witness(left, clock=lambda: NOW)) as again:
+                assert int(again.answer("POST", "/add-checkpoint", LOG.submission(0, 41)).body) >= given
+    assert failed
+    assert given == 40

@@ -95,7 +95,7 @@ class Journal:
     """An opened file. `put` may be called from any thread, one at a time for each name."""
 
     def __init__(self, path: Path, name_of: Callable[[bytes], str]) -> None:
-        """Open the file, and change nothing of it.
+        """Open the file. What is read is on disk when this returns: after a failed sync, memory may show what is not.
 
         Args:
             path: of it.
@@ -103,7 +103,7 @@ class Journal:
 
         Raises:
             DamagedError: something in it was altered.
-            OSError: it cannot be read.
+            OSError: it cannot be read, or not written.
         """
         self._path = path
         self.notes: dict[str, bytes] = {}
@@ -115,8 +115,15 @@ class Journal:
         notes, self._at, self._digest = read(data)
         self.notes = {name_of(note): note for note in notes}
         self._room = len(data)
-        if len(data) > self._at and not data[self._at :].strip(b"\0"):
-            self._fd, self._usable = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), True
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            durable.write_at(self._fd, data[: self._at], 0)
+            durable.sync_data(self._fd)
+            durable.sync_dir(path.parent)
+        except BaseException:
+            self.close()
+            raise
+        self._usable = len(data) > self._at and not data[self._at :].strip(b"\0")
 
     def put(self, name: str, note: bytes) -> None:
         """Make a note the last of its log; when this returns, it is on disk. Nothing is taken back, and no byte of it is zero.
