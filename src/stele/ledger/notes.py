@@ -73,7 +73,7 @@ def _is_lost(path: Path, signed: bytes, were: Sequence[bytes]) -> bool:
         if found.startswith(signed):  # cosignatures may have been added
             durable.write_again(path, found)
             return False
-        if any(tiles.is_torn(found, each) for each in were):
+        if any(found != each and tiles.is_torn(found, each) for each in were):
             return True
         return note.unverified(found).size < note.unverified(signed).size
     except FileNotFoundError:
