@@ -71,7 +71,7 @@ class Pair:
         self.update = short_updates.made(self.here, self.new, deltas.attach_delta(self.here, self.base, self.new))
 
     def receive(self, data: bytes) -> Release:
-        return short_updates.receive(self.there, self.base, self.new.digest, data)
+        return short_updates.receive(self.there, self.base, self.new.digest, data, self.there.publish)
 
     def altered(self, **fields: Any) -> bytes:
         tree = self.here.tree(self.base.digest).encode()
@@ -165,11 +165,12 @@ def test_what_is_missing_or_other_is_refused(pair: Pair, part: str) -> None:
 def test_another_base_whose_first_bytes_are_the_same(pair: Pair) -> None:
     other = seal(pair.there, {**V1, b"srv/same": b"other"})
     data = pair.altered(base=short.short_of(other.digest))
-    assert code(short_updates.receive, pair.there, other, pair.new.digest, data) == "release.wrong-bytes"
+    assert code(short_updates.receive, pair.there, other, pair.new.digest, data, pair.there.publish) == "release.wrong-bytes"
 
 
 def test_another_release_than_was_asked_for(pair: Pair) -> None:
-    assert code(short_updates.receive, pair.there, pair.base, "sha256:" + "0" * 64, pair.update) == "release.wrong-bytes"
+    wrong = "sha256:" + "0" * 64
+    assert code(short_updates.receive, pair.there, pair.base, wrong, pair.update, pair.there.publish) == "release.wrong-bytes"
 
 
 def test_a_stranger_does_not_believe_it(tmp_path: Path) -> None:

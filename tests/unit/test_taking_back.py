@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from stele.flow import initialise, opening, sealing
+from stele.flow import initialise, keyring, opening, sealing, signers, signing
 from stele.flow.places import Places
+from stele.trust import policy as policies
 from stele.trust.errors import SteleError
+from stele.trust.release_key import PublicKey
 from tests.refusals import code
 
 
@@ -92,3 +95,43 @@ def test_what_somebody_else_published_meanwhile_stays(places):
     assert code(seal, places, meanwhile, paranoid=True) == "ledger.write-failed"
     assert {release.workload for release in opening.open_store(places).releases()} == {"app", "other"}
     assert len(seen(places)) == 3
+
+
+def recorded(_: str, kind: str, **__: object) -> None:
+    """It is in the ledger."""
+
+
+def not_recorded(how: str) -> Callable[..., None]:
+    def record(_: str, kind: str, **__: object) -> None:
+        raise SteleError(f"{kind} cannot be written", remedy="free space", code=how)
+
+    return record
+
+
+def sign(places: Places, name: str, record: Callable[..., None]) -> list[str]:
+    key = places.data.parent / "other.key"
+    if not key.exists():
+        public = PublicKey.from_pem(Path(keyring.generate(key, None)["public"]).read_bytes())
+        policy = policies.with_key(policies.parse(places.policy.read_bytes()), "other", public, 0, "")
+        places.policy.write_bytes(policy.encode())
+    return list(signing.sign(places, name, key=str(key), ask=signers.nobody, record=record)["keys"])
+
+
+def test_a_signature_that_cannot_be_recorded_is_not_there(places):
+    first = seal(places, done, paranoid=False)
+    (places.data.parent / "root" / "one").write_bytes(b"changed")
+    seal(places, done, paranoid=True)
+    before = (places.store / "index.json").read_bytes()
+    assert code(sign, places, first, not_recorded("ledger.write-failed")) == "ledger.write-failed"
+    assert (places.store / "index.json").read_bytes() == before
+    assert list((places.store / "tmp").iterdir()) == []
+    assert len(sign(places, first, recorded)) == 2
+    assert (places.store / "index.json").read_bytes() != before
+
+
+@pytest.mark.parametrize("how", ["agent.not-running", "agent.not-permitted", "agent.stopping", "host.not-permitted"])
+def test_what_nobody_was_asked_to_record_is_not_there(places, how):
+    digest = seal(places, done, paranoid=False)
+    before = (places.store / "index.json").read_bytes()
+    assert code(sign, places, digest, not_recorded(how)) == how
+    assert (places.store / "index.json").read_bytes() == before

@@ -17,7 +17,7 @@ from stele.model import reference as references
 from stele.model import release as releases
 from stele.model.release import BUNDLE_TYPE, DELTA_TYPE, MANIFEST_TYPE, SIMPLE_TYPE, Descriptor, Publication, Referrer, SimpleSignature
 from stele.store import index as indexes
-from stele.store import signatures, strata_trees
+from stele.store import signatures, strata_trees, taking_back
 from stele.trust.cosign import ANNOTATION_SIGNATURE
 from stele.trust.errors import SteleError
 
@@ -58,12 +58,11 @@ def pull(
     reference = references.parse(source)
     store = opening.open_store(places)
     damaged: dict[str, str] = {}
+    shown = _Shown(store, record, str(reference))
     with Repository(Connections(reference.host, plain_http=plain_http), reference) as repository, store.adding():
-        found = None if whole or not store.releases() else _nearly(repository, store, reference.name, say, damaged)
-        release, way = found or _wholly(repository, store, damaged, whole=whole, say=say)
+        found = None if whole or not store.releases() else _nearly(repository, store, reference.name, shown, say, damaged)
+        release, way = found or _wholly(repository, store, shown, damaged, whole=whole, say=say)
         received = repository.connections.received
-    keys = signing.keys_of(store, release.digest)
-    record(release.workload, "release.pulled", release=release.digest, tree=release.tree_digest, keys=keys, origin=str(reference))
     return {
         "workload": release.workload,
         "release": release.digest,
@@ -74,8 +73,24 @@ def pull(
     }
 
 
+class _Shown:
+    """Makes a release visible together with its entry in the ledger, or not at all."""
+
+    def __init__(self, store: Layout, record: Callable[..., None], origin: str) -> None:
+        self._store, self._record, self._origin = store, record, origin
+
+    def publish(self, publication: Publication) -> None:
+        with taking_back.published(self._store, publication):
+            self.record(publication.release)
+
+    def record(self, release: Release) -> None:
+        keys = signing.keys_of(self._store, release.digest)
+        named = {"release": release.digest, "tree": release.tree_digest, "keys": keys, "origin": self._origin}
+        self._record(release.workload, "release.pulled", **named)
+
+
 def _nearly(
-    repository: Repository, store: Layout, name: str, say: Callable[[str], None], damaged: dict[str, str]
+    repository: Repository, store: Layout, name: str, shown: _Shown, say: Callable[[str], None], damaged: dict[str, str]
 ) -> tuple[Release, str] | None:
     """A release that is here already, or that an update makes of one that is; None where it has to be fetched. With the way."""
     digest = repository.find(name)
@@ -84,22 +99,24 @@ def _nearly(
     say(f"found {digest[:19]}")
     here = _here(store, digest)
     if here is None:
-        made = short_updates.pull(repository, store, digest, say, damaged)
+        made = short_updates.pull(repository, store, digest, shown.publish, say, damaged)
         return None if made is None else (made, "update")
     if store.releases()[-1].digest != digest:
-        store.publish(Publication(release=here))  # it is the newest of its workload again
+        shown.publish(Publication(release=here))  # it is the newest of its workload again
+    else:
+        shown.record(here)
     return here, "nothing"
 
 
 def _wholly(
-    repository: Repository, store: Layout, damaged: dict[str, str], *, whole: bool, say: Callable[[str], None]
+    repository: Repository, store: Layout, shown: _Shown, damaged: dict[str, str], *, whole: bool, say: Callable[[str], None]
 ) -> tuple[Release, str]:
     """A release with all that refers to it, and the way by which its strata came."""
     found = repository.named()
     publication = _release(repository, store, found)
     way = _strata(repository, store, publication.release, damaged, whole=whole, say=say)
     store.put(found.data)
-    store.publish(publication)
+    shown.publish(publication)
     return publication.release, way
 
 

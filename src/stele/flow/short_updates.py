@@ -152,13 +152,21 @@ def _signatures(store: Layout, release: Release) -> tuple[list[bytes], list[byte
 # --- pull
 
 
-def pull(repository: Repository, store: Layout, target: str, say: Callable[[str], None], damaged: dict[str, str]) -> Release | None:
+def pull(
+    repository: Repository,
+    store: Layout,
+    target: str,
+    publish: Callable[[Publication], None],
+    say: Callable[[str], None],
+    damaged: dict[str, str],
+) -> Release | None:
     """Bring a release into the store by an update from one that is here, and publish it; None where the ordinary way is to be gone.
 
+    `publish`: makes it visible in the store.
     `damaged`: takes the releases that were a base and turned out to be damaged, by digest, with what is wrong.
 
     Raises:
-        SteleError: `registry.*` if it could not be looked up; `store.full`, `store.not-writable`.
+        SteleError: `registry.*` if it could not be looked up; `store.full`, `store.not-writable`; those of `publish`.
     """
     for base in _bases(store):
         tag = short.tag(base.digest, target)
@@ -167,7 +175,7 @@ def pull(repository: Repository, store: Layout, target: str, say: Callable[[str]
         try:
             found = _fetched(repository, tag)
             say(f"taking the update from {base.digest[:19]}: {len(found)} bytes")
-            return receive(store, base, target, found)
+            return receive(store, base, target, found, publish)
         except SteleError as error:
             if error.code == deltas.DAMAGED:
                 damaged[base.digest] = error.reason
@@ -201,11 +209,11 @@ def _fetched(repository: Repository, tag: str) -> bytes:
     return b"".join(filter(None, data))
 
 
-def receive(store: Layout, base: Release, target: str, data: bytes) -> Release:
+def receive(store: Layout, base: Release, target: str, data: bytes, publish: Callable[[Publication], None]) -> Release:
     """Make and publish the release `target` (digest) of an update, which is not trusted, and of a release that is here whole.
 
     Raises:
-        SteleError: `delta.*`, `release.*`, `tree.*`, `trust.*`, `store.*`. Nothing is visible then.
+        SteleError: `delta.*`, `release.*`, `tree.*`, `trust.*`, `store.*`, and those of `publish`. Nothing is visible then.
     """
     place = InPlace(store, base, quick.Lines(store.blob(base.tree_digest, TREE_LIMIT)))
     update = short.decode(data, base.digest, place.lines.data)
@@ -230,7 +238,7 @@ def receive(store: Layout, base: Release, target: str, data: bytes) -> Release:
         if made is None:
             delta = short.expand(update, place.lines.data, release.tree_digest, patch)
             updates.build_of_one(store, base, release, io.BytesIO(delta))
-        store.publish(publication)
+        publish(publication)
     return release
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from stele.flow import opening, signers
 from stele.model.signing import KEY_KINDS
 from stele.seal.sign import sign_again
+from stele.store import taking_back
 from stele.trust.errors import SteleError
 from stele.trust.policy import key_id
 
@@ -40,11 +42,12 @@ def sign(places: Places, name: str, *, key: str, ask: Ask, record: Callable[...,
     signer = signers.open_signer(places, key, ask)
     # what is signed here is what is in the store: whoever signs should not have to believe what they did not check
     store.verify(release, signed=False)
-    if signer.public.hint not in {one.hint for one in store.signing_keys(release.digest)}:
-        with store.adding():
-            store.publish(sign_again(release, signer, store))
-    keys = keys_of(store, release.digest)
-    record(release.workload, "release.signed", release=release.digest, keys=keys)
+    with contextlib.ExitStack() as visible:
+        if signer.public.hint not in {one.hint for one in store.signing_keys(release.digest)}:
+            visible.enter_context(store.adding())
+            visible.enter_context(taking_back.published(store, sign_again(release, signer, store)))
+        keys = keys_of(store, release.digest)
+        record(release.workload, "release.signed", release=release.digest, keys=keys)
     found = {"release": release.digest, "workload": release.workload, "key": key_id(signer.public), "keys": keys}
     try:
         store.check_signature(release.digest)

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from stele.model.release import Publication
     from stele.store.layout import Layout
 
+# codes of errors after which nothing is in the ledger; an agent that broke off may have recorded it
+UNRECORDED = ("ledger.", "host.", "agent.not-running", "agent.not-permitted", "agent.stopping")
+
 
 @contextlib.contextmanager
 def published(store: Layout, publication: Publication) -> Iterator[None]:
-    """Publish; where what is done inside ends with an error of the ledger, the release is not visible afterwards, or as it was before.
+    """Publish; where what is done inside cannot be recorded (UNRECORDED), the release is not visible afterwards, or as it was before.
 
     Nothing is taken back where somebody else published since: there was room for that.
 
@@ -37,8 +40,8 @@ def published(store: Layout, publication: Publication) -> Iterator[None]:
         store.publish(publication)
         try:
             yield
-        except SteleError as error:
-            if error.code.startswith("ledger.") and before is not None:
+        except (SteleError, OSError) as error:
+            if before is not None and (isinstance(error, OSError) or error.code.startswith(UNRECORDED)):
                 with contextlib.suppress(SteleError):
                     _take_back(store, publication, before)
             raise
