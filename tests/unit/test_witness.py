@@ -330,6 +330,30 @@ def test_what_a_crash_leaves_of_the_last_write_was_never_answered(tmp_path, head
     assert not (tmp_path / "w" / ".heads.0.tmp").exists()
 
 
+def test_no_crash_leaves_zeros_of_a_write_that_another_followed(tmp_path, heads):
+    """A sector of a head that was answered reads as zeros: what came after it may not be forgotten, so it signs nothing more."""
+    path, before = heads
+    raw = path.read_bytes()
+    end = len(before.rstrip(b"\0"))
+    begin = raw.index(b"\nhead ", len(journal.MAGIC)) + 1
+    for at in range(begin // 512 * 512 + 512, end // 512 * 512, 512):
+        path.write_bytes(raw[:at] + bytes(512) + raw[at + 512 :])
+        refused(tmp_path / "w")
+    path.write_bytes(raw)
+    assert size_known(tmp_path / "w") == 12
+
+
+def test_of_heads_that_were_written_at_once_a_crash_may_leave_any():
+    digest, raw, second = hashlib.sha256(journal.MAGIC).digest(), journal.MAGIC, 0
+    for each in (one := b"1" * 600, two := b"2" * 600, three := b"3" * 600):
+        raw += journal._record(digest, each, len(journal.MAGIC) if each == one else second)
+        second = second or len(raw)
+        digest = hashlib.sha256(digest + each).digest()
+    at = raw.index(two) // 512 * 512 + 512
+    assert journal.read(raw[:at] + bytes(512) + raw[at + 512 :] + bytes(100))[0] == [one]
+    assert journal.read(raw + bytes(100))[0] == [one, two, three]
+
+
 def test_the_file_of_heads_begins_anew_when_it_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "ROOM", 4096)
     path = tmp_path / "heads"
@@ -382,7 +406,7 @@ def test_those_who_wait_for_the_disk_share_a_write(tmp_path, monkeypatch):
 def test_whatever_is_altered_in_the_heads_is_noticed(notes, data):
     digest, raw = hashlib.sha256(journal.MAGIC).digest(), journal.MAGIC
     for each in notes:
-        raw += journal._record(digest, each)
+        raw += journal._record(digest, each, len(raw))
         digest = hashlib.sha256(digest + each).digest()
     assert journal.read(raw + bytes(100)) == (notes, len(raw), digest)
     at = data.draw(st.integers(0, len(raw) - 1))

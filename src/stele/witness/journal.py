@@ -20,28 +20,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-MAGIC = b"stele-witness-heads v1\n"
+MAGIC = b"stele-witness-heads v2\n"
 ROOM = 1 << 20  # bytes of a file, or four times what is in it
 SECTOR = 512  # bytes: a disk writes all of it, or nothing
-_HEAD = re.compile(rb"(head ([1-9][0-9]{0,6}) ([0-9a-f]{64})) ([0-9a-f]{8})\n")
-_BEGINNING = re.compile(rb"h(e(a(d( ([1-9][0-9]{0,6}( ([0-9a-f]{0,63}|[0-9a-f]{64}( [0-9a-f]{0,8})?))?)?)?)?)?)?")  # of such a line
+_HEAD = re.compile(rb"(head ([1-9][0-9]{0,6}) ([1-9][0-9]{0,11}) ([0-9a-f]{64})) ([0-9a-f]{8})\n")
+_BEGINNING = re.compile(  # of such a line
+    rb"h(e(a(d( ([1-9][0-9]{0,6}( ([1-9][0-9]{0,11}( ([0-9a-f]{0,63}|[0-9a-f]{64}( [0-9a-f]{0,8})?))?)?)?)?)?)?)?)?"
+)
 
 
 class DamagedError(Exception):
     """What is in the file was altered."""
 
 
-def _record(before: bytes, note: bytes) -> bytes:
-    head = b"head %d %s" % (len(note), hashlib.sha256(before + note).hexdigest().encode())
+def _record(before: bytes, note: bytes, began: int) -> bytes:
+    """`began`: where in the file the write began that it is of."""
+    head = b"head %d %d %s" % (len(note), began, hashlib.sha256(before + note).hexdigest().encode())
     return b"%s %08x\n" % (head, zlib.crc32(head)) + note
 
 
 def _head(data: bytes, at: int) -> tuple[int, int, bytes] | None:
     """Where the note of the record at a place begins and ends, and its digest in hex; None if no whole first line is there."""
     found = _HEAD.match(data, at)
-    if found is None or found[4] != b"%08x" % zlib.crc32(found[1]):
+    if found is None or found[5] != b"%08x" % zlib.crc32(found[1]):
         return None
-    return found.end(), found.end() + int(found[2]), found[3]
+    return found.end(), found.end() + int(found[2]), found[4]
 
 
 def read(data: bytes) -> tuple[list[bytes], int, bytes]:
@@ -61,7 +64,7 @@ def read(data: bytes) -> tuple[list[bytes], int, bytes]:
             break
         notes.append(data[begin:end])
         at, before = end, digest.digest()
-    if not _cut_off(data, at, head[1] if head else 0):
+    if not _cut_off(data, at, head[1] if head else 0) or _was_followed(data, at):
         raise DamagedError
     return notes, at, before
 
@@ -80,6 +83,12 @@ def _cut_off(data: bytes, at: int, end: int) -> bool:
     end = max(written, min(end, len(data)))
     bounds = [at, *range(at // SECTOR * SECTOR + SECTOR, end, SECTOR), end]
     return any(not data[begin:until].strip(b"\0") for begin, until in itertools.pairwise(bounds))
+
+
+def _was_followed(data: bytes, at: int) -> bool:
+    """Whether a write began after a place where a record should be: then what was there had been on disk, and was answered."""
+    found = (each for each in _HEAD.finditer(data, at) if each[5] == b"%08x" % zlib.crc32(each[1]))
+    return any(int(each[3]) > at for each in found)
 
 
 class _Turn:
@@ -153,7 +162,7 @@ class Journal:
     def _write(self, turns: Sequence[_Turn]) -> None:
         digest, records = self._digest, []
         for turn in turns:
-            records.append(_record(digest, turn.note))
+            records.append(_record(digest, turn.note, self._at))
             digest = hashlib.sha256(digest + turn.note).digest()
         data = b"".join(records)
         try:
@@ -176,7 +185,7 @@ class Journal:
         notes = {**self.notes, **{turn.name: turn.note for turn in turns}}
         digest, records = hashlib.sha256(MAGIC).digest(), [MAGIC]
         for note in notes.values():
-            records.append(_record(digest, note))
+            records.append(_record(digest, note, len(MAGIC)))
             digest = hashlib.sha256(digest + note).digest()
         data = b"".join(records)
         room = max(ROOM, 4 * len(data))
