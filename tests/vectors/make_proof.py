@@ -278,6 +278,31 @@ def witnessed(folder: Path) -> list[tuple[str, str, bytes]]:
     ]
 
 
+def spelled(folder: Path) -> list[tuple[str, str, bytes]]:
+    """Claims and names in spellings that mean nothing, and more than may be brought."""
+    never_ran, light = (canonical.decode(built(folder, claim)[:-1]) for claim in (never(NOWHERE, 25), state(8.5)))
+    head = light["heads"][0]
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("a release in capital hex", {**never_ran, "claim": {**never_ran["claim"], "release": ONE.upper()}}),
+        ("a release cut short", {**never_ran, "claim": {**never_ran["claim"], "release": ONE[:30]}}),
+        ("a field named by half a surrogate pair", {**light, "\ud800": 1}),
+        ("facts with a field named by half a surrogate pair", {**light, "facts": {**light["facts"], "\ud800": 1}}),
+        ("more timestamps than may be", {**light, "heads": [{**head, "timestamps": ["AAAA"] * 5}, *light["heads"][1:]]}),
+    ]
+    return [("prove.invalid", why, resum(value)) for why, value in rows]
+
+
+def begun_by_a_workload(folder: Path) -> list[tuple[str, str, bytes]]:
+    """A ledger whose first epoch is the host's first entry: the map of the second counts the host as new."""
+    made = written(folder, [([event(1)], t(1)), ([event(3 * SECOND, workload="b")], t(5))])
+    data = built(made, everything(2))
+    value = canonical.decode(data[:-1])
+    return [
+        ("", "all workloads, the epoch before is the first entry of the host", data),
+        ("prove.invalid", "without the first entry of the host", resum({**value, "entries": value["entries"][1:]})),
+    ]
+
+
 WITNESS = note.Key("witness.example/w1", Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32), cosigner=True).verifier
 WATCHED = trust_keys.parse(trust_keys.encode(TRUST) + f"witness w1 {WITNESS.encode()}\nquorum w1\n".encode())
 
@@ -286,6 +311,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = world(Path(name) / "ledger")
         rows = [*good(folder), *bad(folder), *private_values(Path(name) / "private"), *witnessed(folder)]
+        rows += [*spelled(folder), *begun_by_a_workload(Path(name) / "begun")]
         trusted = trust_keys.encode(WATCHED).decode()
         every = [*((*row, trusted) for row in rows), *rooted(folder)]
     proofs = []

@@ -11,9 +11,8 @@ import msgspec
 
 from stele.model import epoch, private
 from stele.model.event import HOST_WORKLOAD, Entry, decode_entry
-from stele.prove.shape import Hex, NeverRanClaim, Number, Proof, Shape, instants, invalid
+from stele.prove.shape import NOT_CONVERTED, Hex, NeverRanClaim, Number, Proof, Shape, instants, invalid
 from stele.trust import merkle, note
-from stele.trust import root as roots
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -48,9 +47,9 @@ class Epoch(NamedTuple):
     workloads: int
 
     @property
-    def size(self) -> int:
-        """Entries under its checkpoint."""
-        return self.opened.checkpoint.size
+    def own(self) -> bool:
+        """Whether its checkpoint is the one that was signed just after it, and not a later one in its place."""
+        return self.opened.checkpoint.size == self.at + 1
 
 
 class Bracket(NamedTuple):
@@ -117,7 +116,7 @@ def committed(entry: Entry, index: int) -> _Committed:
     event = entry.event
     try:
         said = msgspec.convert(event.data, _Committed)
-    except msgspec.ValidationError as error:
+    except NOT_CONVERTED as error:
         raise invalid("an epoch does not say what an epoch says") from error
     of_ledger = (event.kind, event.workload, event.actor, entry.sealed) == ("epoch", HOST_WORKLOAD, epoch.ACTOR, {})
     if not of_ledger or said.covers != index or said.map != epoch.MAP_VERSION or said.since > index:
@@ -167,13 +166,18 @@ def _open(signed: bytes, trust: Trust, root: Root | None) -> note.Opened:
     """A checkpoint that is signed as it must be. What a stolen key signed is not believed: a proof brings a later one instead."""
     if root is None:
         return note.open_note(signed, trust.ledgers, trust.witnesses)
-    opened = roots.open_newest(signed, root, trust.witnesses)
-    if any(signature.verifier == stolen.verifier for signature in opened.signatures for stolen in root.stolen):
+    keys = root.ledger_keys(note.unverified(signed).size)
+    by = {(name, identity) for name, identity, _ in note.split_note(signed)[1]}
+    ours, stolen = (
+        any(key.algorithm == note.ED25519 and (key.name, key.key_id) in by for key in some)
+        for some in (keys, [item.verifier for item in root.stolen])
+    )
+    if stolen and not ours:
         raise SteleError(
             "a checkpoint in the proof is signed with a key that was stolen later, and nothing shows that it is older than the theft",
             remedy="ask for the proof again: it is made with a checkpoint by the present key then", code="trust.stolen-key",
         )  # fmt: skip
-    return opened
+    return note.open_note(signed, keys, trust.witnesses)
 
 
 def brackets(claim: Claim, epochs: Sequence[Epoch]) -> list[Bracket]:

@@ -31,6 +31,11 @@ def when(time_ns: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:09d}Z"
 
 
+def _second(seconds: int) -> str:
+    """An instant that is told in seconds."""
+    return when(seconds * 1_000_000_000).replace(".000000000", "")
+
+
 def _told(text: str) -> str:
     """What an entry says, on one line: whoever wrote it chose the words, and a line break in them would make a line of the verdict."""
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
@@ -48,25 +53,25 @@ def answer(claim: Claim, plain: dict[str, Any]) -> tuple[str, ...]:
     if isinstance(claim, HistoryClaim):
         return tuple(_history(claim, plain))
     if isinstance(claim, NeverRanClaim):
-        said = f"Until {when(claim.at_ns)} release {_told(claim.release)} was never started as workload {claim.workload!r}."
-        return (said,) if plain["exists"] else (said, f"  There was no workload {claim.workload!r}.")
+        said = f"Until {when(claim.at_ns)} release {_told(claim.release)} was never started as workload {claim.workload!a}."
+        return (said,) if plain["exists"] else (said, f"  There was no workload {claim.workload!a}.")
     names = plain["workloads"]
     many = f"there {'was' if len(names) == 1 else 'were'} {len(names)} workload{'s' * (len(names) != 1)}, and no others"
-    lines = [f"At {when(claim.at_ns)} {many}{':' if names else '.'}", *(f"  {name!r}" for name in names[:SHOWN_NAMES])]
+    lines = [f"At {when(claim.at_ns)} {many}{':' if names else '.'}", *(f"  {name!a}" for name in names[:SHOWN_NAMES])]
     return (*lines, f"  … and {len(names) - SHOWN_NAMES} more (--json has them all)") if len(names) > SHOWN_NAMES else tuple(lines)
 
 
 def _state(workload: str, at_ns: int, exists: bool, state: dict[str, Any]) -> list[str]:
     instant = when(at_ns)
     if not exists:
-        return [f"At {instant} there was no workload {workload!r}: until then the ledger has no entry of it."]
+        return [f"At {instant} there was no workload {workload!a}: until then the ledger has no entry of it."]
     if state["active_instance"]:
         says = [
-            f"At {instant} the workload {workload!r} was served by release {_told(state['active_release'])}",
+            f"At {instant} the workload {workload!a} was served by release {_told(state['active_release'])}",
             f"  as instance {_told(state['active_instance'])}, serving since {when(state['active_since_ns'])}.",
         ]
     else:
-        says = [f"At {instant} nothing served the workload {workload!r}."]
+        says = [f"At {instant} nothing served the workload {workload!a}."]
     for name, live in sorted(state["running"].items()):
         if name != state["active_instance"]:
             since = when(live["since_ns"])
@@ -133,7 +138,8 @@ def times(proof: Proof, brackets: Sequence[Bracket], epochs: Sequence[Epoch], tr
     for at_ns, bracket in zip(instants(claim), brackets, strict=True):
         out.append({"who": "operator", "name": epochs[-1].opened.checkpoint.origin, "at_ns": at_ns, "holds": True})
         seen = _seen(epochs[bracket.after], origins)
-        earlier = _seen(epochs[bracket.before], origins) if bracket.before is not None else {}
+        # of an earlier head only its own checkpoint says that there was no more then: a later one may stand in its place
+        earlier = _seen(epochs[bracket.before], origins) if bracket.before is not None and epochs[bracket.before].own else {}
         for name, seconds in sorted(seen.items()):
             both = name in earlier and earlier[name] * 1_000_000_000 <= at_ns <= (seconds + 1) * 1_000_000_000
             out.append({"who": "witness", "name": name, "at_ns": at_ns, "after_s": seconds, "before_s": earlier.get(name), "holds": both})
@@ -175,12 +181,10 @@ def time_lines(found: Sequence[dict[str, Any]]) -> tuple[str, ...]:
             said = f"stamped the head after it at {when(each['stamped_ns'])}: it is no younger" if each["holds"] else each["why"]
             lines.append(f"{at}: timestamp authority {each['name']} {said}".replace("  ", " "))
         elif each["holds"]:
-            between = f"{when(each['before_s'] * 1_000_000_000)[:-11]}Z and {when(each['after_s'] * 1_000_000_000)[:-11]}Z"
+            between = f"{_second(each['before_s'])} and {_second(each['after_s'])}"
             lines.append(f"{at}: witness {each['name']} saw the two heads around it at {between}")
         else:
-            lines.append(
-                f"{at}: witness {each['name']} saw the head after it at {when(each['after_s'] * 1_000_000_000)[:-11]}Z: it is no younger"
-            )
+            lines.append(f"{at}: witness {each['name']} saw the head after it at {_second(each['after_s'])}: it is no younger")
     return tuple(lines)
 
 

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 FORMAT = "stele-proof v3"
 MAX_PROOF = 64 << 20  # bytes: what a hostile file may cost in memory is some twenty times that
 MAX_HEADS = 4
+MAX_TIMESTAMPS = 4  # of a head: who has no key could bring any number, and each is looked at
 FORMS = ("light", "chain", "log")
 
+NOT_CONVERTED = (msgspec.ValidationError, UnicodeEncodeError)  # the latter: half a surrogate pair as the name of a field
 Hex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Path = list[Hex]
 Number = Annotated[int, msgspec.Meta(ge=0)]
+Release = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]  # in another spelling nothing ever ran
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,7 +115,7 @@ class NeverRanClaim(Shape, frozen=True, kw_only=True, tag_field="kind", tag="nev
     """Was a release never started as a workload until an instant?"""
 
     workload: str
-    release: str
+    release: Release
     at_ns: Number
 
 
@@ -159,7 +162,7 @@ def row_of(leaf: dict[str, Any]) -> Row | RanRow:
     """
     try:
         return msgspec.convert(leaf, RanRow) if "release" in leaf else msgspec.convert(leaf, Row)
-    except msgspec.ValidationError as error:
+    except NOT_CONVERTED as error:
         raise invalid("a leaf of a map is malformed") from error
 
 
@@ -171,7 +174,7 @@ def facts_of(plain: dict[str, Any]) -> Facts:
     """
     try:
         found = facts.from_plain(plain)
-    except SteleError as error:
+    except (SteleError, UnicodeEncodeError) as error:
         raise invalid("the facts that it begins with are malformed") from error
     times = [found.active_since_ns, *(live.since_ns for live in (*found.running.values(), *found.frozen.values()))]
     if found.plain() != plain or min(times) < 0:
@@ -226,9 +229,11 @@ def decode(data: bytes) -> Proof:
         raise invalid("its sum does not fit: it was altered or damaged")
     try:
         proof = msgspec.convert(plain, Proof)
-    except msgspec.ValidationError as error:
+    except NOT_CONVERTED as error:
         raise invalid(f"its fields are not those of the format: {str(error)[:200]}") from error
-    if proof.form not in FORMS or not 1 <= len(proof.heads) <= MAX_HEADS or not _brings_what_it_needs(proof):
+    stamps = max((len(head.timestamps) for head in proof.heads), default=0)
+    bounded = 1 <= len(proof.heads) <= MAX_HEADS and stamps <= MAX_TIMESTAMPS
+    if proof.form not in FORMS or not bounded or not _brings_what_it_needs(proof):
         raise invalid("it does not bring what its claim needs in this form, or more")
     for place in (*(head.place for head in proof.heads), proof.absent):
         if place is not None and place.leaf is not None:

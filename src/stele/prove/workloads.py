@@ -40,7 +40,8 @@ def root_of(rows: Iterable[Row], rest: bytes) -> bytes:
 def check(proof: Proof, found: Sequence[tuple[int, Entry]], epochs: Sequence[Epoch], bracket: Bracket) -> list[str]:
     """The names of all workloads at the instant, sorted; the host's own chain is not one.
 
-    A map only grows: those that the one before has not are the ones whose first entry is between the two.
+    A map only grows: those that the one before has not are the ones whose first entry is between the two. The entry of the epoch
+    before is one: it may be the host's first, and its own map does not cover it.
 
     Raises:
         SteleError: `prove.invalid`.
@@ -50,7 +51,7 @@ def check(proof: Proof, found: Sequence[tuple[int, Entry]], epochs: Sequence[Epo
     if root_of(leaves, bytes.fromhex(proof.workloads.rest)) != last.root or len(leaves) != last.workloads:
         raise invalid("the workloads are not those of the signed map")
     names = {row.workload for row in leaves}
-    since = last.at if bracket.exact else last.since
+    since = last.at if bracket.exact else max(last.since - 1, 0)
     new = {entry.event.workload for index, entry in found if entry.seq == 0 and since <= index < last.at} & names
     if not len(found) == len(new) == len(names) - (epochs[0].workloads if bracket.sure else 0):
         raise invalid("it does not bring the first entry of each workload that was new, and no others")

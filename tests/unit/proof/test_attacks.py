@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
-from stele.trust import canonical, cosign, dsse
-from tests.ledgers import KEY, OTHER, event, sealed
-from tests.proofs import ONE, TWO, built, check, everything, history, of, resum, state, t, written
+from stele.model.release import ReleaseEvidence
+from stele.trust import canonical, cosign, dsse, merkle, note
+from stele.trust.digest import sha256
+from tests.ledgers import KEY, OTHER, SECOND, SIGNER, TRUST, event, sealed
+from tests.proofs import ONE, TWO, built, check, everything, history, never, of, other_says, resum, state, t, written
 from tests.refusals import code
 
 
@@ -204,3 +207,93 @@ def test_an_epoch_under_a_checkpoint_that_does_not_cover_it(folder):
     value, old = (canonical.decode(built(folder, claim, "log")[:-1]) for claim in (state(8.5), state(5)))
     heads = [{**value["heads"][0], "checkpoint": old["heads"][-1]["checkpoint"]}, value["heads"][1]]
     assert code(check, resum({**value, "heads": heads})) == "prove.invalid"
+
+
+def test_the_first_entry_of_the_host_may_be_the_epoch_before(tmp_path):
+    """That epoch's map does not cover it, and the next one counts it as new."""
+    made = written(tmp_path / "l", [([event(1)], t(1)), ([event(3 * SECOND, workload="b")], t(5)), ([event(6 * SECOND)], t(9))])
+    names = [check(built(made, everything(at))).answer["workloads"] for at in (0, 1, 2, 3, 5, 7, 9)]
+    assert names == [[], ["shop"], ["shop"], *[["b", "shop"]] * 4]
+    value = canonical.decode(built(made, everything(2))[:-1])
+    assert len(value["entries"]) == 2
+    for entries in (value["entries"][1:], value["entries"][:1], []):
+        assert code(check, resum({**value, "entries": entries})) == "prove.invalid"
+
+
+def test_never_ran_in_another_spelling(folder):
+    """It would be true, and read as if it were about the release that ran."""
+    for release in (ONE.upper(), ONE[:30], ONE[7:], ONE + "\n", " " + ONE, ""):
+        assert code(check, built(folder, never(release, 25))) == "prove.invalid"
+
+
+def test_an_epoch_that_covers_nothing_and_has_something_in_its_map(tmp_path):
+    """By who has the key, in light form: both say the same of it."""
+    made = written(tmp_path / "l", [([event(1)], t(1)), ([event(3 * SECOND)], t(5))])
+    value = canonical.decode(built(made, state(5))[:-1])
+    row = {"workload": "shop", "count": 1, "head": "sha256:" + "0" * 64, "state": sha256(canonical.encode(value["facts"]))}
+    root = sha256(b"\0" + canonical.encode(row))[7:]
+    said = {"behind_ns": 0, "covers": 0, "map": 2, "map_root": root, "map_size": 1, "since": 0}
+    plain = {"v": 1, "workload": "", "seq": 0, "prev": "", "kind": "epoch", "time_ns": t(5), "actor": "ledger", "data": said, "sealed": {}}
+    entry = canonical.encode(plain)
+    checkpoint = SIGNER.sign(note.Checkpoint(SIGNER.name, 1, merkle.leaf_hash(entry)).body()).decode()
+    item = {"index": 0, "entry": entry.decode(), "path": [], "openings": {}}
+    head = {**value["heads"][0], "checkpoint": checkpoint, "epoch": item, "place": {"path": [], "leaf": row}}
+    forged = {**value, "heads": [head], "entries": []}
+    assert check(resum(forged)).answer["entries"] == 1
+    names = {"leaves": [row], "rest": "0" * 64}
+    every = {"claim": {"kind": "workloads", "at_ns": t(5)}, "facts": None, "workloads": names, "heads": [{**head, "place": None}]}
+    assert check(resum({**forged, **every})).answer == {"workloads": ["shop"]}
+
+
+def test_a_release_without_a_config(tmp_path):
+    """Signed by a trusted key: the manifest names the digest of nothing."""
+    manifest = canonical.encode({"annotations": {"dev.stele.workload": "shop"}, "config": {"digest": sha256(b"")}})
+    name = sha256(manifest)
+    payload = canonical.encode(
+        {"_type": cosign.STATEMENT_TYPE, "predicateType": cosign.PREDICATE_TYPE, "subject": [{"digest": {"sha256": name[7:]}}]}
+    )
+    material = ReleaseEvidence(manifest, b"", payload, (KEY.sign(dsse.pae(cosign.PAYLOAD_TYPE, payload)),))
+    made = written(tmp_path / "l", [([event(1, kind="instance.starting", instance="a", release=name)], t(1))])
+    assert code(check, built(made, state(1), "chain", lambda _: material)) == "prove.invalid"
+    assert check(built(made, state(1), "light", lambda _: material))
+
+
+def test_names_with_half_a_surrogate_pair(kinds):
+    """Anywhere where a name is looked for: refused, and by no other error."""
+    half = "\ud800"
+    value = of(kinds, "state light")
+    head, item = value["heads"][0], value["heads"][0]["epoch"]
+    entry = json.loads(item["entry"])
+    entry["data"][half] = 1
+    other = {**item, "entry": canonical.encode(entry).decode()}
+    for wrong in (
+        {**value, half: 1},
+        {**value, "claim": {**value["claim"], half: 1}},
+        {**value, "claim": {**value["claim"], "kind": half}},
+        {**value, "facts": {**value["facts"], half: 1}},
+        {**value, "facts": {**value["facts"], "running": {"a": {half: 1}}}},
+        {**value, "heads": [{**head, "place": {**head["place"], "leaf": {half: 1}}}, *value["heads"][1:]]},
+        {**value, "heads": [{**head, half: 1}, *value["heads"][1:]]},
+        relogged(value, [other["entry"]]),
+    ):
+        assert code(check, resum(wrong)) == "prove.invalid"
+
+
+def relogged(value: dict, log: list[str]) -> dict:
+    """The proof with one head, over a log of one entry, by who has the key."""
+    checkpoint = SIGNER.sign(note.Checkpoint(SIGNER.name, 1, merkle.leaf_hash(log[0].encode())).body()).decode()
+    item = {"index": 0, "entry": log[0], "path": [], "openings": {}}
+    return {**value, "heads": [{**value["heads"][0], "checkpoint": checkpoint, "epoch": item}]}
+
+
+def test_many_live_instances_cost_little_memory(tmp_path):
+    """States are kept where they are asked for, not of every entry."""
+    many = [event(number, kind="instance.starting", instance=f"i{number}") for number in range(3000)]
+    made = written(tmp_path / "l", [(many, t(1))])
+    data = built(made, state(1), "chain")
+    tracemalloc.start()
+    try:
+        assert isinstance(other_says(data, TRUST), dict)
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()

@@ -228,3 +228,18 @@ def test_both_verifiers_say_the_same_of_any_root_documents(folder, data):
     value = canonical.decode(proof(folder)[:-1])
     with contextlib.suppress(SteleError):
         check(resum({**value, "roots": [text.decode() for text in documents]}), trust)
+
+
+def test_what_is_said_of_a_stolen_keys_head_is_the_same_whatever_its_signatures_are(folder):
+    """Also of the good head itself: a later one must be brought."""
+    value = canonical.decode(proof(folder, document())[:-1])
+    last = value["heads"][-1]["checkpoint"]
+    good = note.unverified(last.encode())
+    stolen = [Stolen(good.size, good.root, key) for key in SIGNER.verifiers]
+    first, second = document(), document(2, logs=[*ALWAYS, *(LogKey(99, None, key) for key in OTHER.verifiers)], stolen=stolen)
+    lines = last.partition("\n\n")[2].split("\n")
+    false = last.replace(lines[0], lines[0][:-20] + ("A" if lines[0][-20] != "A" else "B") + lines[0][-19:])
+    for text in (last, last.rpartition("\u2014")[0], false):
+        heads = [{**head, "checkpoint": text} for head in value["heads"]]
+        changed = resum({**value, "heads": heads, "roots": [first.decode(), second.decode()]})
+        assert code(check, changed, pinned(first)) == "trust.stolen-key"

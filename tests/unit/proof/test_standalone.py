@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,10 @@ def test_the_standalone_verifier_runs_alone(kinds, tmp_path):
     argv = [sys.executable, "-I", str(alone), "shop.proof", "trust.keys"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "shop-bbbbbb" in done.stdout
+    said = json.loads(done.stdout)
+    assert "shop-bbbbbb" in said["answer"]["state"]["running"]
+    assert said["time"].startswith("the operator's clock")
+    assert any("the operator, who has the key, says so" in line for line in said["not_checked"])
     done = subprocess.run([*argv[:-1], "no.keys"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.splitlines()) == (1, ["REFUSED: [Errno 2] No such file or directory: 'no.keys'"])
     (tmp_path / "shop.proof").write_bytes(kinds["state light"].replace(b"shop-bbbbbb", b"shop-bbbbbc"))

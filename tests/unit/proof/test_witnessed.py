@@ -81,3 +81,22 @@ def test_timestamps_decide_nothing(kinds):
         verdict = check(resum({**value, "heads": [{**value["heads"][0], "timestamps": tokens}]}))
         assert [each["holds"] for each in verdict.times] == [True] + [False] * len(tokens)
         assert any("the time: without a witness" in line for line in verdict.not_checked)
+    value["heads"][0]["timestamps"] = ["AAAA"] * 5  # who has no key could bring any number: each costs, and makes a line
+    assert code(check, resum(value)) == "prove.invalid"
+
+
+def test_a_later_checkpoint_in_place_of_a_heads_own_says_nothing_of_then(kinds):
+    """What a witness saw at last is no word on how little there was before the instant; the proof holds, by the operator's clock."""
+    second = t(8.5) // SECOND
+    value = canonical.decode(cosigned(of(kinds, "state light"), second - 2, second)[:-1])
+    assert [each["holds"] for each in check(resum(value), WATCHED).times] == [True, True, True]
+    value["heads"][0]["checkpoint"] = value["heads"][1]["checkpoint"]
+    verdict = check(resum(value), WATCHED)
+    assert [each["holds"] for each in verdict.times] == [True, False, False]
+    assert not any("saw the two heads around it" in line for line in verdict.time)
+
+
+def test_a_witness_may_say_any_time(kinds):
+    value = of(kinds, "newest light")
+    verdict = check(cosigned(value, (1 << 63) - 1), WATCHED)
+    assert verdict.time[1].endswith(f"saw the head after it at {((1 << 63) - 1) * SECOND} ns: it is no younger")

@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
-"""Check a Stele proof: `python3 stele_verify.py PROOF TRUST_KEYS`, with Python 3.11 or later and `cryptography`. Exit code 0: it holds.
-
-`Proof`, at the end, takes the seven steps of docs/spec/proof.md, version 3; before it comes what they need."""
+"""Check a Stele proof (docs/spec/proof.md, version 3): `python3 stele_verify.py PROOF TRUST_KEYS`. Exit code 0: it holds. See `Proof`."""
 
 import base64, fnmatch, functools, hashlib, itertools, json, math, re, sys
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature  # all that it needs besides Python 3.11 or later
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa
 
@@ -38,7 +36,7 @@ def parse(text, code="prove.invalid"):
     return found[0]
 
 
-# ---- what a proof consists of: a type, a pattern of text, [of each item], {name: of its value}, {EACH: of all values}, (one, or another)
+# ---- what a proof consists of: a type, a pattern, [of each item, at most so many], {name: of its value}, {EACH: of all}, (one, or another)
 EACH, HEX, NULL, LIVE = "", "[0-9a-f]{64}", type(None), {"": {"instance": str, "release": str, "since_ns": int}}
 FACTS = {"active_release": str, "active_instance": str, "active_since_ns": int, "good": str, "running": LIVE, "frozen": LIVE}
 ENTRY = {"v": int, "workload": str, "seq": int, "prev": str, "kind": str, "time_ns": int, "actor": str, "data": dict, "sealed": {EACH: HEX}}
@@ -47,24 +45,21 @@ EPOCH = ENTRY | {"workload": "", "kind": "epoch", "actor": "ledger", "data": SAI
 ROW, RAN = {"workload": str, "count": int, "head": str, "state": str}, {"workload": str, "release": str, "seq": int}
 ITEM = {"index": int, "entry": str, "path": [HEX], "openings": {EACH: {"salt": HEX, "value": object}}}
 PLACE, NAMES = {"path": [HEX], "leaf": (ROW, RAN, NULL)}, {"leaves": [ROW], "rest": HEX}
-HEAD = {"checkpoint": str, "timestamps": [str], "epoch": ITEM, "place": PLACE}
+HEAD = {"checkpoint": str, "timestamps": [str, 4], "epoch": ITEM, "place": PLACE}
 RELEASE = {"manifest": str, "config": str, "statement": str, "signatures": [str]}
-ALL = {"format": "stele-proof v3", "form": "light|chain|log", "heads": [HEAD], "facts": (FACTS, NULL), "entries": [ITEM], "log": [str]}
+ALL = {"format": "stele-proof v3", "form": "light|chain|log", "heads": [HEAD, 4], "facts": (FACTS, NULL), "entries": [ITEM], "log": [str]}
 ALL |= {"absent": NULL, "workloads": NULL, "releases": [RELEASE], "roots": [str]}
-STATE = {"kind": "state", "workload": str, "at_ns": int}
-HISTORY = {"kind": "history", "workload": str, "from_ns": int, "until_ns": int}
-NEVER_RAN = {"claim": {"kind": "never-ran", "workload": str, "release": str, "at_ns": int}, "absent": PLACE}
-OF_MAP = {"claim": {"kind": "workloads", "at_ns": int}, "heads": [HEAD | {"place": NULL}], "facts": NULL, "workloads": NAMES}
+STATE, HISTORY = {"kind": "state", "workload": str, "at_ns": int}, {"kind": "history", "workload": str, "from_ns": int, "until_ns": int}
+NEVER_RAN = {"claim": {"kind": "never-ran", "workload": str, "release": "sha256:" + HEX, "at_ns": int}, "absent": PLACE}
+OF_MAP = {"claim": {"kind": "workloads", "at_ns": int}, "heads": [HEAD | {"place": NULL}, 4], "facts": NULL, "workloads": NAMES}
 PROOF = (ALL | {"claim": (STATE, HISTORY)}, ALL | NEVER_RAN, ALL | OF_MAP)
 
 
 def fits(value, shape):
-    if type(shape) is tuple:
-        return any(fits(value, one) for one in shape)
+    if type(shape) in (tuple, str):
+        return any(fits(value, one) for one in shape) if type(shape) is tuple else type(value) is str and bool(re.fullmatch(shape, value))
     if type(shape) is list:
-        return type(value) is list and all(fits(item, shape[0]) for item in value)
-    if type(shape) is str:
-        return type(value) is str and re.fullmatch(shape, value) is not None
+        return type(value) is list and len(value) <= (*shape, math.inf)[1] and all(fits(item, shape[0]) for item in value)
     if type(shape) is dict and type(value) is dict:
         names = dict.fromkeys(value, shape[EACH]) if EACH in shape else shape
         return value.keys() == names.keys() and all(fits(value[name], names[name]) for name in names)
@@ -130,10 +125,9 @@ def advance(state, entry):  # the state of a workload, in which `seq` and `prev`
     kind, instance, release, incident = entry["kind"], *(word(entry, name) for name in ("instance", "release", "incident"))
     facts, ends = state["facts"], kind in ("instance.stopped", "instance.failed", "instance.frozen")
     live = {"instance": instance, "release": release, "since_ns": entry["time_ns"]}
-    running = {name: one for name, one in facts["running"].items() if not (ends and name == instance)}
-    frozen = {name: one for name, one in facts["frozen"].items() if not (kind == "quarantine.released" and name == incident)}
-    running |= {instance: live} if kind == "instance.starting" else {}
-    frozen |= {incident: live} if kind == "instance.frozen" else {}
+    others = lambda live, gone: {name: one for name, one in live.items() if name != gone}
+    running = others(facts["running"], ends and instance) | ({instance: live} if kind == "instance.starting" else {})
+    frozen = others(facts["frozen"], kind == "quarantine.released" and incident) | ({incident: live} if kind == "instance.frozen" else {})
     facts = facts | {"running": running, "frozen": frozen} | ({"good": release} if kind == "deploy.confirmed" else {})
     facts |= {f"active_{name}": value for name, value in live.items()} if kind == "instance.active" else {}
     if ends and instance == facts["active_instance"]:
@@ -145,8 +139,7 @@ def advance(state, entry):  # the state of a workload, in which `seq` and `prev`
 NUMBER, NAME, WORD, HASH = "(?:0|[1-9][0-9]{0,17})", "[!-*,-~]{1,200}", "[!-~]+", "[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
 BASE64 = "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?"  # in its one spelling
 ED25519, COSIGNATURE, ML_DSA_44 = "A[Q-Za-f][A-Za-z0-9+/]{42}", "B[A-P][A-Za-z0-9+/]{42}", "B[g-v][A-Za-z0-9+/]{1748}[AEIMQUYcgkosw048]="
-VKEY = f"{NAME}\\+[0-9a-f]{{8}}\\+"  # of a key, before base64 of its type and itself
-SPKI = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE[A-Za-z0-9+/]{85}[AQgw]=="  # ECDSA P-256, the point in full
+VKEY, SPKI = f"{NAME}\\+[0-9a-f]{{8}}\\+", "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE[A-Za-z0-9+/]{85}[AQgw]=="  # P-256, in full
 SIGNER, SPAN = "[a-z0-9](?:[a-z0-9._-]{0,38}[a-z0-9])?", f"{NUMBER} (?:{NUMBER}|-)"
 LEDGER, WITNESS = f"{VKEY}(?:{ED25519}|{ML_DSA_44})", f"{VKEY}(?:{COSIGNATURE}|{ML_DSA_44})"
 TRUST = f"ledger {LEDGER}|root {WORD} [1-9][0-9]{{0,8}} {HEX}|release {SPKI}|witness {WORD} {WITNESS}|(?:group|quorum|tsa) [ -~]+"
@@ -170,7 +163,7 @@ def keys_of(vkeys):  # {(name, id): type and key}
 
 class Note:
     def __init__(self, note):
-        text, _, tail = note.rpartition("\n\n")
+        text, _, tail = (note if len(note) <= 1 << 17 else "").rpartition("\n\n")
         lines = [re.fullmatch(f"\u2014 ([^\\s+\0-\x1f\ud800-\udfff]+) (?=[^=]{{7}})({BASE64})", line) for line in tail[:-1].split("\n")]
         need(tail.endswith("\n") and all(lines) and len(utf8(note)) <= 1 << 17, "not a signed note", "trust.bad-note")
         self.said = re.fullmatch(f"({NAME})\n({NUMBER})\n({HASH})\n", text + "\n")  # a checkpoint
@@ -186,9 +179,8 @@ class Note:
 
     def signed(self, name, key, signature):  # whether a signature, which is behind a time in types 4 and 6, holds
         kind, at, size = TYPES[key[0]]
-        time, said = signature[:at], utf8(self.text)
-        if key[0] == 4:
-            said = b"cosignature/v1\ntime %d\n" % int.from_bytes(time, "big") + said
+        time = signature[:at]
+        said = (b"cosignature/v1\ntime %d\n" % int.from_bytes(time, "big") if key[0] == 4 else b"") + utf8(self.text)
         if key[0] == 6:
             origin, length, root, _ = self.text.split("\n")
             by, of = (bytes([len(text)]) + utf8(text) for text in (name, origin))
@@ -200,8 +192,8 @@ class Root:  # a document of a root of trust that is possible in itself; who sig
     def __init__(self, document):
         said, gap, _ = document.rpartition("\n\n")
         self.text, self.by = said + "\n" if gap else document, lambda holders: Note(document).by(holders) if gap else {}
-        proper = re.fullmatch(ROOT, self.text)
-        need(proper and len(utf8(document)) <= 32 << 10, "not the lines of a root document")
+        proper = len(utf8(document)) <= 32 << 10 and re.fullmatch(ROOT, self.text)
+        need(proper, "not the lines of a root document")
         self.origin, self.version, self.threshold = proper[1], int(proper[2]), int(proper[3])
         holders, self.logs, keys, self.rules = (rows(self.text, kind) for kind in ("holder", "log", "key", "rule"))
         self.holders, _ = (keys_of([row[-1] for row in found]) for found in (holders, self.logs + rows(self.text, "stolen")))
@@ -230,8 +222,7 @@ class Trust:
     def __init__(self, data):
         text, code = data.decode("ascii", "replace"), "trust.bad-trust-file"
         need(re.fullmatch(f"stele-trust v1\n(?:(?:{TRUST})\n)*", text) and once(text.split("\n")), "not a trust file", code)
-        self.ledgers = keys_of([vkey for (vkey,) in rows(text, "ledger")])
-        self.witnesses = keys_of([vkey for _, vkey in rows(text, "witness")])
+        self.ledgers, self.witnesses = (keys_of([row[-1] for row in rows(text, kind)]) for kind in ("ledger", "witness"))
         self.releases = [("", key) for (spki,) in rows(text, "release") for key in attempt(release_key, spki)]
         self.roots = {origin: (int(version), named) for origin, version, named in rows(text, "root")}
         beside = [name for name, _ in self.ledgers if name in self.roots] or len(self.roots) < len(rows(text, "root"))
@@ -254,13 +245,21 @@ class Trust:
         return later[-1]
 
 
-class Proof:
+# ---- what verdicts say besides the answer: whose word the time is, and what was not checked, by form and in any
+WORD_OF = "the operator's clock; a head that a witness saw (`seen`) is no younger than that; stamps by authorities were not looked at"
+MAPS = "that the signed maps hold what the entries make, and left none out: the operator, who has the key, says so"
+OPEN = {"log": [], "chain": [MAPS], "light": [MAPS, "what is in the releases: their signatures were"]}
+ALWAYS_OPEN = ["when releases were signed", "whether enough witnesses saw it", "whether somebody else was shown another ledger"]
+ALWAYS_OPEN += ["anything after the last head", "what code did while it ran, and what ran outside Stele's care"]
+
+
+class Proof:  # its methods take the seven steps of docs/spec/proof.md
     def __init__(self, data, trust):  # 1: the file; its fields are attributes from here on
         self.trust, self.opened, self.used = Trust(trust), [], set()
         need(len(data) <= 64 << 20 and data.endswith(b"\n"), "not a proof file")
         fields = parse(data[:-1].decode("ascii", "replace"), "trust.not-canonical")
         need(type(fields) is dict and fields.pop("sum", "") == digest(canonical(fields)), "its sum does not fit: it was altered")
-        need(fits(fields, PROOF) and 1 <= len(fields["heads"]) <= 4, "not what a proof of its claim consists of")
+        need(fits(fields, PROOF) and fields["heads"], "not what a proof of its claim consists of")
         vars(self).update(fields, kind=fields["claim"]["kind"], workload=fields["claim"].get("workload", ""))
         need((self.form == "log") == bool(self.log) and (self.form != "chain" or self.facts is self.workloads is None), "not of its form")
         self.instants = [self.claim[name] for name in ("at_ns", "from_ns", "until_ns") if name in self.claim]
@@ -305,7 +304,7 @@ class Proof:
         before, sure = after if exact or head.since == 0 else after - 1, head.covers if exact else head.since
         need(before == after or (before >= 0 and self.heads[before].covers == sure - 1), "these are not the heads around the instant")
         self.used |= {before, after}
-        return sure, lambda entry: entry["index"] < sure or (entry["index"] < head.covers and entry["time_ns"] <= at_ns)
+        return exact or sure, lambda entry: entry["index"] < sure or (entry["index"] < head.covers and entry["time_ns"] <= at_ns)
 
     def check_log(self):  # 4, form `log`: all maps are made anew
         level = [sha(b"\0", utf8(text)) for text in self.log]
@@ -329,14 +328,14 @@ class Proof:
 
     def answer_of_chain(self, entries, brackets):  # 4, 5: what the entries of a workload make is what the maps say
         maps = [find(head.map_root, workload_key(self.workload), **head.place) for head in self.heads]
-        start = [maps[0]["count"], maps[0]["head"], self.facts] if maps[0] and self.facts else []
-        need(self.facts is None or (brackets[0][0] and start and maps[0]["state"] == digest(canonical(self.facts))), "it begins elsewhere")
-        states = [*itertools.accumulate(entries, advance, initial=state_of(self.workload, *start))]
-        for head, row in zip(self.heads, maps):
-            now = states[sum(entry["index"] < head.covers for entry in entries)]
+        start = state_of(self.workload, *([maps[0]["count"], maps[0]["head"], self.facts] if maps[0] and self.facts else []))
+        need(self.facts is None or (brackets[0][0] and maps[0] == row_of(**start)), "it begins elsewhere")
+        covered = [sum(entry["index"] < head.covers for entry in entries) for head in self.heads]  # how many of them, by each head
+        at = [len([*itertools.takewhile(counts, entries)]) for _, counts in brackets]  # how many count at each instant
+        states = {many: one for many, one in enumerate(itertools.accumulate(entries, advance, initial=start)) if many in covered + at}
+        for now, row in zip(map(states.get, covered), maps):
             need(row == (row_of(**now) if now["seq"] else None), "a map does not say of the workload what its entries make")
-        need(now is states[-1], "entries are of after the last head")
-        at = [len([*itertools.takewhile(counts, entries)]) for _, counts in brackets]  # how many of them count at each instant
+        need(covered[-1] == len(entries), "entries are of after the last head")
         old, new, end = states[at[0]]["facts"], states[at[-1]]["facts"], states[at[-1]]["seq"]
         told = {"exists": end > 0, "entries": end}
         if self.kind == "never-ran":
@@ -356,15 +355,15 @@ class Proof:
         keys, names = [key for _, key in leaves], {row["workload"] for row in self.workloads["leaves"]}
         proper = keys == sorted(set(keys)) and (root.hex(), len(keys)) == (self.last.map_root, self.last.map_size)
         need(proper, "the workloads are not those of the signed map, sorted by key")
-        new = {entry["workload"] for entry in entries if entry["seq"] == 0 and sure <= entry["index"] < self.last.covers} & names
+        new = {entry["workload"] for entry in entries if entry["seq"] == 0 and sure - 1 <= entry["index"] < self.last.covers} & names
         need(len(entries) == len(new) == len(keys) - (self.heads[0].map_size if sure else 0), "not the first entries of those that are new")
         return {"workloads": sorted(names - {entry["workload"] for entry in entries if not counts(entry)} - {""})}, set()
 
     def check_release(self, name, manifest, config, statement, signatures):  # 6
         field = lambda value, key: value.get(key) if isinstance(value, dict) else None
-        bare, said, statement = not manifest + config, parse(manifest or "null"), utf8(statement)
+        bare, said, statement = [not manifest, not config], parse(manifest or "null"), utf8(statement)
         about = field(field(said, "annotations"), "dev.stele.workload"), field(field(said, "config"), "digest"), digest(manifest)
-        need(bare == (self.form == "light") and (bare or about == (self.workload, digest(config), name)), "it is another release")
+        need(bare == [self.form == "light"] * 2 and (bare[0] or about == (self.workload, digest(config), name)), "it is another release")
         need(len(signatures) <= 16 and len(statement) <= 1 << 19, "a statement or its signatures are too long")
         unique = lambda pairs: dict(pairs) if once([key for key, _ in pairs]) else need(False, "a name is there twice")
         (stated,) = attempt(lambda: json.loads(statement.decode(), object_pairs_hook=unique)) or [None]
@@ -377,24 +376,24 @@ class Proof:
         held = [[who for who, key in keys if attempt(key.verify, blob, data, ec.ECDSA(hashes.SHA256()))] for blob in blobs]
         need(len({found[0] for found in held if found}) >= least, "not signed by whom you trust, or by too few")  # a signature counts once
 
-    def verdict(self):  # what the proof says: claim, form, answer, private values, and when witnesses saw its heads
+    def verdict(self):  # what the proof says, private values, when (seconds) witnesses saw its heads, whose word the time is, what is open
         self.check_heads()
         brackets = [self.around(at_ns) for at_ns in self.instants]
         need(self.used == {*range(len(self.heads))}, "it brings heads without need")
-        if self.form == "log":
-            self.check_log()
+        self.form == "log" and self.check_log()
         entries = [self.included(**item)[0] for item in self.entries]
         need(all(one["index"] < two["index"] for one, two in itertools.pairwise(entries)), "its entries are not in order")
         answer, named = self.answer_of_map(entries, *brackets[0]) if self.workloads else self.answer_of_chain(entries, brackets)
         need(len(self.releases) == len(named - {""}), "the releases that it brings are not those that the answer names")
         for release, name in zip(self.releases, sorted(named - {""})):
             self.check_release(name, **release)
-        return {"claim": self.claim, "form": self.form, "answer": answer, "opened": self.opened, "seen": [head.seen for head in self.heads]}
+        said = {"claim": self.claim, "form": self.form, "answer": answer, "opened": self.opened, "seen": [head.seen for head in self.heads]}
+        return said | {"time": WORD_OF, "not_checked": OPEN[self.form] + ALWAYS_OPEN}
 
 
 if __name__ == "__main__":
     len(sys.argv) == 3 or sys.exit(__doc__)
     try:
         print(json.dumps(Proof(*(open(name, "rb").read((64 << 20) + 1) for name in sys.argv[1:])).verdict(), indent=1, sort_keys=True))
-    except (OSError, ValueError) as error:
-        sys.exit(f"REFUSED: {error}")
+    except (OSError, ValueError, MemoryError, RecursionError) as error:
+        sys.exit(f"REFUSED: {str(error) or repr(error)}")
