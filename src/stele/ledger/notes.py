@@ -6,6 +6,7 @@ follow by rename; what a power cut takes of them is written again from there.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from stele.host import durable, logs
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stele.trust.root import Root
+
+
+_NOTE = rb"\n([1-9][0-9]{0,17})\n[0-9A-Za-z+/]{43}=\n\n(?:\xe2\x80\x94 [!-~]+ [!-~]+\n)+"
 
 
 def show(folder: Path, size: int, signed: bytes, *, sync: bool) -> None:
@@ -61,6 +65,30 @@ def restore(folder: Path, kept: Sequence[bytes], end: int, trusted: Sequence[not
         if _is_lost(folder / "checkpoint", signed, [signed, *kept]):  # the name may be older than the data
             written[newest] = _write(folder / "checkpoint", signed, trusted)
     return written
+
+
+def refuse_lost(rest: bytes, end: int, trusted: Sequence[note.Verifier] | Root) -> None:
+    """Refuse what no power cut leaves: a checkpoint behind the last record that reads, of more entries than there are up to that.
+
+    They were on disk before it was signed, and what was there rotted, or the disk only said that it was.
+
+    Args:
+        rest: of the write-ahead log, after the last record.
+        end: how many entries there are.
+        trusted: who may have signed it.
+
+    Raises:
+        SteleError: `ledger.damaged`.
+    """
+    for name in {trusted.origin} if isinstance(trusted, roots.Root) else {key.name for key in trusted}:
+        for found in re.finditer(re.escape(name.encode()) + _NOTE, rest):
+            if int(found[1]) <= end:
+                continue  # of an earlier generation
+            try:
+                roots.open_checkpoint(found[0], trusted)
+            except SteleError:
+                continue  # cut off, or nobody's
+            raise tiles.damaged(f"the write-ahead log ends at {end}, and behind that it has the signed checkpoint of size {int(found[1])}")
 
 
 def _is_lost(path: Path, signed: bytes, were: Sequence[bytes]) -> bool:

@@ -60,8 +60,9 @@ def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> 
     """
     base, entries = wal.base, wal.recovered
     opening = wal.openings
+    notes.refuse_lost(wal.rest, base + len(entries), trusted)
     restored = notes.restore(folder, wal.notes, base + len(entries), trusted)
-    wal.recovered, wal.openings, wal.notes = [], {}, []
+    wal.recovered, wal.openings, wal.notes, wal.rest = [], {}, [], b""
     published, roots = _signed(folder, trusted, base)
     roots = restored | roots
     newest = max(roots, default=0)

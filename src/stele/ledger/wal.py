@@ -89,8 +89,8 @@ def _frames(entries: Sequence[bytes], crc: int, openings: Mapping[int, bytes] = 
 class Wal:
     """The open WAL of a `.state` folder. Not thread-safe: its owner serialises.
 
-    `recovered`: its entries when it was opened, from index `base`; `openings`: by index, of those that have any; `notes`: checkpoints.
-    `is_new`: there was none.
+    `recovered`: its entries when it was opened, from index `base`; `openings`: by index, of those that have any; `notes`: checkpoints;
+    `rest`: what follows, of which no record reads. `is_new`: there was none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,6 +100,7 @@ class Wal:
         self.recovered: list[bytes] = []
         self.openings: dict[int, bytes] = {}
         self.notes: list[bytes] = []
+        self.rest = b""
         self._which = found.index(max(found))
         self._fd, self._syncing = self._open(self._which)
         if self.is_new:
@@ -181,6 +182,7 @@ class Wal:
             crc = stored
             position = begin + length + more
         self._end, self._crc, self._size = position, crc, size
+        self.rest = (held[position:] + os.pread(self._fd, STEP, len(held))).strip(b"\0")
         # after a failed fdatasync the page cache may show what the disk does not have: make it true before anything builds on it
         durable.write_at(self._fd, held[:position], 0)
         os.fdatasync(self._fd)

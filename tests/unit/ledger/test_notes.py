@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stele.host import durable
-from stele.ledger import notes, wal
+from stele.ledger import notes, read_only, wal
 from stele.ledger.reader import LedgerReader
 from stele.trust import note
 from tests.ledgers import OTHER, SIGNER, TRUSTED, event, opened
@@ -121,3 +121,24 @@ def test_of_two_of_one_size_the_later_was_shown(tmp_path):
     first, second = SIGNER.sign(body := note.Checkpoint(SIGNER.name, 3, bytes(32)).body()), SIGNER.sign(body, 7)
     notes.restore(tmp_path, [first, second], 3, TRUSTED)
     assert (tmp_path / "checkpoint").read_bytes() == (tmp_path / "checkpoints" / "3").read_bytes() == second
+
+
+@pytest.mark.parametrize("kept", ["all", "none"])
+def test_attack_alter_a_committed_entry_and_lose_the_checkpoints_that_cover_it(cut, kept):
+    """Or a disk does, that wrote the end of the write-ahead log and not what is before: nothing is signed in place of that."""
+    path = cut / ".state" / "wal.0"
+    data = bytearray(path.read_bytes())
+    begin, following = data.index(b'{"actor"'), data.index(SIGNER.name.encode() + b"\n12\n")
+    if kept == "none":
+        for name in heads(cut):
+            (cut / name).unlink()
+    for at in (begin, following - 20):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert code(lambda: opened(cut).__enter__()) == "ledger.damaged"
+    end = data.rindex(b"\xe2\x80\x94 ")  # of the last note: a power cut takes it, with its files
+    path.write_bytes(data[:end] + bytes(len(data) - end))
+    for name in ("checkpoint", "checkpoints/18"):
+        (cut / name).unlink(missing_ok=True)
+    read_only.unmark(cut)
+    with opened(cut) as ledger:
+        assert (ledger.published, ledger.size) == (12, 18)
