@@ -343,3 +343,11 @@ def test_a_key_that_is_not_there_is_said(data):
     (data.folder / "rubbish.key").write_text("rubbish")
     assert data.refused("seal", "root", "--key", "rubbish.key") == "trust.bad-key"
     assert data.refused("sign", "shop") == "store.unknown-release"
+
+
+@pytest.mark.parametrize("uri", ["hashivault://shop", "HSM://2", "https://keys.example.com/shop"])
+def test_a_key_service_that_is_not_known_is_no_file(data, uri):
+    error = json.loads(data.process("seal", "root", "--key", uri).stdout)["error"]
+    assert error["code"] == "trust.key-service"
+    assert uri.partition(":")[0] + "://" in error["reason"]
+    assert all(known in error["remedy"] for known in ("hsm:", "awskms:", "gcpkms:", "azurekms:", "hv:"))

@@ -43,8 +43,9 @@ def context(tmp_path, root) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nothing_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Builders get a folder for what is temporary that everybody may enter, as /tmp; afterwards it is empty."""
+    del tmp_path  # made before, so that pytest's own folder does not come to lie there
     with tempfile.TemporaryDirectory(prefix="stele-test-", dir="/tmp") as folder:
         os.chmod(folder, 0o1777)
         monkeypatch.setattr(tempfile, "tempdir", folder)
@@ -183,6 +184,16 @@ def test_package_lists_that_are_refused(tmp_path, text):
     path = tmp_path / "list"
     path.write_text(text)
     assert code(sources.load, path, kind="debian") == "seal.bad-package-list"
+
+
+@pytest.mark.root
+def test_what_apt_says_of_a_suite_that_is_not_there_is_in_the_error(tmp_path):
+    (tmp_path / "mirror").mkdir()
+    path = tmp_path / "small.debian.yaml"
+    path.write_text(LIST.replace("bookworm", "nosuch") + f"mirror: file://{tmp_path}/mirror\n")
+    with pytest.raises(SteleError, match=r"nosuch Release.* does not have a Release file") as raised:
+        sources.load(path)
+    assert raised.value.code == "host.program-failed"
 
 
 @given(st.text(max_size=80))

@@ -310,6 +310,17 @@ def test_a_command_that_is_killed_ends_its_call_in_the_same_way(warm):
     lock.close()
 
 
+def test_a_warm_process_that_ends_without_an_answer_is_said(capsys):
+    for argv in (["seal", "app"], ["--json", "seal", "app"]):
+        here, there = socket.socketpair()
+        there.close()
+        with here:
+            assert warm_call._ended(here, argv) == 70
+    said = capsys.readouterr()
+    assert "the warm process ended" in said.err
+    assert json.loads(said.out)["error"]["code"] == "warm.broke-off"
+
+
 @needs_peers
 def test_a_warm_process_that_is_told_to_stop_lets_its_calls_come_to_their_end(warm):
     call, lock = blocked(warm)

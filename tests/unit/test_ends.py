@@ -38,3 +38,8 @@ def test_what_was_not_foreseen_is_an_internal_error(tmp_path: Path, capsys):
     (tmp_path / "a").symlink_to("a")
     assert exit_of((tmp_path / "a").read_bytes, []) == 70
     assert "internal error" in capsys.readouterr().err
+    assert exit_of((tmp_path / "a").read_bytes, ["seal", "--json"]) == 70
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "cli.internal"
+    assert error["reason"].startswith("internal error: OSError: ")
+    assert "--debug" in error["remedy"]

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from stele.cli.exits import BROKEN, INTERNAL, USAGE, exit_code
+from stele.cli.exits import BROKEN, USAGE, exit_code
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _exit_of(work: Callable[[], object], argv: list[str]) -> int:
             raise
         return end.code or 0
     except SteleError as error:
-        return _said(error, argv)
+        return said(error, argv)
     except BrokenPipeError:
         return _broken()
     except (KeyboardInterrupt, EOFError):
@@ -51,17 +51,16 @@ def _exit_of(work: Callable[[], object], argv: list[str]) -> int:
         return USAGE
     except Exception as error:
         if isinstance(error, OSError) and (meant := _of_the_host(error)) is not None:
-            return _said(meant, argv)
+            return said(meant, argv)
         if debug:
             raise
-        sys.stderr.write(
-            f"error: internal error: {type(error).__name__}: {error}\n  remedy: run again with --debug and report what it prints\n"
-        )
-        return INTERNAL
+        reason, remedy = f"internal error: {type(error).__name__}: {error}", "run again with --debug and report what it prints"
+        return said(SteleError(reason, remedy=remedy, code="cli.internal"), argv)
     return result if isinstance(result, int) else 0
 
 
-def _said(error: SteleError, argv: list[str]) -> int:
+def said(error: SteleError, argv: list[str]) -> int:
+    """Say an error to whoever gave the command line `argv`; returns the exit code."""
     if "--debug" in argv:
         import logging
 

@@ -50,6 +50,7 @@ _ANSWERS = (
     "store.unknown-signer",
     "store.damaged",
 )
+_INTERNAL = ("agent.internal", "cli.internal", "warm.broke-off")
 _HOST = ("run.unprivileged", "run.no-cgroups", "run.kernel-lacks", "host.not-permitted")
 _NOT_READY = (
     "agent.",
@@ -69,7 +70,7 @@ _NOT_READY = (
 
 def exit_code(error: SteleError) -> int:
     """The exit code of an error, by its stable code; of what may pass by itself, NOT_READY."""
-    if error.code == "agent.internal":
+    if error.code in _INTERNAL:
         return INTERNAL
     for prefixes, status in ((_HOST, HOST_CANNOT), (_ANSWERS, ANSWER_IS_NO), (_NOT_READY, NOT_READY)):
         if error.code.startswith(prefixes):

@@ -77,7 +77,7 @@ def run(argv: list[str]) -> int | None:
         except OSError:
             return None
         sock.settimeout(None)
-        return _ended(sock)
+        return _ended(sock, argv)
     finally:
         sock.close()
 
@@ -111,7 +111,7 @@ def _has_three_descriptors() -> bool:
         return False
 
 
-def _ended(sock: _socket.socket) -> int:
+def _ended(sock: _socket.socket, argv: list[str]) -> int:
     """Wait for the command."""
     while True:
         try:
@@ -123,6 +123,9 @@ def _ended(sock: _socket.socket) -> int:
             except OSError:
                 continue  # it ended at the same time, and what it said is there
     if len(data) != 4:
-        sys.stderr.write("error: the warm process ended, and what became of the command is not known\n  remedy: run it again\n")
-        return 70
+        from stele.cli import ends
+        from stele.trust.errors import SteleError
+
+        reason = "the warm process ended, and what became of the command is not known"
+        return ends.said(SteleError(reason, remedy="run it again", code="warm.broke-off"), argv)
     return int.from_bytes(data, "big", signed=True)

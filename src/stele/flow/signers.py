@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stele.trust.release_key import PrivateKey, ReleaseSigner
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]*):", re.ASCII)
+_OTHER_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
 
 
 class Ask(Protocol):
@@ -52,6 +53,8 @@ def open_signer(places: Places, key: str, ask: Ask) -> ReleaseSigner:
     """
     if (uri := _URI.match(key)) and uri[1] in key_service.SCHEMES:
         return key_service.open_signer(key, ask)
+    if other := _OTHER_URI.match(key):
+        raise key_service.unknown(other[1])
     path = own_key(places, key) if not key or (_name(key) and own_key(places, key).exists()) else Path(key)
     return read_private(path, ask)
 

@@ -98,6 +98,16 @@ def open_signer(uri: str, ask: Callable[[str], str]) -> ServiceSigner:
     return ServiceSigner(uri, public, made.sign)
 
 
+def unknown(scheme: str) -> SteleError:
+    """A URI of no key service that is known here."""
+    known = ", ".join(f"{name}:" for name in SCHEMES)
+    return SteleError(
+        f"{scheme[:40]}:// is no key service that Stele knows",
+        remedy=f"name a key file, a signer of `stele key list`, or the URI of a key service, which begins with one of {known}",
+        code="trust.key-service",
+    )
+
+
 def _keep_quiet() -> None:
     """The libraries' debug output has session tokens in it."""
     import logging  # most commands need none

@@ -341,4 +341,13 @@ def _with_ledger(policy: Policy, origin: str) -> list[str]:
 
 
 def _again(lines: list[str]) -> Policy:
-    return parse(("\n".join(lines) + "\n").encode("ascii", "replace"))
+    """The policy that a change leads to; of one that would not be valid, nothing is changed."""
+    try:
+        return parse(("\n".join(lines) + "\n").encode("ascii", "replace"))
+    except SteleError as error:
+        reason = error.reason.removeprefix("the trust policy is not valid, ")
+        raise SteleError(
+            f"the trust policy would not be valid, {reason}; nothing was changed",
+            remedy="ask for what is possible (docs/spec/trust-policy.md); `stele key list` shows the policy as it is",
+            code=error.code,
+        ) from error

@@ -94,7 +94,7 @@ def load(path: Path, *, time: int, limits: Limits) -> Source:
     with tempfile.TemporaryDirectory(prefix="stele-debian-") as name:
         work = Path(name)
         work.chmod(0o755)  # in a user namespace the root file system is made by another id, which must get there
-        argv = ["mmdebstrap", "--quiet", f"--variant={wanted.variant}", "--format=tar", f"--components={','.join(wanted.components)}"]
+        argv = ["mmdebstrap", f"--variant={wanted.variant}", "--format=tar", f"--components={','.join(wanted.components)}"]
         argv += [f"--include={','.join(wanted.packages)}"] if wanted.packages else []
         argv += [f"--architectures={wanted.architecture}"] if wanted.architecture else []
         argv += ["--aptopt=Acquire::Check-Valid-Until false"] if wanted.snapshot else []
