@@ -4,7 +4,30 @@ from __future__ import annotations
 
 import http.server
 import socket
+import threading
 import urllib.request
+from collections.abc import Collection
+
+
+class Company:
+    """Requests wait here until there are two at the same time, once; or until a limit that only a lonely one reaches.
+
+    `whose`: digests of the blobs that are waited with.
+    """
+
+    def __init__(self, whose: Collection[str]) -> None:
+        self.whose = whose
+        self._here, self._changed = 0, threading.Condition()
+        self.was_there = False
+
+    def meet(self, limit_s: float = 60.0) -> None:
+        """Wait for another one."""
+        with self._changed:
+            self._here += 1
+            self.was_there |= self._here > 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self.was_there, limit_s)
+            self._here -= 1
 
 
 class Between(http.server.BaseHTTPRequestHandler):
@@ -21,6 +44,8 @@ class Between(http.server.BaseHTTPRequestHandler):
         except urllib.error.HTTPError as error:
             status, sent, body = error.code, error.headers, error.read()
         trick = self.server.trick if "/blobs/" in self.path and len(body) > 100_000 else ""  # type: ignore[attr-defined]
+        if self.server.trick == "together" and self.path.rpartition("/")[2] in self.server.company.whose:  # type: ignore[attr-defined]
+            self.server.company.meet()  # type: ignore[attr-defined]
         if self.server.trick == "throttled" and ("sha256-" in self.path or "update-" in self.path):  # type: ignore[attr-defined]
             status, body, trick = 429, b"", ""
         if self.server.trick.startswith("update ") and "/manifests/update-" in self.path and self.command == "GET":  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from stele.flow import opening
+from tests.between import Company
 from tests.distributed import other, pull, push, quiet, seal
 from tests.refusals import code
 
@@ -54,6 +55,17 @@ def test_a_hostile_or_failing_way(places, registry, between, tmp_path, trick, mo
         assert opening.open_store(to).releases() == []
         between.trick = ""
         assert pull(to, source)["release"] == digest
+
+
+def test_layers_are_asked_for_at_the_same_time(places, between, tmp_path):
+    """The middle answers no layer before a second one is asked for beside it."""
+    name = f"together-{tmp_path.name.replace('_', '-').lower()}"
+    digest = seal(places, "1")
+    push(places, "app", f"{between.behind}/{name}:v1")
+    layers = [stratum.layer.digest for stratum in opening.open_store(places).release(digest).strata]
+    between.company, between.trick = Company(layers), "together"
+    assert pull(other(tmp_path, "two", places), f"127.0.0.1:{between.server_address[1]}/{name}:v1")["release"] == digest
+    assert between.company.was_there
 
 
 def test_a_push_keeps_what_others_attached_and_signed(places, registry, tmp_path):
