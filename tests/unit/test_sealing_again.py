@@ -61,7 +61,8 @@ def seal(places: Places, root: Path, spec: Path, **options) -> dict:
 
 
 def same(one: dict, other: dict) -> bool:
-    return all(one[key] == other[key] for key in ("release", "tree", "config", "strata", "paths", "bytes", "sbom", "provenance", "notes"))
+    told = ("release", "tree", "config", "strata", "paths", "bytes", "sbom", "provenance", "notes", "warnings")
+    return all(one[key] == other[key] for key in told)
 
 
 def sbom(places: Places, digest: str) -> dict:

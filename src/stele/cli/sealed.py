@@ -37,6 +37,8 @@ def seal(
         if delta:
             say("making deltas")
             sealed["deltas"] = _deltas(call, sealed["release"])
+    for warning in sealed["warnings"]:
+        render.warn(f"warning: {warning}", "no instance of it will start: correct `command` in the spec, or seal a source that has it")
     if call.json:
         render.show_json(sealed)
         return

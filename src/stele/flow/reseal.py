@@ -165,6 +165,7 @@ class Again:
             "secrets": {**looked, "told": told.findings, "allowed": told.allowed},
             "provenance": made_from,
             "notes": told.notes,
+            "warnings": told.warnings,
         }
 
     def _examined(self, remade: Remade, old: Release) -> dict[str, int]:

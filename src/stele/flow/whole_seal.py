@@ -11,7 +11,7 @@ from stele.flow import accompany, attesting, caches, opening
 from stele.model import spec as specs
 from stele.model.reference import Reference
 from stele.model.tree import quote
-from stele.seal import codec, settings, sources
+from stele.seal import codec, command, settings, sources
 from stele.seal import release as releases
 from stele.seal.again import last as last_seals
 from stele.seal.noted import Noted
@@ -100,6 +100,7 @@ def _make(
         **accompany.plain(examined),
         "provenance": attesting.commit_of(made_from),
         "notes": [*found.notes, *examined.notes],
+        "warnings": command.warnings(applied.tree, spec),
     }
     if found.kind != "folder" or not cache.folders:
         return sealed, told, None
@@ -174,6 +175,7 @@ def _last(
             findings=told["secrets"]["told"],
             allowed=told["secrets"]["allowed"],
             notes=told["notes"],
+            warnings=told["warnings"],
         ),
         **aside.columns,
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stele.seal.sources.statcache import Listed
     from stele.seal.strata import Cut
 
-HEADER = b"stele-last-seal v1\n"
+HEADER = b"stele-last-seal v2\n"
 UNKNOWN = (0, 0, 0, 0, 0, 0)  # a state that nothing has
 PARTICULAR = 0xFFFF_FFFF  # the role of what cannot change without the whole being looked at
 _ROOMS = ("seal", "seal/packages", "seal/sources", "seal/again", "model")  # whose code decides what a release is
@@ -43,7 +43,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Told(msgspec.Struct, frozen=True, array_like=True):
-    """What a seal said to the person who sealed: `packages` of the SBOM, `paths`, `bytes`, findings as plain data, notes."""
+    """What a seal said to the person who sealed: `packages` of the SBOM, `paths`, `bytes`, findings as plain data, notes, warnings."""
 
     packages: int
     paths: int
@@ -51,6 +51,7 @@ class Told(msgspec.Struct, frozen=True, array_like=True):
     findings: list[Any]
     allowed: list[Any]
     notes: list[str]
+    warnings: list[str]
 
 
 class LastSeal(msgspec.Struct, frozen=True, array_like=True):
