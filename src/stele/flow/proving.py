@@ -128,7 +128,10 @@ def verify_file(path: Path, trust: Path | None) -> dict[str, Any]:
     """
     keys = trust_keys.parse(trust.read_bytes()) if trust is not None else None
     with open(path, "rb") as file:  # somebody else made it: no more is read than a proof can have
-        return _plain(verifier.verify(file.read(shape.MAX_PROOF + 1), keys))
+        try:
+            return _plain(verifier.verify(file.read(shape.MAX_PROOF + 1), keys))
+        except (MemoryError, RecursionError) as error:
+            raise shape.invalid("checking it takes more memory than there is here") from error
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:

@@ -297,3 +297,15 @@ def test_many_live_instances_cost_little_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 100 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_workloads_beside_an_empty_map(tmp_path):
+    """By who has the key: an epoch over nothing says truly that there is nothing."""
+    said = {"behind_ns": 0, "covers": 0, "map": 2, "map_root": "0" * 64, "map_size": 0, "since": 0}
+    plain = {"v": 1, "workload": "", "seq": 0, "prev": "", "kind": "epoch", "time_ns": t(5), "actor": "ledger", "data": said, "sealed": {}}
+    made = written(tmp_path / "l", [([event(1)], t(1))])
+    value = relogged(canonical.decode(built(made, everything(1))[:-1]), [canonical.encode(plain).decode()])
+    value |= {"claim": {"kind": "workloads", "at_ns": t(5)}, "entries": []}
+    rows = value["workloads"]["leaves"]
+    assert check(resum({**value, "workloads": {"leaves": [], "rest": "0" * 64}})).answer == {"workloads": []}
+    assert code(check, resum({**value, "workloads": {"leaves": rows, "rest": "0" * 64}})) == "prove.invalid"

@@ -171,3 +171,15 @@ def test_a_file_of_any_size_is_refused_by_both(tmp_path):
         argv = [sys.executable, "-I", stele_verify.__file__, "huge.proof", "trust.keys"]
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=250)
         assert (done.returncode, "prove.invalid" in done.stderr + done.stdout) == (1, True)
+
+
+def test_a_proof_that_takes_more_memory_than_there_is(tmp_path):
+    """Refused, and by no other error."""
+    (tmp_path / "many.proof").write_bytes(b"[" + b"[]," * (10 << 20) + b"[]]\n")
+    (tmp_path / "trust.keys").write_bytes(trust_keys.encode(TRUST))
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29)); sys.argv = sys.argv[1:]; "
+    alone = ["-c", limited + "runpy.run_path(sys.argv[0], run_name='__main__')", stele_verify.__file__, "many.proof", "trust.keys"]
+    ours = ["-c", limited + "from stele.cli.main import main; main()", "stele", "verify", "many.proof", "--trust", "trust.keys"]
+    for argv in (alone, ours):
+        done = subprocess.run([sys.executable, *argv], cwd=tmp_path, capture_output=True, text=True, timeout=250)
+        assert (done.returncode, "Traceback" in done.stderr, "internal error" in done.stderr) == (1, False, False), done.stderr

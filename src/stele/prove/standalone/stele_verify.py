@@ -47,8 +47,8 @@ ITEM = {"index": int, "entry": str, "path": [HEX], "openings": {EACH: {"salt": H
 PLACE, NAMES = {"path": [HEX], "leaf": (ROW, RAN, NULL)}, {"leaves": [ROW], "rest": HEX}
 HEAD = {"checkpoint": str, "timestamps": [str, 4], "epoch": ITEM, "place": PLACE}
 RELEASE = {"manifest": str, "config": str, "statement": str, "signatures": [str]}
-ALL = {"format": "stele-proof v3", "form": "light|chain|log", "heads": [HEAD, 4], "facts": (FACTS, NULL), "entries": [ITEM], "log": [str]}
-ALL |= {"absent": NULL, "workloads": NULL, "releases": [RELEASE], "roots": [str]}
+ALL = {"claim": NULL, "format": "stele-proof v3", "form": "light|chain|log", "heads": [HEAD, 4], "facts": (FACTS, NULL)}
+ALL |= {"entries": [ITEM], "log": [str], "absent": NULL, "workloads": NULL, "releases": [RELEASE], "roots": [str]}
 STATE, HISTORY = {"kind": "state", "workload": str, "at_ns": int}, {"kind": "history", "workload": str, "from_ns": int, "until_ns": int}
 NEVER_RAN = {"claim": {"kind": "never-ran", "workload": str, "release": "sha256:" + HEX, "at_ns": int}, "absent": PLACE}
 OF_MAP = {"claim": {"kind": "workloads", "at_ns": int}, "heads": [HEAD | {"place": NULL}, 4], "facts": NULL, "workloads": NAMES}
@@ -307,10 +307,10 @@ class Proof:  # its methods take the seven steps of docs/spec/proof.md
         return exact or sure, lambda entry: entry["index"] < sure or (entry["index"] < head.covers and entry["time_ns"] <= at_ns)
 
     def check_log(self):  # 4, form `log`: all maps are made anew
-        level = [sha(b"\0", utf8(text)) for text in self.log]
+        level = [sha(b"\0", utf8(text)) for text in self.log if len(self.log) == self.last.size]
         while len(level) > 1:
             level = [branch(*level[at : at + 2]) if level[at + 1 : at + 2] else level[at] for at in range(0, len(level), 2)]
-        need(len(self.log) == self.last.size and level == [self.last.root], "the log is not the one that was signed")
+        need(level == [self.last.root], "the log is not the one that was signed")
         states, changed, ran, node, since, latest = {}, set(), set(), EMPTY, 0, -1
         for entry in map(entry_of, self.log, itertools.count()):
             name, said, release = entry["workload"], entry["data"], started(entry)
@@ -349,11 +349,12 @@ class Proof:  # its methods take the seven steps of docs/spec/proof.md
         return told, named | {*map(started, between)}
 
     def answer_of_map(self, entries, sure, counts):  # 5: all workloads of the last map, of which the new ones have their first entries here
+        need(len(self.workloads["leaves"]) == self.last.map_size, "not as many workloads as the signed map has")
         leaves, rest = [leaf_of(row) for row in self.workloads["leaves"]], unhex(self.workloads["rest"])
         half = functools.reduce(lambda node, leaf: put(node, leaf, depth=1), leaves, EMPTY)[0]
         root = half if len(leaves) < 2 and rest == EMPTY[0] else branch(half, rest)
         keys, names = [key for _, key in leaves], {row["workload"] for row in self.workloads["leaves"]}
-        proper = keys == sorted(set(keys)) and (root.hex(), len(keys)) == (self.last.map_root, self.last.map_size)
+        proper = keys == sorted(set(keys)) and root.hex() == self.last.map_root
         need(proper, "the workloads are not those of the signed map, sorted by key")
         new = {entry["workload"] for entry in entries if entry["seq"] == 0 and sure - 1 <= entry["index"] < self.last.covers} & names
         need(len(entries) == len(new) == len(keys) - (self.heads[0].map_size if sure else 0), "not the first entries of those that are new")
