@@ -23,7 +23,7 @@ from stele.ledger.pace import Pace, Room
 from stele.ledger.partials import Partials
 from stele.ledger.read_only import ReadOnlyLedger
 from stele.ledger.wal import NoRoom, Wal
-from stele.model.epoch import epoch_event
+from stele.model.epoch import epoch_event, refuse_epochs
 from stele.model.event import HOST_WORKLOAD, Entry, Event, decode_entry
 from stele.trust.errors import SteleError
 
@@ -149,6 +149,7 @@ class Ledger:
             SteleError: `ledger.entry-too-large`, `ledger.bad-entry`, `trust.not-canonical` (nothing of this call is committed),
                 `ledger.write-failed`, `ledger.damaged`, `ledger.closed`.
         """
+        refuse_epochs(events)
         if self.size - self._wal.base > MOST_REPLAYED:
             self._room.wait()
         ticket = self._group.submit(tuple(events))

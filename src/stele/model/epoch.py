@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 from stele.model.damage import damaged
 from stele.model.event import HOST_WORKLOAD, Event
+from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from stele.model.chains import Chains
     from stele.model.event import Entry
 
@@ -30,6 +33,19 @@ class Trail:
             self.latest_ns = event.time_ns
         if event.kind == "epoch":
             self.since = index + 1
+
+
+def refuse_epochs(events: Iterable[Event]) -> None:
+    """Refuse to record an epoch that somebody else than the ledger made: light proofs believe what an epoch in the log says.
+
+    Raises:
+        SteleError: `ledger.bad-entry`.
+    """
+    for event in events:
+        if event.kind == "epoch":
+            raise SteleError(
+                "an epoch is written by the ledger itself", remedy="report it: this is an error of Stele", code="ledger.bad-entry"
+            )
 
 
 def epoch_event(covers: int, chains: Chains, trail: Trail, now_ns: int) -> Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -262,4 +263,18 @@ def test_the_largest_entry_fits(folder):
         raw = ledger.append([event(text="x" * (65_535 - size - 71))])[0].entry.encode()  # the second has a `prev` of 71 bytes
         assert len(raw) == 65_535
         assert code(ledger.append, [event(text="x" * (65_536 - size - 71))]) == "ledger.entry-too-large"
+    assert LedgerReader(folder).check(TRUSTED) == []
+
+
+def test_nobody_else_records_an_epoch(folder, monkeypatch):
+    """The checkpoint over it would be signed, and a light proof believes what an epoch in the signed log says of its map."""
+    said = {"behind_ns": 0, "covers": 2, "map": 2, "map_root": "0" * 64, "map_size": 0, "since": 2}
+    with contextlib.closing(quiet(folder, monkeypatch)) as ledger:
+        ledger.append([event(1)])
+        ledger.publish()
+        forged = Event(workload="", kind="epoch", time_ns=event(2).time_ns, actor="ledger", data=said)
+        assert code(ledger.append, [event(2), forged]) == "ledger.bad-entry"
+        assert ledger.size == 2
+        ledger.append([event(3)])
+        assert ledger.publish() == 4
     assert LedgerReader(folder).check(TRUSTED) == []

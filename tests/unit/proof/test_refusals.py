@@ -99,16 +99,15 @@ def test_every_field_matters_even_where_the_sum_is_made_to_fit(kinds, name, chan
         assert claim is None or path[0] == "claim", path
 
 
+NAMES = ["workload", "release", "\ud800"]
 PLAIN = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-3, 9)
     | st.integers(-(2**63) + 1, 2**63 - 1)
     | st.text(max_size=8)
-    | st.sampled_from(["a" * 64, ONE]),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.sampled_from(["workload", "release"]), inner, max_size=3)
-    ),
+    | st.sampled_from(["a" * 64, ONE, "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.sampled_from(NAMES), inner, max_size=3),
     max_leaves=8,
 )
 
