@@ -178,7 +178,7 @@ def time_lines(found: Sequence[dict[str, Any]]) -> tuple[str, ...]:
         if each["who"] == "operator":
             lines.append(f"{at}: the operator's clock ({each['name']})")
         elif each["who"] == "authority":
-            said = f"stamped the head after it at {when(each['stamped_ns'])}: it is no younger" if each["holds"] else each["why"]
+            said = f"stamped the head after it at {when(each['stamped_ns'])}: it is no younger" if each["holds"] else _told(each["why"])
             lines.append(f"{at}: timestamp authority {each['name']} {said}".replace("  ", " "))
         elif each["holds"]:
             between = f"{_second(each['before_s'])} and {_second(each['after_s'])}"

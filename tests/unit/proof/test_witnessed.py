@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
 from typing import Any
 
+import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from stele.trust import canonical, note, trust_keys
 from tests.ledgers import SECOND, SIGNER, TRUST
@@ -100,3 +106,26 @@ def test_a_witness_may_say_any_time(kinds):
     value = of(kinds, "newest light")
     verdict = check(cosigned(value, (1 << 63) - 1), WATCHED)
     assert verdict.time[1].endswith(f"saw the head after it at {((1 << 63) - 1) * SECOND} ns: it is no younger")
+
+
+def test_no_timestamp_makes_a_line_of_the_verdict(kinds, tsa_certificate):
+    """Who has no key can bring a refusal of an authority, in words of his own."""
+    said = b"x\nchecked:\n  + all"
+    words = b"\x30" + bytes([len(said) + 2]) + b"\x0c" + bytes([len(said)]) + said
+    status = b"\x02\x01\x02" + words
+    token = b"\x30" + bytes([len(status) + 2]) + b"\x30" + bytes([len(status)]) + status
+    value = of(kinds, "newest light")
+    value["heads"][0]["timestamps"] = [base64.b64encode(token).decode()]
+    verdict = check(resum(value), TRUST._replace(authorities=(tsa_certificate,)))
+    assert "checked:" in verdict.time[1]
+    assert verdict.time[1].isprintable()
+
+
+@pytest.fixture
+def tsa_certificate() -> bytes:
+    key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tsa")])
+    begin = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(begin).not_valid_after(begin + dt.timedelta(days=9999))
+    return made.sign(key, None).public_bytes(Encoding.DER)
