@@ -63,7 +63,9 @@ SLOW = "sleep 3; exec /bin/busybox httpd -f -p 8080 -h /www"  # healthy three se
 
 
 def _replacement_begins(host: Host) -> None:
-    host.stele("apply", host.seal("1", command=SLOW, health=HEALTH))
+    release = host.seal("1", command=SLOW, health=HEALTH)
+    host.stele("apply", release)
+    host.wait(lambda: release in host.status()["good"], "it is good")  # one that fails sooner is not started again
     os.kill(int(host.events("instance.started")[-1]["data"]["pid"]), signal.SIGKILL)
     host.wait(lambda: [e for e in host.events("instance.starting") if e["data"]["role"] == "replacement"], "a replacement starts")
 
