@@ -32,7 +32,7 @@ _CRC = struct.Struct("<I")
 MAX_ENTRY = 65535
 STEP = 8 << 20  # preallocated at a time, bytes
 _READ = 1 << 20  # bytes at a time
-_ZEROS = bytes(1 << 20)
+_ZEROS, _PIECE = bytes(1 << 20), bytes(1 << 18)
 _NONE: Mapping[int, bytes] = MappingProxyType({})
 
 
@@ -182,7 +182,7 @@ class Wal:
             crc = stored
             position = begin + length + more
         self._end, self._crc, self._size = position, crc, size
-        self.rest = (held[position:] + os.pread(self._fd, STEP, len(held))).strip(b"\0")
+        self.rest = self._beyond(held[position:], len(held))
         # after a failed fdatasync the page cache may show what the disk does not have: make it true before anything builds on it
         durable.write_at(self._fd, held[:position], 0)
         os.fdatasync(self._fd)
@@ -277,6 +277,16 @@ class Wal:
         self._fd, self._syncing, self._which = fd, syncing, 1 - self._which
         if scrub:
             self._scrub_other()
+
+    def _beyond(self, held: bytes, at: int) -> bytes:
+        """`held`, and what follows it from `at` on, one STEP; pieces of zeros count as one zero: almost all of it is such pieces."""
+        found, room = [b"\0" if held == _ZEROS[: len(held)] else held], bytearray(len(_PIECE))
+        for position in range(at, at + STEP, len(room)):
+            length = os.preadv(self._fd, [room], position)
+            found.append(b"\0" if length == len(room) and room == _PIECE else bytes(room[:length]))
+            if length < len(room):
+                break
+        return b"".join(found).strip(b"\0")
 
     def _scrub_other(self) -> None:
         """Overwrite the file that does not count, then say in the header that it is done."""
