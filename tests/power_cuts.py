@@ -6,15 +6,13 @@ once their folder was synced; before that, the first few changes of each folder 
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import random
 import re
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from tests import traced
 
 SECTOR = 512
 MARK = "/stele-test/"  # no such path: asking for one is a word in the trace
@@ -219,23 +217,4 @@ def tell(*words: object) -> None:
 
 def record(work: Callable[[], None], log: Path, *strace: str) -> None:
     """Have a child do the work, under strace: all that its first thread does is in the log."""
-    go, ready = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        with contextlib.suppress(BaseException):
-            os.close(ready)
-            ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(2**64 - 1), 0, 0, 0)  # PR_SET_PTRACER_ANY
-            os.read(go, 1)
-            work()
-            status = 0
-        os._exit(status)
-    os.close(go)
-    tracer = subprocess.Popen(["strace", "-qq", "-o", str(log), *STRACE, *strace, "-p", str(child)])
-    while f"TracerPid:\t{tracer.pid}" not in Path(f"/proc/{child}/status").read_text():
-        assert tracer.poll() is None, "strace could not attach"
-        time.sleep(0.001)
-    os.write(ready, b"x")
-    os.close(ready)
-    assert os.waitpid(child, 0)[1] == 0
-    tracer.wait(60)
+    assert traced.run(work, log, *STRACE, *strace, limit_s=60) == 0

@@ -7,15 +7,11 @@ acknowledged is there, no second root was signed, and the ledger goes on.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import mmap
 import os
 import re
 import shutil
 import signal
-import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -24,6 +20,7 @@ import pytest
 from stele.ledger import sequencer, wal
 from stele.ledger.reader import LedgerReader
 from stele.trust.errors import SteleError
+from tests import traced
 from tests.integration.test_ledger_crash import Witness
 from tests.ledgers import SIGNER, event, opened
 
@@ -81,26 +78,7 @@ def work(folder: Path, say: mmap.mmap) -> None:
 def run(folder: Path, log: Path, *strace: str) -> tuple[list[str], int]:
     """What a child said that does the work under strace, and its wait status."""
     say = mmap.mmap(-1, 1 << 16)
-    go, ready = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        with contextlib.suppress(BaseException):
-            os.close(ready)
-            ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(2**64 - 1), 0, 0, 0)  # PR_SET_PTRACER_ANY
-            os.read(go, 1)
-            work(folder, say)
-            status = 0
-        os._exit(status)
-    os.close(go)
-    tracer = subprocess.Popen(["strace", "-qq", "-o", str(log), "-e", f"trace={','.join(CALLS)}", *strace, "-p", str(child)])
-    while f"TracerPid:\t{tracer.pid}" not in Path(f"/proc/{child}/status").read_text():
-        assert tracer.poll() is None, "strace could not attach"
-        time.sleep(0.001)
-    os.write(ready, b"x")
-    os.close(ready)
-    status = os.waitpid(child, 0)[1]
-    tracer.wait(30)
+    status = traced.run(lambda: work(folder, say), log, "-e", f"trace={','.join(CALLS)}", *strace)
     text = bytes(say).rstrip(b"\0").decode()
     say.close()
     return text.split("\n") if text else [], status

@@ -20,7 +20,7 @@ import pytest
 
 from stele.flow import initialise, opening, pulling, pushing, sealing, storecheck
 from stele.flow.places import Places
-from stele.host import immutable, registry_transfer
+from stele.host import registry_transfer
 from stele.host.http_registry import Connections
 from stele.host.registry import Repository
 from stele.model import reference as references
@@ -104,15 +104,6 @@ def relaying(behind: str) -> Iterator[Any]:
         yield server
         server.go_on.set()
         server.shutdown()
-
-
-@pytest.fixture
-def places(tmp_path) -> Iterator[Places]:
-    made = Places(tmp_path / "one")
-    initialise.make_keys(made)
-    yield made
-    for path in tmp_path.glob("*/store/erofs/*"):
-        immutable.make_mutable(path)
 
 
 def other(places: Places, name: str) -> Places:

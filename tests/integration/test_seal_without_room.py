@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from stele.flow import initialise, opening, sealing, storecheck
 from stele.flow.places import Places
-from stele.host import immutable
 from stele.trust.errors import SteleError
+from tests import small_disk
 
 pytestmark = pytest.mark.root
 PAGE = 4096
@@ -20,12 +19,8 @@ PAGE = 4096
 
 @pytest.fixture
 def small(tmp_path):
-    (tmp_path / "small").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", tmp_path / "small"], check=True)
-    yield tmp_path / "small"
-    for path in (tmp_path / "small").rglob("*.erofs"):
-        immutable.make_mutable(path)
-    subprocess.run(["umount", tmp_path / "small"], check=True)
+    with small_disk.mounted(tmp_path / "small", "64m") as disk:
+        yield disk
 
 
 def seal(places: Places, root: Path, number: int) -> str:

@@ -18,6 +18,7 @@ from stele.seal.sign import sign
 from stele.store.layout import Layout
 from stele.trust.errors import SteleError
 from stele.trust.release_key import PrivateKey
+from tests import small_disk
 from tests.trees import Held, file, folder
 from tests.unit.test_packing import unrecorded
 
@@ -40,12 +41,8 @@ def put(store: Layout, size: int):
 @pytest.fixture
 def small(tmp_path):
     """A tmpfs of 2 MiB."""
-    (tmp_path / "small").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", tmp_path / "small"], check=True)
-    yield tmp_path / "small"
-    for path in (tmp_path / "small").rglob("*.erofs"):
-        immutable.make_mutable(path)
-    subprocess.run(["umount", tmp_path / "small"], check=True)
+    with small_disk.mounted(tmp_path / "small", "2m") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("size", [600_000, 1_000_000, 4_000_000])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -83,7 +82,7 @@ def deb(folder: Path, name: str, version: str) -> Path:
     return folder / f"{name}_{version}.deb"
 
 
-@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="this host has no dpkg")
+@pytest.mark.needs("dpkg-deb")
 def test_an_upgrade_by_dpkg_changes_the_stratum_of_its_package_and_the_database(sealed, tmp_path):
     admin = sealed.root / "var/lib/dpkg"
     for path in ("info", "updates", "triggers"):
@@ -142,7 +141,7 @@ def module(folder: Path, name: str, version: str) -> Path:
     return folder / f"{name}-{version}.tgz"
 
 
-@pytest.mark.skipif(not shutil.which("npm"), reason="this host has no npm")
+@pytest.mark.needs("npm")
 def test_an_upgrade_by_npm_changes_the_stratum_of_its_package_and_the_database(sealed, tmp_path):
     npm = ["npm", "install", "--offline", "--no-save", "--no-package-lock", "--no-audit", "--no-fund", "--cache", tmp_path / "cache"]
     modules = {name: module(tmp_path, name, "1.0.0") for name in NAMES}
