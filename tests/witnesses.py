@@ -11,7 +11,7 @@ from stele.api.listening import listen
 from stele.host.http_server import HttpServer, Limits, Reply
 from stele.trust import merkle, note, witnessing
 from stele.witness import state
-from stele.witness.service import Witness
+from stele.witness.service import Answer, Witness
 
 NOW = 1_800_000_000
 SIGNER = note.Signer.generate("log.example/one")
@@ -69,3 +69,8 @@ def post(port: int, body: bytes, path: str = "/add-checkpoint") -> tuple[int, st
         return answer.status, answer.headers.get("Content-Type", ""), answer.read()
     finally:
         connection.close()
+
+
+def add(witness: Witness, body: bytes) -> Answer:
+    """What a witness answers to a submission, without HTTP."""
+    return witness.answer("POST", "/add-checkpoint", body)
