@@ -165,17 +165,16 @@ def _replace(world: World, running: Running, release: Release, incident: str, sp
     if delay_ms:
         # back-off of repeated incidents: an attacker must not get a restart loop for free
         running.stopped.wait(delay_ms / 1000)
-    try:
-        if not running.stopped.is_set():
-            world.standing.require(release.digest)
-    except BaseException:
-        if spare is not None:  # its start is in the ledger already
-            launch.retire(world, spare, release, reason="no longer accepted")
-        raise
     if running.stopped.is_set():
-        if spare is not None:
+        if spare is not None:  # its start is in the ledger already
             launch.retire(world, spare, release, reason=STOPPED)
         return
+    try:
+        world.standing.require(release.digest)
+    except BaseException:
+        if spare is not None:
+            launch.retire(world, spare, release, reason="no longer accepted")
+        raise
     clean = spare
     if clean is None:
         with running.lock:
