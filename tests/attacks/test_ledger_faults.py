@@ -34,6 +34,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _small(monkeypatch) -> None:
     monkeypatch.setattr(sequencer, "RECYCLE_BYTES", 3000)
+    monkeypatch.setattr(sequencer, "MOST_NOTES", 0)  # closing begins the write-ahead log anew, too
     monkeypatch.setattr(sequencer, "PUBLISH_EVERY_S", 3600)  # all is done by the thread that is watched
     monkeypatch.setattr(wal, "STEP", 1 << 16)
 

@@ -107,12 +107,14 @@ class Trace:
 
 
 def work(folder: Path, say: int) -> None:
-    """A little of everything: opening, appending, publishing, a full tile, recycling, closing."""
-    with opened(folder) as ledger:
-        for number in range(3):
-            made = ledger.append([event(number, workload=f"w{n % 3}") for n in range(30)])
-            os.write(say, "".join(f"acked {item.at} {item.entry.digest()}\n" for item in made).encode())
-            ledger.publish()
+    """A little of everything: opening, appending, publishing, a full tile, recycling, closing, and closing that recycles."""
+    sequencer.MOST_NOTES = 0  # in a child that is killed
+    for several in (30, 30, 30), (1,):
+        with opened(folder) as ledger:
+            for number, count in enumerate(several):
+                made = ledger.append([event(number, workload=f"w{n % 3}") for n in range(count)])
+                os.write(say, "".join(f"acked {item.at} {item.entry.digest()}\n" for item in made).encode())
+                ledger.publish()
 
 
 def traced_child(folder: Path, fatal: int) -> tuple[list[str], int]:

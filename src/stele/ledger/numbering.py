@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from stele.ledger import erasing
 from stele.ledger.edge import Placed
 from stele.ledger.wal import MAX_ENTRY
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from stele.model.event import Event
 
 Heads = dict[str, tuple[int, str]]  # workload → entries so far, digest of the last
+
+
+class Committed(msgspec.Struct, frozen=True, gc=False):
+    """Where an event stands in the log (`at`, from 0). It is in the WAL and fdatasync has returned."""
+
+    at: int
+    entry: Entry
 
 
 def place(events: Sequence[Event], edge: Edge, heads: Heads, random: Callable[[int], bytes]) -> list[Placed]:

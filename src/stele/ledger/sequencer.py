@@ -8,15 +8,13 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from stele.host import durable, logs
 from stele.ledger import erasing, notes, opening, openings, projection, read_only, recovery, tiles
 from stele.ledger.edge import Placed
 from stele.ledger.group import Group, Ticket
 from stele.ledger.lock import Lock
 from stele.ledger.notary import HeldBack, Notary, Signs
-from stele.ledger.numbering import Heads, place
+from stele.ledger.numbering import Committed, Heads, place
 from stele.ledger.opening import Terms as Terms  # noqa: PLC0414  of what is here
 from stele.ledger.opening import closed, stopped, write_failed
 from stele.ledger.pace import Pace, Room
@@ -24,7 +22,7 @@ from stele.ledger.partials import Partials
 from stele.ledger.read_only import ReadOnlyLedger
 from stele.ledger.wal import NoRoom, Wal
 from stele.model.epoch import epoch_event, refuse_epochs
-from stele.model.event import HOST_WORKLOAD, Entry, Event, decode_entry
+from stele.model.event import HOST_WORKLOAD, Event, decode_entry
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -32,8 +30,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stele.model.epochmap import Node
+    from stele.model.event import Entry
 
 RECYCLE_BYTES = 1 << 20  # opening reads so much: a second is too long
+MOST_NOTES = 16  # checkpoints in the write-ahead log, at closing: opening after many short commands would read one of each
 PUBLISH_EVERY_S = 0.1
 LONGEST_PAUSE_S = 1.0  # between two publishings under load
 AHEAD_TILES = 32  # full ones, that is 4,096 entries: so many do not wait for the end of such a pause
@@ -43,13 +43,6 @@ PROJECTED_AT_ONCE = 2048  # entries: what the projection lacks beyond that is ap
 MOST_DRAFTED = 1024  # workloads: where more change at a time, all of them will have changed again
 SECOND_NS = 1_000_000_000
 LONE = 512  # entries to be published: of fewer, each call counts
-
-
-class Committed(msgspec.Struct, frozen=True, gc=False):
-    """Where an event stands in the log (`at`, from 0). It is in the WAL and fdatasync has returned."""
-
-    at: int
-    entry: Entry
 
 
 class Ledger:
@@ -430,12 +423,19 @@ class Ledger:
             with self._publishing:
                 self._project()
 
+    def _shorten(self) -> None:
+        """Leave little to the next opening, which reads and writes again all that the write-ahead log holds."""
+        with self._publishing:
+            if not self._closed and self._wal.held_notes > MOST_NOTES:
+                self._recycle(self.published, self._partials.shown)
+
     def close(self) -> None:
         """Publish, stop the thread, release the lock. Closing again does nothing; appending after it is refused."""
         try:
             if not self._closed:
                 with contextlib.suppress(SteleError):
                     self.publish()
+                    self._shorten()
         finally:
             with self._publishing, self._group.leading():
                 was, self._closed = self._closed, True

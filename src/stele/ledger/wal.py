@@ -31,8 +31,8 @@ _LENGTHS = struct.Struct("<HH")
 _CRC = struct.Struct("<I")
 MAX_ENTRY = 65535
 STEP = 8 << 20  # preallocated at a time, bytes
-_READ = 1 << 20  # bytes at a time
-_ZEROS, _PIECE = bytes(1 << 20), bytes(1 << 18)
+_READ = 1 << 16  # bytes at first, and then as many again
+_ZEROS, _PIECE = bytes(1 << 20), bytes(1 << 16)
 _NONE: Mapping[int, bytes] = MappingProxyType({})
 
 
@@ -90,7 +90,7 @@ class Wal:
     """The open WAL of a `.state` folder. Not thread-safe: its owner serialises.
 
     `recovered`: its entries when it was opened, from index `base`; `openings`: by index, of those that have any; `notes`: checkpoints;
-    `rest`: what follows, of which no record reads. `is_new`: there was none.
+    `rest`: what follows, of which no record reads. `is_new`: there was none. `held_notes`: how many checkpoints it holds now.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -153,7 +153,7 @@ class Wal:
         durable.write_at(fd, _header(generation, base, scrub), 0)
         os.fdatasync(fd)
         self.generation, self.base, self._crc, self._scrub = generation, base, crc, scrub
-        self._end, self._noted = HEADER.size + len(frames), 0
+        self._end, self._noted, self.held_notes = HEADER.size + len(frames), 0, 0
 
     def _read(self) -> None:
         size = os.fstat(self._fd).st_size
@@ -182,6 +182,7 @@ class Wal:
             crc = stored
             position = begin + length + more
         self._end, self._crc, self._size = position, crc, size
+        self.held_notes = len(self.notes)
         self.rest = self._beyond(held[position:], len(held))
         # after a failed fdatasync the page cache may show what the disk does not have: make it true before anything builds on it
         durable.write_at(self._fd, held[:position], 0)
@@ -211,6 +212,7 @@ class Wal:
         crc = zlib.crc32(signed, zlib.crc32(lengths, self._crc))
         self._put(lengths + _CRC.pack(crc) + signed, crc)
         self._noted += RECORD.size + len(signed)
+        self.held_notes += 1
         return True
 
     def _put(self, frames: bytes | bytearray, crc: int) -> None:
@@ -280,13 +282,14 @@ class Wal:
 
     def _beyond(self, held: bytes, at: int) -> bytes:
         """`held`, and what follows it from `at` on, one STEP; pieces of zeros count as one zero: almost all of it is such pieces."""
+        # compared as wholes: to strip zeros costs a hundred times as much as reading them
         found, room = [b"\0" if held == _ZEROS[: len(held)] else held], bytearray(len(_PIECE))
         for position in range(at, at + STEP, len(room)):
             length = os.preadv(self._fd, [room], position)
             found.append(b"\0" if length == len(room) and room == _PIECE else bytes(room[:length]))
             if length < len(room):
                 break
-        return b"".join(found).strip(b"\0")
+        return b"".join(found)
 
     def _scrub_other(self) -> None:
         """Overwrite the file that does not count, then say in the header that it is done."""

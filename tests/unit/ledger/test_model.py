@@ -114,8 +114,9 @@ class Modelled(RuleBasedStateMachine):
         shutil.rmtree(self.base)
 
 
-@pytest.mark.parametrize("recycle_at", [600, 1 << 30])
-def test_the_ledger_does_what_its_model_does(monkeypatch, recycle_at):
+@pytest.mark.parametrize(("recycle_at", "notes"), [(600, 16), (1 << 30, 16), (1 << 30, 1)])
+def test_the_ledger_does_what_its_model_does(monkeypatch, recycle_at, notes):
+    monkeypatch.setattr(sequencer, "MOST_NOTES", notes)
     monkeypatch.setattr(sequencer, "PUBLISH_EVERY_S", 3600)
     monkeypatch.setattr(sequencer, "RECYCLE_BYTES", recycle_at)
     monkeypatch.setattr(wal, "STEP", 1 << 14)

@@ -39,6 +39,37 @@ def test_opening_reads_no_more_than_the_write_ahead_log_holds(folder, monkeypatc
     assert LedgerReader(folder).check(TRUSTED) == []
 
 
+def test_opening_reads_few_checkpoints_however_many_short_commands_there_were(folder):
+    """Each opens, appends one entry and closes."""
+    most = 0
+    for number in range(50):
+        with opened(folder) as ledger:
+            most = max(most, ledger._wal.held_notes)
+            ledger.append([event(number)])
+    assert most == 16
+    with opened(folder) as ledger:
+        assert ledger._wal.base == ledger.published - 2 * (50 % 17)
+    assert LedgerReader(folder).check(TRUSTED) == []
+
+
+def test_closing_keeps_what_is_not_published(folder, monkeypatch):
+    """Others append while witnesses are asked: the write-ahead log begins anew with what no checkpoint covers."""
+    monkeypatch.setattr("stele.ledger.sequencer.MOST_NOTES", 0)
+
+    def cosign(signed: bytes, *_: object) -> bytes:
+        ledger.append([event(2)])
+        return signed
+
+    with opened(folder, cosign=cosign) as ledger:
+        ledger.append([event(1)])
+    assert ledger.published == 2
+    with opened(folder) as ledger:
+        assert (ledger._wal.base, ledger.published, ledger.size) == (2, 2, 3)
+    times = [entry.event.time_ns for _, entry in LedgerReader(folder).entries() if entry.event.kind != "epoch"]
+    assert times == [event(number).time_ns for number in (1, 2)]
+    assert LedgerReader(folder).check(TRUSTED) == []
+
+
 def covered(folder: Path, tmp_path: Path, monkeypatch) -> Path:
     """What a killed writer leaves: a checkpoint covers much of the write-ahead log, but not its last entry."""
     grown(folder, monkeypatch, 300)
