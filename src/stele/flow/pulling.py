@@ -152,11 +152,11 @@ def _release(repository: Repository, store: Layout, found: Manifest) -> Publicat
     fetched = _Fetched()
     referrers = list(_referrers(repository, store, release, fetched))
     simple, manifest = _signatures(repository, release, fetched)
-    listed = [indexes.referrer_entry(item) for item in referrers]
+    listed = [indexes.referrer_entry(item, release.digest) for item in referrers]
     if manifest is not None:
         tag = indexes.signatures_tag(release.digest)
         listed.append({**manifest.plain(), "annotations": {indexes.REF_NAME: tag}})
-    signatures.check(fetched, {"manifests": listed}, release.digest, release.workload, store.judge)
+    signatures.check(fetched, indexes.Index(listed), release.digest, release.workload, store.judge)
     store.put(config)
     for data in fetched.data.values():
         store.put(data)

@@ -287,8 +287,8 @@ def _publication(store: Layout, release: Release, update: Short) -> tuple[_Held,
         key = next((key for key in known if key.verify(signed, signature)), None)
         if key is not None:
             referrers.append(sign.refer(release, cosign.bundle_of(release.digest, key.hint, signature), held))
-    listed = [indexes.referrer_entry(item) for item in referrers]
-    signatures.check(held, {"manifests": listed}, release.digest, release.workload, store.judge)
+    listed = [indexes.referrer_entry(item, release.digest) for item in referrers]
+    signatures.check(held, indexes.Index(listed), release.digest, release.workload, store.judge)
     payload = cosign.make_payload(release.digest, release.workload)
     older = [signature for signature in map(der_signature, update.older) if any(key.verify(payload, signature) for key in known)]
     return held, Publication(

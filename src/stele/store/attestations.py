@@ -16,14 +16,14 @@ from stele.trust.errors import SteleError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stele.store.index import Plain
+    from stele.store.index import Index
     from stele.store.signatures import Blobs
     from stele.trust.release_key import PublicKey
 
 LIMIT = 64 << 20  # bytes of one bundle: an SBOM of many packages is larger than a signature
 
 
-def read(blobs: Blobs, index: Plain, digest: str, predicate_type: str, trusted: Sequence[PublicKey]) -> Iterator[dict[str, Any]]:
+def read(blobs: Blobs, index: Index, digest: str, predicate_type: str, trusted: Sequence[PublicKey]) -> Iterator[dict[str, Any]]:
     """The predicates of this type that a trusted key has signed of the release `digest`.
 
     Raises:

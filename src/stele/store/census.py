@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stele.model.release import Release
-    from stele.store.index import Plain
+    from stele.store.index import Entry, Index, Plain
     from stele.store.layout import Layout
 
 Role = Literal["manifest", "config", "tree", "layer", "image", "referrers", "referrer", "attached", "delta", "signatures", "foreign"]
@@ -83,10 +83,11 @@ def take(store: Layout) -> Census:
     """The census of a store. What is damaged is told in it; nothing is raised but what `OSError` there is."""
     has_blobs = any((store.root / "blobs" / "sha256").glob("*"))
     try:
-        index = indexes.decode((store.root / "index.json").read_bytes(), "index.json")
-        for entry in index.get("manifests", []):
+        data = (store.root / "index.json").read_bytes()
+        index = indexes.Index.decode(data)
+        for entry in index.entries:
             indexes.descriptor(entry)
-        if "manifests" not in index and has_blobs:
+        if has_blobs and not index.entries and "manifests" not in indexes.decode(data, "index.json"):
             return Census((), (), ("it has no list of manifests",), ())
     except FileNotFoundError:
         return Census((), (), ("it is missing",) if has_blobs else (), ())
@@ -96,33 +97,32 @@ def take(store: Layout) -> Census:
 
 
 class _Taker:
-    def __init__(self, store: Layout, index: Plain) -> None:
+    def __init__(self, store: Layout, index: Index) -> None:
         self._store = store
         self._index = index
         self._claimed: set[str] = set()  # what entries of index.json are for
-        self._listed: dict[str, Plain] = {}  # referrers, as the lists of them have them
+        self._listed: dict[str, tuple[str, Plain]] = {}  # referrers: to what, and as its list has them
         self._broken: list[str] = []
         self._odd: list[str] = []
 
     def census(self) -> Census:
-        entries = {indexes.descriptor(item).digest: item for item in indexes.image_entries(self._index)}
+        entries = {indexes.descriptor(item).digest: item for item in self._index.images}
         holdings = [self._holding(digest, entry) for digest, entry in entries.items()]
         others: list[Part] = []
-        for entry in self._index.get("manifests", []):
+        for tag, entry in zip(self._index.tags, self._index.entries, strict=True):
             named = indexes.descriptor(entry)
-            if not indexes.is_tagged(entry) and entry != self._listed.get(named.digest, entry):
-                self._broken.append(f"its entry {named.digest[:19]} is not what the list of referrers has")
+            if tag is None:
+                self._untagged(named.digest, entry)
             if named.digest in self._claimed:
                 continue
-            tag = indexes.annotations_of(entry).get(indexes.REF_NAME, "")
             if ANNOTATION_WORKLOAD in indexes.annotations_of(entry):
                 self._broken.append(f"its entry {named.digest[:19]} is a release's, and is not said to be one")
-            elif tag.startswith("sha256-") or (not tag and entry.get("artifactType")):
+            elif (tag or "").startswith("sha256-") or (not tag and entry.get("artifactType")):
                 self._odd.append(f"its entry {tag or named.digest[:19]} belongs to no release here")
             others += self._walk(Part(named.digest, named.size, "foreign", "manifest"), [])
         return Census(tuple(holdings), tuple(others), tuple(self._broken), tuple(self._odd))
 
-    def _holding(self, digest: str, entry: Plain) -> Holding:
+    def _holding(self, digest: str, entry: Entry) -> Holding:
         wrong: list[str] = []
         self._claimed.add(digest)
         named = indexes.descriptor(entry)
@@ -142,7 +142,23 @@ class _Taker:
         parts += self._about(digest, wrong)
         return Holding(digest, release, tuple(dict.fromkeys(parts)), tuple(wrong))
 
-    def _compare(self, entry: Plain, release: Release) -> None:
+    def _untagged(self, digest: str, entry: Entry) -> None:
+        """Whether an entry is as the list of referrers has it, and refers to what it says."""
+        notes = dict(indexes.annotations_of(entry))
+        said = notes.pop(indexes.SUBJECT, None)
+        if digest in self._listed:
+            subject, item = self._listed[digest]
+            listed = indexes.annotations_of(item)
+            listed.pop(indexes.SUBJECT, None)
+            if {**entry, "annotations": notes} != {**item, "annotations": listed}:
+                self._broken.append(f"its entry {digest[:19]} is not what the list of referrers has")
+        elif said is not None:
+            told = self._read(Part(digest, -1, "foreign"), []).get("subject")
+            subject = str(told.get("digest")) if isinstance(told, dict) else ""
+        if said is not None and subject not in {"", said}:
+            self._broken.append(f"its entry {digest[:19]} is said to refer to {said[:19]}, and refers to {subject[:19]}")
+
+    def _compare(self, entry: Entry, release: Release) -> None:
         name = reference_name(release.workload, release.digest)
         wanted = {indexes.REF_NAME: name, ANNOTATION_WORKLOAD: release.workload, **indexes.IMAGE_KIND}
         if entry.get("size") != release.manifest_size:
@@ -153,7 +169,7 @@ class _Taker:
             (self._broken if ours else self._odd).append(f"it calls the release {release.digest[:19]} otherwise than {name}")
             return
         for tag in (indexes.referrers_tag(release.digest), indexes.signatures_tag(release.digest)):
-            if indexes.tagged(self._index, tag) is None:  # Stele writes all three together
+            if self._index.tagged(tag) is None:  # Stele writes all three together
                 self._broken.append(f"it lacks {tag[:24]}, which comes with every release")
 
     def _about(self, digest: str, wrong: list[str]) -> Iterator[Part]:
@@ -162,7 +178,7 @@ class _Taker:
             (indexes.referrers_tag(digest), "referrers", INDEX_TYPE),
             (indexes.signatures_tag(digest), "signatures", MANIFEST_TYPE),
         ):
-            entry = indexes.tagged(self._index, tag)
+            entry = self._index.tagged(tag)
             if entry is None:
                 continue
             named = indexes.descriptor(entry)
@@ -186,12 +202,13 @@ class _Taker:
             return
         named = listed.descriptor
         self._claimed.add(named.digest)
-        self._listed[named.digest] = item
         part = Part(named.digest, named.size, "referrer", "manifest")
         yield part
         plain = self._read(part, wrong)
         told = plain.get("subject")
-        if plain and (not isinstance(told, dict) or told.get("digest") != subject):
+        if not plain or (isinstance(told, dict) and told.get("digest") == subject):
+            self._listed.setdefault(named.digest, (subject, item))
+        else:
             wrong.append(f"{named.digest[:19]} is listed for {subject[:19]}, but refers to something else")
         yield from _blobs(plain, "delta" if listed.artifact_type == DELTA_TYPE else "attached")
 

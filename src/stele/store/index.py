@@ -6,8 +6,10 @@ distribution-spec, referrers tag schema), its older signatures in the manifest t
 
 from __future__ import annotations
 
+import functools
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -28,13 +30,14 @@ from stele.trust.digest import digest_hex, parse_digest, sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
 REF_NAME = "org.opencontainers.image.ref.name"
+SUBJECT = "dev.stele.subject"  # of an untagged entry of index.json: the release that it refers to
 IMAGE_KIND = {"kind": "dev.cosignproject.cosign/image"}  # by which cosign finds an image in a layout
-MAX_BYTES = 64 << 20
 
 Plain = dict[str, Any]
+Entry = Mapping[str, Any]  # of an index that others read, too
 
 
 def referrers_tag(digest: str) -> str:
@@ -53,13 +56,30 @@ def decode(data: bytes, what: str) -> Plain:
     Raises:
         SteleError: `store.damaged`.
     """
+    return _decode(data, what)[0]
+
+
+def _decode(data: bytes, what: str) -> tuple[Plain, bool]:
+    """`decode`, and whether it has no float: then msgspec writes it as json does."""
+    plain = True
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise damaged(f"{what} is not JSON") from error
+        value = _DECODER.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # json takes more than msgspec, and says what is none
+        plain = False
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise damaged(f"{what} is not JSON") from error
     if not isinstance(value, dict) or not all(isinstance(value.get(key, []), list) for key in ("manifests", "layers")):
         raise damaged(f"{what} is not what it should be")
-    return value
+    return value, plain
+
+
+def _no_float(text: str) -> NoReturn:
+    raise ValueError(text)
+
+
+_DECODER = msgspec.json.Decoder(float_hook=_no_float)
 
 
 def damaged(what: str) -> SteleError:
@@ -93,51 +113,95 @@ def annotations_of(raw: Any) -> dict[str, str]:
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
-def is_tagged(entry: Any) -> bool:
-    """Whether an entry has a tag."""
-    return _tag(entry) is not None
+def _noted(entry: Entry, key: str) -> str | None:
+    """One annotation. All entries are asked: it makes nothing."""
+    found = entry.get("annotations")
+    noted = found.get(key) if isinstance(found, dict) else None
+    return noted if noted is None else str(noted)
 
 
-def _tag(entry: Any) -> str | None:
-    """The tag of an entry. All entries are asked each time: it makes nothing."""
-    found = entry.get("annotations") if isinstance(entry, dict) else None
-    tag = found.get(REF_NAME) if isinstance(found, dict) else None
-    return tag if tag is None else str(tag)
+class Index:
+    """What an index.json lists. Whoever has one only reads it: it is given to all who ask as long as the file says the same."""
+
+    def __init__(self, entries: Iterable[Entry] = (), *, plain: bool = False) -> None:
+        """Take the entries. `plain`: they have no floats."""
+        self.entries = tuple(entries)
+        self.tags = tuple(_noted(entry, REF_NAME) for entry in self.entries)
+        self.plain = plain
+
+    @classmethod
+    def decode(cls, data: bytes) -> Index:
+        """Raises `store.damaged`."""
+        value, plain = _decode(data, "index.json")
+        found = value.get("manifests", [])
+        if not all(isinstance(entry, dict) for entry in found):
+            raise damaged("index.json is not what it should be")
+        return cls(found, plain=plain)
+
+    def encode(self) -> bytes:
+        """The file's bytes."""
+        return encoded(self.entries, plain=self.plain)
+
+    @functools.cached_property
+    def _tagged(self) -> dict[str, Entry]:
+        return {tag: entry for tag, entry in zip(self.tags, self.entries, strict=True) if tag is not None}
+
+    @functools.cached_property
+    def _untagged(self) -> dict[str | None, list[int]]:
+        """Places of untagged entries, by the release that they say to refer to; None: they say nothing."""
+        found: dict[str | None, list[int]] = {}
+        for place, (tag, entry) in enumerate(zip(self.tags, self.entries, strict=True)):
+            if tag is None:
+                found.setdefault(_noted(entry, SUBJECT), []).append(place)
+        return found
+
+    def tagged(self, tag: str) -> Entry | None:
+        """The last entry with a tag."""
+        return self._tagged.get(tag)
+
+    def about(self, digest: str) -> list[Entry]:
+        """Untagged entries that may refer to a release, in order: all but those that say to refer to another."""
+        return [self.entries[place] for place in sorted([*self._untagged.get(digest, ()), *self._untagged.get(None, ())])]
+
+    @functools.cached_property
+    def images(self) -> tuple[Entry, ...]:
+        """Entries that may be releases: image manifests that are neither artifacts nor signatures, in order."""
+        return tuple(
+            entry
+            for tag, entry in zip(self.tags, self.entries, strict=True)
+            if entry.get("mediaType") == MANIFEST_TYPE and not entry.get("artifactType") and not (tag or "").startswith("sha256-")
+        )
+
+    @functools.cached_property
+    def image_digests(self) -> tuple[str, ...]:
+        """Digests of all that may be releases, each once, in order. Raises like `descriptor`."""
+        return tuple(dict.fromkeys(descriptor(entry).digest for entry in self.images))
+
+    def named(self, name: str) -> list[str]:
+        """Digests of what may be a release of the workload, or with the tag, `name`, each once, in order. Raises like `descriptor`."""
+        return list(
+            dict.fromkeys(
+                descriptor(entry).digest
+                for entry in self.images
+                if name in {_noted(entry, ANNOTATION_WORKLOAD) or name, _noted(entry, REF_NAME)}
+            )
+        )
 
 
-def tagged(index: Plain, tag: str) -> Plain | None:
-    """The last entry with a tag."""
-    return next((item for item in reversed(index.get("manifests", [])) if _tag(item) == tag), None)
+def referrer_entry(item: Referrer, subject: str = "") -> Plain:
+    """A referrer as an index of referrers lists it, or, with the digest of its `subject`, index.json."""
+    notes = {**item.annotations, SUBJECT: subject} if subject else item.annotations
+    return {**item.descriptor.plain(), "artifactType": item.artifact_type, "annotations": notes}
 
 
-def image_entries(index: Plain) -> list[Plain]:
-    """Entries that may be releases: image manifests that are neither artifacts nor signatures, in order."""
-    found = []
-    for item in index.get("manifests", []):
-        tag = _tag(item) or ""
-        if item.get("mediaType") == MANIFEST_TYPE and not item.get("artifactType") and not tag.startswith("sha256-"):
-            found.append(item)
-    return found
-
-
-def image_digests(index: Plain) -> list[str]:
-    """Digests of all that may be releases, each once, in order. Raises like `descriptor`."""
-    return list(dict.fromkeys(descriptor(item).digest for item in image_entries(index)))
-
-
-def referrer_entry(item: Referrer) -> Plain:
-    """A referrer as an index lists it."""
-    return {**item.descriptor.plain(), "artifactType": item.artifact_type, "annotations": item.annotations}
-
-
-def merged_referrers(present: Plain | None, new: Iterable[Referrer]) -> bytes:
+def merged_referrers(present: Entry | None, new: Iterable[Referrer]) -> bytes:
     """The index of referrers with `new` added to those that are there."""
     entries = {item["digest"]: item for item in (present or {}).get("manifests", [])}
     entries.update({item.descriptor.digest: referrer_entry(item) for item in new})
     return canonical.encode({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": list(entries.values())})
 
 
-def merged_signatures(present: Plain | None, new: Iterable[SimpleSignature]) -> tuple[bytes, bytes]:
+def merged_signatures(present: Entry | None, new: Iterable[SimpleSignature]) -> tuple[bytes, bytes]:
     """Config and manifest of the older signatures with `new` added to those that are there."""
     layers = {(item["digest"], annotations_of(item).get(ANNOTATION_SIGNATURE)): item for item in (present or {}).get("layers", [])}
     for item in new:
@@ -167,35 +231,38 @@ def referrer(raw: Any) -> Referrer:
     return Referrer(descriptor=descriptor(raw), artifact_type=kind if isinstance(kind, str) else "", annotations=annotations_of(raw))
 
 
-def with_referrers(index: Plain, digest: str, items: Iterable[Referrer], referrers: Descriptor) -> bytes:
+def with_referrers(index: Index, digest: str, items: Iterable[Referrer], referrers: Descriptor) -> Index:
     """index.json with more that refers to the release `digest`, whose place among the releases stays. `referrers`: their index."""
-    added = {item.descriptor.digest: referrer_entry(item) for item in items}
-    tag = {**referrers.plain(), "annotations": {REF_NAME: referrers_tag(digest)}}
-    kept = []
-    for entry in index.get("manifests", []):
-        name = annotations_of(entry).get(REF_NAME)
-        if name is None and entry.get("digest") in added:
-            continue
-        if name != referrers_tag(digest):
-            kept.append(entry)
-    return encoded([*added.values(), tag, *kept])
+    added = {item.descriptor.digest: referrer_entry(item, digest) for item in items}
+    name = referrers_tag(digest)
+    kept = [
+        entry
+        for tag, entry in zip(index.tags, index.entries, strict=True)
+        if tag != name and not (tag is None and entry.get("digest") in added)
+    ]
+    return Index([*added.values(), {**referrers.plain(), "annotations": {REF_NAME: name}}, *kept], plain=index.plain)
 
 
-def with_publication(index: Plain, item: Publication, referrers: Descriptor, signatures: Descriptor) -> bytes:
+def without(index: Index, gone: Collection[str]) -> Index:
+    """index.json without the untagged entries of some digests."""
+    entries = zip(index.tags, index.entries, strict=True)
+    return Index([entry for tag, entry in entries if tag is not None or entry.get("digest") not in gone], plain=index.plain)
+
+
+def with_publication(index: Index, item: Publication, referrers: Descriptor, signatures: Descriptor) -> Index:
     """index.json with a release and what belongs to it; the release becomes the newest, unless the publication says otherwise."""
     release = item.release
     name = reference_name(release.workload, release.digest)
     own = {name, referrers_tag(release.digest), signatures_tag(release.digest)}
     gone = {referrer.descriptor.digest for referrer in item.referrers}
-    kept: list[Plain] = []
+    kept: list[Entry] = []
     place: int | None = None
-    for entry in index.get("manifests", []):
-        tag = annotations_of(entry).get(REF_NAME)
+    for tag, entry in zip(index.tags, index.entries, strict=True):
         if tag == name and not item.newest:
             place = len(kept)
-        if tag not in own and not (entry.get("digest") in gone and tag is None):
+        if tag not in own and not (tag is None and entry.get("digest") in gone):
             kept.append(entry)
-    kept += [referrer_entry(referrer) for referrer in item.referrers]
+    kept += [referrer_entry(referrer, release.digest) for referrer in item.referrers]
     kept.append({**referrers.plain(), "annotations": {REF_NAME: referrers_tag(release.digest)}})
     kept.append({**signatures.plain(), "annotations": {REF_NAME: signatures_tag(release.digest)}})
     mine = {**release.subject.plain(), "annotations": {REF_NAME: name, ANNOTATION_WORKLOAD: release.workload, **IMAGE_KIND}}
@@ -203,11 +270,17 @@ def with_publication(index: Plain, item: Publication, referrers: Descriptor, sig
         kept.append(mine)
     else:
         kept.insert(place, mine)
-    return encoded(kept)
+    return Index(kept, plain=index.plain)
 
 
-def encoded(manifests: list[Plain]) -> bytes:
-    """index.json with these entries."""
+def encoded(manifests: Sequence[Entry], *, plain: bool = False) -> bytes:
+    """index.json with these entries: as json writes it. `plain`: they have no floats, which msgspec writes otherwise."""
     whole = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}
-    # what `indent` makes of it takes tens of microseconds for each entry
-    return msgspec.json.format(json.dumps(whole, sort_keys=True).encode("ascii"), indent=1) + b"\n"
+    if plain:  # a tenth of the time
+        try:
+            text = msgspec.json.encode(whole, order="sorted")
+        except UnicodeEncodeError:  # half of a pair of surrogates
+            text = b"\x7f"
+        if text.isascii() and b"\x7f" not in text:  # what msgspec does not escape
+            return msgspec.json.format(text, indent=1) + b"\n"
+    return json.dumps(whole, indent=1, sort_keys=True).encode("ascii") + b"\n"

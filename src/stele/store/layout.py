@@ -10,7 +10,7 @@ from stele.host import durable, logs
 from stele.model import release as releases
 from stele.model import tree as trees
 from stele.model.release import INDEX_TYPE, MANIFEST_TYPE, Descriptor, Publication, Referrer, Release, ReleaseEvidence, Stratum
-from stele.store import attestations, drafts, images, naming, removal, signatures, strata_trees
+from stele.store import attestations, drafts, images, index_file, naming, removal, signatures, strata_trees
 from stele.store import index as indexes
 from stele.store.together import Together
 from stele.trust.digest import digest_hex, sha256
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stele.model.ports import Draft, Rebuilder, Unpacker
     from stele.model.release import PreparedImage
     from stele.model.tree import Node, Tree
-    from stele.store.index import Plain
+    from stele.store.index import Index, Plain
     from stele.store.signatures import Judge, Signed
     from stele.trust.release_key import PublicKey
 
@@ -51,6 +51,7 @@ class Layout:
         self.unpack: Unpacker | None = None
         self._blobs = root / "blobs" / "sha256"
         self._images = images.Images(root)
+        self._visible = index_file.IndexFile(root)
         self._together: Together | None = None
         drafts.sweep(root)
 
@@ -99,7 +100,7 @@ class Layout:
         """
         digest = publication.release.digest
         with self.changing(), drafts.writing(self.root):
-            index = self._index()
+            index = self._visible.read()
             referrers = indexes.merged_referrers(self._tagged(index, indexes.referrers_tag(digest)), publication.referrers)
             config, legacy = indexes.merged_signatures(self._tagged(index, indexes.signatures_tag(digest)), publication.signatures)
             self.put(config)
@@ -111,7 +112,7 @@ class Layout:
             )
             if self._together is not None:
                 self._together.settle()
-            durable.write(self.root / "index.json", new, after=(self._blobs, self._images.folder))
+            self._visible.write(new, after=(self._blobs, self._images.folder))
 
     def refer(self, release: Release, referrers: Sequence[Referrer]) -> None:
         """Make more artifacts visible that refer to a release which is here; its place among the releases stays.
@@ -121,35 +122,34 @@ class Layout:
         """
         tag = indexes.referrers_tag(release.digest)
         with self.changing(), drafts.writing(self.root):
-            index = self._index()
+            index = self._visible.read()
             merged = indexes.merged_referrers(self._tagged(index, tag), referrers)
             listed = Descriptor(media_type=INDEX_TYPE, digest=self.put(merged), size=len(merged))
             durable.sync_dir(self._blobs)
-            durable.write(self.root / "index.json", indexes.with_referrers(index, release.digest, referrers, listed))
+            self._visible.write(indexes.with_referrers(index, release.digest, referrers, listed))
 
     def unrefer(self, digest: str, gone: Collection[str]) -> None:
         """Make artifacts (by their manifests' digests) no longer refer to a release; their blobs stay. Raises like `refer`."""
         tag = indexes.referrers_tag(digest)
         with self.changing(), drafts.writing(self.root):
-            index = self._index()
+            index = self._visible.read()
             present = self._tagged(index, tag) or {}
             left = {**present, "manifests": [item for item in present.get("manifests", []) if item.get("digest") not in gone]}
             merged = indexes.merged_referrers(left, ())
             listed = Descriptor(media_type=INDEX_TYPE, digest=self.put(merged), size=len(merged))
             durable.sync_dir(self._blobs)
-            kept = [item for item in index.get("manifests", []) if item.get("digest") not in gone or indexes.is_tagged(item)]
-            durable.write(self.root / "index.json", indexes.with_referrers({**index, "manifests": kept}, digest, (), listed))
+            self._visible.write(indexes.with_referrers(indexes.without(index, gone), digest, (), listed))
 
     # --- reading
 
     def referrers(self, digest: str) -> list[Referrer]:
         """What refers to a manifest, as its index here lists it. Raises `store.damaged`."""
-        listed = self._tagged(self._index(), indexes.referrers_tag(digest)) or {}
+        listed = self._tagged(self._visible.read(), indexes.referrers_tag(digest)) or {}
         return [indexes.referrer(item) for item in listed.get("manifests", [])]
 
     def tagged(self, tag: str) -> bytes | None:
         """The manifest or index that a tag of the layout names; None where there is none. Raises `store.damaged`."""
-        found = indexes.tagged(self._index(), tag)
+        found = self._visible.read().tagged(tag)
         return self.blob(indexes.descriptor(found).digest) if found else None
 
     def has_blob(self, digest: str) -> bool:
@@ -189,10 +189,10 @@ class Layout:
 
     def releases(self) -> list[Release]:
         """All releases, the newest last. Damaged ones are named in the log and left out; signatures are not looked at."""
-        return list(self._newest_first(self._index()))[::-1]
+        return list(self._each(self._visible.read().image_digests))
 
-    def _newest_first(self, index: Plain) -> Iterator[Release]:
-        for digest in reversed(indexes.image_digests(index)):
+    def _each(self, digests: Iterable[str]) -> Iterator[Release]:
+        for digest in digests:
             try:
                 yield self._read(digest)
             except SteleError as error:
@@ -207,10 +207,10 @@ class Layout:
         Raises:
             SteleError: `store.unknown-release`, `store.ambiguous`, `store.damaged`, `release.malformed`.
         """
-        return self._find(name, self._index())
+        return self._find(name, self._visible.read())
 
-    def _find(self, name: str, index: Plain) -> Release:
-        return self._read(naming.resolve(name, indexes.image_digests(index), lambda: self._newest_first(index)))
+    def _find(self, name: str, index: Index) -> Release:
+        return self._read(naming.resolve(name, index.image_digests, lambda: self._each(reversed(index.named(name)))))
 
     def _read(self, digest: str) -> Release:
         manifest = self.blob(digest)
@@ -222,9 +222,9 @@ class Layout:
 
     def accepted(self, name: str) -> tuple[Release, Signed]:
         """Like `release`, with what made it acceptable."""
-        return self._accepted(name, self._index())
+        return self._accepted(name, self._visible.read())
 
-    def _accepted(self, name: str, index: Plain) -> tuple[Release, Signed]:
+    def _accepted(self, name: str, index: Index) -> tuple[Release, Signed]:
         found = self._find(name, index)
         return found, signatures.check(self, index, found.digest, found.workload, self.judge)
 
@@ -234,11 +234,11 @@ class Layout:
 
     def signing_keys(self, digest: str) -> tuple[PublicKey, ...]:
         """The known keys whose signatures of a release hold, whether or not they are enough. Raises what knowing them raises."""
-        return signatures.find(self, self._index(), digest, self.judge.known()).holding
+        return signatures.find(self, self._visible.read(), digest, self.judge.known()).holding
 
     def evidence(self, digest: str) -> ReleaseEvidence:
         """What a proof says of a release, by any known key: whom to believe is the verifier's to say. See `signatures.evidence`."""
-        index = self._index()
+        index = self._visible.read()
         found = self._find(digest, index)
         signed = signatures.evidence(self, index, found.digest, found.workload, self.judge.known())
         return ReleaseEvidence(self.blob(found.digest), self.blob(found.config_digest), *signed)
@@ -249,7 +249,7 @@ class Layout:
         Raises:
             SteleError: like `check_signature`, `store.bad-attestation`.
         """
-        index = self._index()
+        index = self._visible.read()
         counted = self._accepted(digest, index)[1].counted.keys
         trusted = [key for key in self.judge.known() if key_id(key) in counted]
         return list(attestations.read(self, index, digest, predicate_type, trusted))
@@ -411,7 +411,7 @@ class Layout:
             SteleError: `store.damaged`: something that may be a release cannot be read, so what it needs is not known.
         """
         found: set[str] = set()
-        for digest in indexes.image_digests(self._index()):
+        for digest in self._visible.read().image_digests:
             try:
                 self._read(digest)
             except SteleError as error:
@@ -432,16 +432,9 @@ class Layout:
             if not (self.root / "oci-layout").exists():
                 drafts.begin(self.root, LAYOUT, indexes.encoded([]))
 
-    def _index(self) -> Plain:
-        try:
-            data = (self.root / "index.json").read_bytes()
-        except FileNotFoundError:
-            return {"manifests": []}
-        return indexes.decode(data, "index.json")
-
-    def _tagged(self, index: Plain, tag: str) -> Plain | None:
+    def _tagged(self, index: Index, tag: str) -> Plain | None:
         """What a tag names, decoded; None where it is missing or damaged (it is then written anew)."""
-        entry = indexes.tagged(index, tag)
+        entry = index.tagged(tag)
         if entry is None:
             return None
         with contextlib.suppress(SteleError):

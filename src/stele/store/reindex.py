@@ -229,7 +229,7 @@ class _Made(NamedTuple):
 
 
 def _made(documents: _Documents, names: Sequence[str], kept: Sequence[Plain], lists: _Lists) -> _Made:
-    index: Plain = {"manifests": list(kept)}
+    index = indexes.Index(kept)
     needed: list[bytes] = []
     for name in names:
         item = documents.publication(documents.releases[name])
@@ -240,8 +240,8 @@ def _made(documents: _Documents, names: Sequence[str], kept: Sequence[Plain], li
         needed += [referrers, config, legacy]
         listed = Descriptor(media_type=INDEX_TYPE, digest=sha256(referrers), size=len(referrers))
         signed = Descriptor(media_type=MANIFEST_TYPE, digest=sha256(legacy), size=len(legacy))
-        index = json.loads(indexes.with_publication(index, item, listed, signed))
-    entries = [lists.lost.get(indexes.annotations_of(item).get(indexes.REF_NAME, ""), item) for item in index["manifests"]]
+        index = indexes.with_publication(index, item, listed, signed)
+    entries = [lists.lost.get(tag or "", entry) for tag, entry in zip(index.tags, index.entries, strict=True)]
     return _Made(indexes.encoded(entries), tuple(needed))
 
 

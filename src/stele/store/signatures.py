@@ -14,7 +14,7 @@ from stele.trust.policy import key_id
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stele.store.index import Plain
+    from stele.store.index import Entry, Index
     from stele.trust.release_key import PublicKey
 
 
@@ -93,7 +93,7 @@ class Found(NamedTuple):
     lost: SteleError | None
 
 
-def find(blobs: Blobs, index: Plain, digest: str, known: Sequence[PublicKey]) -> Found:
+def find(blobs: Blobs, index: Index, digest: str, known: Sequence[PublicKey]) -> Found:
     """Look at all signatures over `digest` with all `known` keys."""
     lost: SteleError | None = None
     others: list[Checked] = []
@@ -109,7 +109,7 @@ def find(blobs: Blobs, index: Plain, digest: str, known: Sequence[PublicKey]) ->
     return Found(tuple(key for key in known if key.hint in holding), first, tuple(others), lost)
 
 
-def check(blobs: Blobs, index: Plain, digest: str, workload: str, judge: Judge) -> Signed:
+def check(blobs: Blobs, index: Index, digest: str, workload: str, judge: Judge) -> Signed:
     """The signatures over `digest`, if they are enough for the judge.
 
     Raises:
@@ -153,10 +153,10 @@ def _why_none(found: Found, digest: str) -> SteleError:
     )
 
 
-def _all(blobs: Blobs, index: Plain, digest: str, trusted: Sequence[PublicKey]) -> Iterator[tuple[str, Checked | SteleError]]:
+def _all(blobs: Blobs, index: Index, digest: str, trusted: Sequence[PublicKey]) -> Iterator[tuple[str, Checked | SteleError]]:
     for bundle in bundles(blobs, index, digest):
         yield "bundle", bundle if isinstance(bundle, SteleError) else cosign.check_bundle(bundle, digest, trusted)
-    entry = indexes.tagged(index, indexes.signatures_tag(digest))
+    entry = index.tagged(indexes.signatures_tag(digest))
     if entry is None:
         return
     try:
@@ -169,14 +169,16 @@ def _all(blobs: Blobs, index: Plain, digest: str, trusted: Sequence[PublicKey]) 
 
 
 def bundles(
-    blobs: Blobs, index: Plain, digest: str, kind: str = cosign.PREDICATE_TYPE, limit: int = MAX_BUNDLE
+    blobs: Blobs, index: Index, digest: str, kind: str = cosign.PREDICATE_TYPE, limit: int = MAX_BUNDLE
 ) -> Iterator[bytes | SteleError]:
     """The sigstore bundles that refer to `digest`; an error in place of each that is named and cannot be read.
 
+    What index.json says to refer to something else is not read: releases may be many. What is read says itself what it refers to.
+
     `kind`: their predicate type; those that say that they are of another are passed over. `limit`: bytes of one.
     """
-    listed = list(index.get("manifests", []))
-    entry = indexes.tagged(index, indexes.referrers_tag(digest))
+    listed: list[Entry] = index.about(digest)
+    entry = index.tagged(indexes.referrers_tag(digest))
     try:
         if entry is not None:
             listed += indexes.decode(blobs.blob(indexes.descriptor(entry).digest), "the referrers' index").get("manifests", [])
@@ -208,7 +210,7 @@ def bundles(
             yield error
 
 
-def evidence(blobs: Blobs, index: Plain, digest: str, workload: str, known: Sequence[PublicKey]) -> tuple[bytes, tuple[bytes, ...]]:
+def evidence(blobs: Blobs, index: Index, digest: str, workload: str, known: Sequence[PublicKey]) -> tuple[bytes, tuple[bytes, ...]]:
     """A statement about `digest`, and its signatures by the `known` keys, one each: the statement that most of them have signed.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stele.host import durable
 from stele.model.release import reference_name
@@ -70,20 +70,19 @@ def _kept(store: Layout) -> Iterator[Path | None]:
 
 def _take_back(store: Layout, publication: Publication, before: Path) -> None:
     with store.changing(), drafts.writing(store.root):
-        was, now = (indexes.decode(path.read_bytes(), "index.json") for path in (before, store.root / "index.json"))
+        was, now = (indexes.Index.decode(path.read_bytes()) for path in (before, store.root / "index.json"))
         if _of_others(was, publication) == _of_others(now, publication):
             os.rename(before, store.root / "index.json")
             durable.sync_dir(store.root)
 
 
-def _of_others(index: indexes.Plain, publication: Publication) -> list[Any]:
+def _of_others(index: indexes.Index, publication: Publication) -> list[indexes.Entry]:
     """The entries that a publication leaves as they are."""
     digest = publication.release.digest
     own = {reference_name(publication.release.workload, digest), indexes.referrers_tag(digest), indexes.signatures_tag(digest)}
     referrers = {item.descriptor.digest for item in publication.referrers}
 
-    def is_own(entry: Any) -> bool:
-        tag = indexes.annotations_of(entry).get(indexes.REF_NAME)
+    def is_own(tag: str | None, entry: indexes.Entry) -> bool:
         return tag in own or (tag is None and indexes.descriptor(entry).digest in referrers)
 
-    return [entry for entry in index.get("manifests", []) if not is_own(entry)]
+    return [entry for tag, entry in zip(index.tags, index.entries, strict=True) if not is_own(tag, entry)]
