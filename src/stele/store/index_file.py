@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from stele.host import durable
@@ -9,6 +10,11 @@ from stele.store.index import Index
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def of(root: Path) -> IndexFile:
+    """The index.json of the store in a folder; one for all of this process who have it open."""
+    return _OPEN.setdefault(root, IndexFile(root))
 
 
 class IndexFile:
@@ -40,3 +46,6 @@ class IndexFile:
         data = index.encode()
         durable.write(self.path, data, after=after)
         self._known = data, index
+
+
+_OPEN: weakref.WeakValueDictionary[Path, IndexFile] = weakref.WeakValueDictionary()

@@ -51,7 +51,7 @@ class Layout:
         self.unpack: Unpacker | None = None
         self._blobs = root / "blobs" / "sha256"
         self._images = images.Images(root)
-        self._visible = index_file.IndexFile(root)
+        self._visible = index_file.of(root)
         self._together: Together | None = None
         drafts.sweep(root)
 
