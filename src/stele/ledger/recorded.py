@@ -6,14 +6,18 @@ invents is not there.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stele.ledger import regular
 from stele.ledger.index import Index
 from stele.ledger.reader import LedgerReader
 from stele.model.event import HOST_WORKLOAD
 from stele.model.selection import Selection
 from stele.model.signing import KEY_KINDS, RECORDING_KINDS, ROOT_KIND, root_document, signed_keys
+from stele.trust import note
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -21,6 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stele.model.event import Entry
+
+
+MOST_KNOWN = 4  # folders
+_Seen = tuple[object, ...]
 
 
 class Recorded(NamedTuple):
@@ -59,11 +67,7 @@ def signatures(folder: Path, workload: str, release: str, first_key: str) -> Rec
 
 def key_changes(folder: Path) -> list[tuple[int, dict[str, Any], str]]:
     """Index, data and kind of every recorded change of keys, oldest first."""
-    reader = open_reader(folder)
-    if reader is None:
-        return []
-    found = _entries(folder, reader, HOST_WORKLOAD, KEY_KINDS)
-    return [(index, entry.event.data, entry.event.kind) for index, entry in found]
+    return [(index, entry.event.data, entry.event.kind) for index, entry in _known.of(folder) if entry.event.kind in KEY_KINDS]
 
 
 def documents(folder: Path, *, whole: bool = False) -> list[tuple[int, bytes]]:
@@ -71,11 +75,63 @@ def documents(folder: Path, *, whole: bool = False) -> list[tuple[int, bytes]]:
 
     `whole`: look at every entry, as a verifier of a folder that others made must.
     """
-    reader = open_reader(folder)
-    if reader is None:
-        return []
-    found = _entries(folder, reader, HOST_WORKLOAD, (ROOT_KIND,), whole=whole)
+    if whole:
+        reader = open_reader(folder)
+        found = tuple(_entries(folder, reader, HOST_WORKLOAD, (ROOT_KIND,), whole=True)) if reader else ()
+    else:
+        found = tuple(each for each in _known.of(folder) if each[1].event.kind == ROOT_KIND)
     return [(index, document) for index, entry in found if (document := root_document(entry.event)) is not None]
+
+
+class _Known:
+    """What ledgers say of keys and roots of trust. Each command asks several times, and asks again, because a revocation counts at once.
+
+    What was found is good for the very checkpoint that it was found under, and the very projection, which may be made anew.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[_Seen, tuple[tuple[int, Entry], ...]]] = {}
+
+    def of(self, folder: Path) -> tuple[tuple[int, Entry], ...]:
+        """Index and entry of every change of keys and every root document, oldest first."""
+        seen = _seen(folder)  # before it is read: what changes meanwhile is found to have changed
+        try:
+            signed = regular.read(folder / "checkpoint", note.MAX_NOTE)
+        except FileNotFoundError:
+            return ()
+        name = os.path.abspath(folder)
+        with self._lock:
+            known = self._kept.get(name)
+        if known is not None and known[0] == (signed, *seen):
+            return known[1]
+        reader = open_reader(folder)
+        if reader is None:
+            return ()
+        found = tuple(_entries(folder, reader, HOST_WORKLOAD, (*KEY_KINDS, ROOT_KIND)))
+        with self._lock:
+            if name not in self._kept and len(self._kept) >= MOST_KNOWN:
+                self._kept.clear()
+            self._kept[name] = (reader.note, *seen), found
+        return found
+
+
+_known = _Known()
+
+
+def _seen(folder: Path) -> tuple[tuple[int, ...], ...]:
+    """What tells one ledger folder from another, and one state of its projection: the file, and the journal of what is not in that yet."""
+    found: list[tuple[int, ...]] = []
+    for name in ("", "projection.sqlite", "projection.sqlite-wal"):
+        try:
+            info = os.stat(f"{folder}/{name}", follow_symlinks=False)
+        except OSError:
+            found.append(())
+            continue
+        file = info.st_size, info.st_mtime_ns
+        # a journal that is empty was made by reading
+        found.append((info.st_dev, info.st_ino, *(file if name else ())) if info.st_size or not name else ())
+    return tuple(found)
 
 
 def _entries(

@@ -165,7 +165,7 @@ def raw_entries(root: Path, size: int, begin: int, end: int) -> Iterator[bytes]:
     Raises:
         SteleError: `ledger.damaged`: one is missing or unreadable.
     """
-    for number in range(begin // WIDTH, -(-end // WIDTH)):
+    for number in range(begin // WIDTH, -(-end // WIDTH)) if begin < end else ():
         width = min(WIDTH, size - number * WIDTH)
         first = number * WIDTH
         yield from _bundle(root, number, width)[max(begin - first, 0) : end - first]
