@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stele.cli import warm_call, warm_server
+from stele.cli import warm_call, warm_server, warm_spare
 from stele.host import circumstances
 from stele.store import removal
 
@@ -243,18 +243,47 @@ def children_of(pid: int) -> list[str]:
     return (Path("/proc") / str(pid) / "task" / str(pid) / "children").read_text().split()
 
 
+def commands_of(pid: int) -> list[str]:
+    """Children that have a caller's output; what waits for the next call has the log."""
+
+    def is_command(child: str) -> bool:
+        try:
+            return not os.readlink(f"/proc/{child}/fd/1").endswith("warm.log")
+        except FileNotFoundError:
+            return False
+
+    return list(filter(is_command, children_of(pid)))
+
+
+def spare_of(warm: Warm) -> tuple[int, list[int]]:
+    """The process that waits for the next call, and those that it has made; waits until there are."""
+    deadline = time.monotonic() + 300
+    while " waits for the next" not in (said := warm.says()):
+        assert time.monotonic() < deadline
+    spare = int(said.split("; process ")[1].split()[0])
+    return spare, list(map(int, children_of(spare)))
+
+
+def wait_for_the_end_of(*pids: int) -> None:
+    deadline = time.monotonic() + 300
+    for pid in pids:
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 @needs_peers
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_call_that_is_ended_ends_the_command(warm, number):
     call, lock = blocked(warm)
     server = int(warm.says().split()[1])
-    assert len(children_of(server)) == 1
+    assert len(commands_of(server)) == 1
     call.send_signal(number)
     _, said = call.communicate()
     assert call.returncode == (2 if number == signal.SIGINT else -number)
     assert (b"aborted" in said) == (number == signal.SIGINT)
     deadline = time.monotonic() + 300
-    while children_of(server):
+    while commands_of(server):
         assert time.monotonic() < deadline
     lock.close()
     assert "sealed shop" in warm.seal().stdout
@@ -303,11 +332,63 @@ def test_the_place_of_another_user_is_not_taken_for_ones_own(tmp_path, monkeypat
 @needs_peers
 def test_a_command_that_is_killed_ends_its_call_in_the_same_way(warm):
     call, lock = blocked(warm)
-    (command,) = children_of(int(warm.says().split()[1]))
+    (command,) = commands_of(int(warm.says().split()[1]))
     os.kill(int(command), signal.SIGKILL)
     call.communicate()
     assert call.returncode == -signal.SIGKILL
     lock.close()
+
+
+@needs_peers
+def test_the_process_that_waits_runs_the_next_call_and_another_waits_then(warm):
+    warm.seal()
+    for content in (b"one", b"two"):
+        spare, lookers = spare_of(warm)
+        assert len(lookers) == warm_spare.LOOKERS
+        (warm.folder / "app" / "hello").write_bytes(content)
+        before = warm.counts()[0]
+        assert "of which 1 changed" in warm.seal().stderr
+        assert warm.counts() == (before + 1, 0)
+        wait_for_the_end_of(spare, *lookers)
+
+
+@needs_peers
+@pytest.mark.parametrize("which", ["spare", "looker"])
+def test_who_waits_and_is_not_any_more_what_it_was_made_as_runs_nothing(warm, which):
+    spare, lookers = spare_of(warm)
+    os.setpriority(os.PRIO_PROCESS, spare if which == "spare" else lookers[0], 5)
+    assert "sealed shop" in warm.seal().stdout
+    assert warm.counts() == (1, 0)  # by a process that was made for it
+    wait_for_the_end_of(spare, *lookers)
+    assert spare_of(warm)[0] != spare
+
+
+@needs_peers
+def test_calls_need_neither_who_waits_nor_its_lookers(warm):
+    warm.seal()
+    spare, lookers = spare_of(warm)
+    for looker in lookers:
+        os.kill(looker, signal.SIGKILL)
+    (warm.folder / "app" / "hello").write_bytes(b"one")
+    assert "of which 1 changed" in warm.seal().stderr
+    spare, lookers = spare_of(warm)
+    os.kill(spare, signal.SIGSTOP)  # it does not take what it is given, and nobody knows yet that it is to end
+    os.kill(spare, signal.SIGKILL)
+    (warm.folder / "app" / "hello").write_bytes(b"two")
+    assert "of which 1 changed" in warm.seal().stderr
+    assert warm.counts() == (3, 0)
+    wait_for_the_end_of(spare, *lookers)
+
+
+@needs_peers
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_who_waits_ends_with_the_warm_process(warm, end):
+    spare, lookers = spare_of(warm)
+    if end == "stop":
+        warm("warm", "stop")
+    else:
+        os.kill(int(warm.says().split()[1]), signal.SIGKILL)
+    wait_for_the_end_of(spare, *lookers)
 
 
 def test_a_warm_process_that_ends_without_an_answer_is_said(capsys):

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from stele.flow import caches, initialise, reseal, sealing, whole_seal
 from stele.flow.places import Places
-from stele.host import immutable, states
-from stele.host.states import Looking, packed
+from stele.host import immutable, lookers, states
+from stele.host.lookers import Looking
+from stele.host.states import packed
 from stele.host.states import of as state_of
 from stele.seal import strata
 from stele.seal.again import last as last_seals
@@ -294,7 +295,7 @@ def test_any_bytes_are_a_last_seal_or_none(data):
 
 @pytest.mark.parametrize("alone", [0, 20_000])
 def test_looking_says_which_folders_are_not_what_they_were(tmp_path, monkeypatch, alone):
-    monkeypatch.setattr(states, "_ALONE", alone)  # one process, or two
+    monkeypatch.setattr(lookers, "_ALONE", alone)  # one process, or two
     for number in range(3):
         write(tmp_path / f"{number}/file", b"x")
     names = [b"0", b"1", b"2"]

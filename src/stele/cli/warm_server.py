@@ -17,7 +17,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.cli import plain, warm_call
-from stele.host import circumstances, peers
+from stele.cli.warm_spare import Spare
+from stele.host import circumstances, memory, peers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,8 +40,9 @@ _NEEDED = (
 
 
 class Request(NamedTuple):
-    """See the specification. `env`: as it came."""
+    """See the specification. `body`, `env`: as they came."""
 
+    body: bytes
     kind: bytes
     program: bytes
     umask: int
@@ -66,7 +68,7 @@ def decode(body: bytes) -> Request | None:
     argv, env = rest[: int(count)], rest[int(count) :]
     if len(argv) != int(count) or not all(part.find(b"=") > 0 for part in env):
         return None
-    return Request(parts[1], parts[2], int(umask, 8), [os.fsdecode(word) for word in argv], env)
+    return Request(body, parts[1], parts[2], int(umask, 8), [os.fsdecode(word) for word in argv], env)
 
 
 def at_start(env: Sequence[bytes]) -> set[bytes]:
@@ -114,6 +116,7 @@ class Server:
         self._program, self._files, self._since = warm_call.program(), _files(), time.monotonic()
         self._states = _states(self._files)
         self._calls: dict[int, _Call] = {}  # by descriptor, of socket and of process
+        self._spare: Spare | None = None
         self._served, self._refused, self._why, self._ending = 0, 0, "", False
 
     def serve(self, idle_s: float) -> None:
@@ -121,13 +124,18 @@ class Server:
         while self._calls or not self._ending:
             if self._ending:
                 self._close()
+            elif self._spare is None and not self._calls:  # who runs a command needs all processors
+                self._spare = Spare(_in_spare)
             listening = self._listener.fileno()  # -1 when it is closed
+            waiting = self._spare.pidfd if self._spare is not None else -1
             poll = select.poll()
-            for fd in {listening, *self._calls} - {-1}:
+            for fd in {listening, waiting, *self._calls} - {-1}:
                 poll.register(fd, select.POLLIN)
             ready = [fd for fd, _event in poll.poll(None if self._calls else int(idle_s * 1000))]
             if not ready and not self._calls:
                 break
+            if waiting in ready:
+                self._end_spare()  # somebody killed it; whoever calls next goes without
             for fd in ready:
                 if (call := self._calls.get(fd)) is not None:  # else it ended just now
                     self._hear(call, fd)
@@ -141,6 +149,12 @@ class Server:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self._where}/{warm_call.SOCKET}")
             self._listener.close()
+            self._end_spare()
+
+    def _end_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.end()
+            self._spare = None
 
     def _accept(self) -> None:
         sock, _address = self._listener.accept()
@@ -155,12 +169,14 @@ class Server:
             if asked.kind != b"run":
                 self._ending = asked.kind == b"stop"
                 sock.sendall(self._status().encode())
-            elif why := self._objection(sock, asked, fds):
-                self._refused, self._why = self._refused + 1, why
+            elif isinstance(process := self._begin(sock, asked, fds), str):
+                self._refused, self._why = self._refused + 1, process
                 sock.sendall(b"-")
             else:
+                self._served += 1
+                self._calls[sock.fileno()] = self._calls[process[1]] = _Call(sock, *process)
+                sock.settimeout(None)
                 sock.sendall(b"+")
-                self._run(sock, asked, fds)
         except OSError:
             pass  # it went away
         finally:
@@ -172,7 +188,8 @@ class Server:
     def _status(self) -> str:
         why = f", the last because {self._why}" if self._why else ""
         ran = f"for {time.monotonic() - self._since:.0f} s"
-        return f"process {os.getpid()} is warm {ran}: {self._served} calls run, {self._refused} refused{why}"
+        waits = f"; process {self._spare.pid} waits for the next" if self._is_ready() and self._spare else ""
+        return f"process {os.getpid()} is warm {ran}: {self._served} calls run, {self._refused} refused{why}{waits}"
 
     def _objection(self, sock: socket.socket, asked: Request, fds: Sequence[int]) -> str:
         """Why a command would not be what it is without a warm process; "" if it would."""
@@ -187,37 +204,31 @@ class Server:
             return "something in its environment that counts when Python starts is another"
         if plain.read(asked.argv) is None:
             return "it is not a plain seal"
+        own = circumstances.of(os.getpid())
+        if self._spare is not None and self._is_ready() and not _are_all(own, self._spare.pids):
+            self._end_spare()
         try:
-            return _other_circumstances(sock)
+            return _other_circumstances(sock, own)
         except OSError as error:
             return f"its circumstances cannot be told ({error.strerror})"
 
-    def _run(self, sock: socket.socket, asked: Request, fds: Sequence[int]) -> None:
-        sock.settimeout(None)
-        pid = os.fork()
-        if not pid:
-            code = 70
-            try:
-                self._become(asked, fds)
-                code = _command(asked.argv)
-            finally:
-                os._exit(code)
-        pidfd = os.pidfd_open(pid)
-        self._served += 1
-        self._calls[sock.fileno()] = self._calls[pidfd] = _Call(sock, pid, pidfd)
+    def _is_ready(self) -> bool:
+        if self._spare is not None:
+            self._spare.look()
+        return self._spare is not None and bool(self._spare.pids)
 
-    def _become(self, asked: Request, fds: Sequence[int]) -> None:
-        """In the child: have what the caller has, and nothing else."""
-        os.setsid()
-        for number, fd in enumerate(fds[:3]):
-            os.dup2(fd, number)
-        os.fchdir(fds[3])
-        os.closerange(3, max([*fds, *self._calls, self._listener.fileno()]) + 64)
-        os.umask(asked.umask)
-        os.environ.clear()
-        for entry in asked.env:
-            name, _, value = entry.partition(b"=")
-            os.environb[name] = value
+    def _begin(self, sock: socket.socket, asked: Request, fds: Sequence[int]) -> tuple[int, int] | str:
+        """Begin a command; returns the id and a descriptor of its process, or why it is not to be run."""
+        why = self._objection(sock, asked, fds)
+        if not why and self._spare is not None and self._spare.pids:
+            spare, self._spare = self._spare, None
+            try:
+                spare.give(asked.body, fds)
+            except OSError:
+                spare.end()
+            else:
+                return spare.pid, spare.pidfd
+        return why or _begun(asked, fds)
 
     def _hear(self, call: _Call, fd: int) -> None:
         if fd == call.pidfd:
@@ -243,6 +254,41 @@ class Server:
         del self._calls[call.pidfd], self._calls[call.sock.fileno()]
         os.close(call.pidfd)
         return status
+
+
+def _begun(asked: Request, fds: Sequence[int]) -> tuple[int, int]:
+    """Begin a command in a child; its process."""
+    pid = os.fork()
+    if not pid:
+        code = 70
+        try:
+            os.setsid()
+            code = _become(asked, fds, ())
+        finally:
+            os._exit(code)
+    return pid, os.pidfd_open(pid)
+
+
+def _in_spare(body: bytes, fds: Sequence[int], kept: Sequence[int]) -> int:
+    asked = decode(body)
+    return _become(asked, fds, kept) if asked is not None and len(fds) == 4 else 70
+
+
+def _become(asked: Request, fds: Sequence[int], kept: Sequence[int]) -> int:
+    """In the child, which leads a session: have what the caller has and `kept`, nothing else, and run the command; its exit code."""
+    for number, fd in enumerate(fds[:3]):
+        os.dup2(fd, number)
+    os.fchdir(fds[3])
+    before = 2
+    for fd in (*sorted(kept), 1 << 16):
+        os.closerange(before + 1, fd)
+        before = fd
+    os.umask(asked.umask)
+    os.environ.clear()
+    for entry in asked.env:
+        name, _, value = entry.partition(b"=")
+        os.environb[name] = value
+    return _command(asked.argv)
 
 
 def _signal(call: _Call, number: int) -> None:
@@ -275,7 +321,15 @@ def _command(argv: list[str]) -> int:
     return code
 
 
-def _other_circumstances(sock: socket.socket) -> str:
+def _are_all(own: Mapping[str, object], pids: Sequence[int]) -> bool:
+    """Whether these processes still have the circumstances that they were made with."""
+    try:
+        return all(circumstances.of(pid) == own for pid in pids)
+    except OSError:
+        return False  # one has ended
+
+
+def _other_circumstances(sock: socket.socket, own: Mapping[str, object]) -> str:
     """What of the caller's circumstances is not as here; "" for nothing.
 
     Raises:
@@ -284,7 +338,7 @@ def _other_circumstances(sock: socket.socket) -> str:
     pid, _ = peers.peer(sock)
     pidfd = sock.getsockopt(socket.SOL_SOCKET, _PEER_PIDFD)
     try:
-        theirs, own = circumstances.of(pid), circumstances.of(os.getpid())
+        theirs = circumstances.of(pid)
         alive = select.poll()
         alive.register(pidfd, select.POLLIN)
         if pid <= 0 or alive.poll(0):  # else what was looked at was this caller, and no later process of its number
@@ -315,6 +369,7 @@ def _receive(sock: socket.socket, fds: list[int]) -> Request | None:
 
 def prepare() -> None:
     """Load, and set what is there apart from what calls make: a child's collector need not look at it, nor copy it."""
+    memory.keep()
     load()
     gc.collect()
     gc.freeze()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from stele.flow import caches
-from stele.host.states import Looking
+from stele.host.lookers import Looking
 from stele.seal.again import last as last_seals
 from stele.seal.again.changes import NotPlain
 from stele.trust.errors import SteleError

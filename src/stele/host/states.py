@@ -1,8 +1,4 @@
-"""Whether files are what they were when they were looked at last: one lstat for each, in processes of their own.
-
-A folder is entered (chdir), so that each name costs the lookup of one component; that is why it is done in children. They do nothing
-but calls of the system, and what they say is numbers.
-"""
+"""What files are, as far as one lstat tells, packed to be compared; and which folders are not what they were."""
 
 from __future__ import annotations
 
@@ -10,10 +6,9 @@ import contextlib
 import ctypes
 import os
 import struct
-import warnings
 from array import array
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +18,6 @@ SIZE, CTIME = 3, 5  # their places in a state
 # file times advance with the timer tick, 1 to 10 ms: a file whose ctime is younger than this when a seal begins
 # may yet be written within the same tick, and would look the same
 SETTLED_NS = 20_000_000
-_ALONE = 20_000  # entries that are looked at while the store is opened; more are worth a second process
 # of the C library, if it has it; without giving up Python's lock each time, and found before a child is made
 _lstat: Any = getattr(ctypes.PyDLL(None), "lstat", None)
 _pack = struct.Struct("=QQIQqIqI").pack
@@ -50,6 +44,19 @@ class Folder(NamedTuple):
         return self.names.split(b"/") if self.names else []
 
 
+def folders_of(paths: bytes, names: bytes) -> list[Folder]:
+    """Folders out of their paths, joined by NUL, and the names of each, joined by `/`, these joined by NUL.
+
+    Raises:
+        ValueError: these are not of as many.
+    """
+    found, at = [], 0
+    for path, each in zip(paths.split(b"\0"), names.split(b"\0"), strict=True):
+        found.append(Folder(path, each, at))
+        at += WIDTH * (1 + (each.count(b"/") + 1 if each else 0))
+    return found
+
+
 def of(info: os.stat_result) -> State:
     """Device, inode, mode, size, mtime and ctime, the times in nanoseconds."""
     found: State = _state(info)
@@ -68,62 +75,6 @@ def packed(states: Iterable[State]) -> bytes:
         )
     except struct.error as error:
         raise OverflowError(str(error)) from error
-
-
-class Looking:
-    """Children that look at folders. A context manager: leaving it waits for them."""
-
-    def __init__(self, root: bytes, folders: Sequence[Folder], states: bytes | memoryview) -> None:
-        """Begin. `root`: an absolute path. `states`: what they were, packed: of each folder itself, then of its names."""
-        self._children: list[tuple[int, int, int]] = []  # process, pipe, number of its first folder
-        half = len(states) // 2 if len(states) > _ALONE * WIDTH else len(states)
-        middle = next((number for number, folder in enumerate(folders) if folder.at >= half), len(folders))
-        try:
-            for first, last in ((0, middle), (middle, len(folders))):
-                if first < last:
-                    self._begin(root, folders[first:last], states, first)
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def _begin(self, root: bytes, folders: Sequence[Folder], states: bytes | memoryview, first: int) -> None:
-        out, into = os.pipe2(os.O_CLOEXEC)
-        with warnings.catch_warnings():
-            # that other threads do not come along is what is wanted: the child calls the system, takes no lock, and ends
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
-        if not child:
-            code = 1
-            try:
-                with os.fdopen(into, "wb") as pipe:
-                    pipe.write(array("q", [*_differing(root, folders, states), -1]).tobytes())
-                code = 0
-            finally:
-                os._exit(code)
-        os.close(into)
-        self._children.append((child, out, first))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for child, out, _first in self._children:
-            os.close(out)
-            os.waitpid(child, 0)
-        self._children = []
-
-    def changed(self) -> list[int] | None:
-        """Numbers of the folders that are not what they were, or in which something is not; None where that could not be told."""
-        found: list[int] = []
-        for _child, out, first in self._children:
-            data = b""
-            while piece := os.read(out, 1 << 16):
-                data += piece
-            numbers = array("q", data if len(data) % 8 == 0 else b"")
-            if not numbers or numbers.pop() != -1:
-                return None
-            found += [first + number for number in numbers]
-        return found
 
 
 class _Quick:
@@ -166,7 +117,16 @@ def quickest() -> Callable[[Sequence[bytes]], bytes]:
     return _look
 
 
-def _differing(root: bytes, folders: Sequence[Folder], states: bytes | memoryview) -> list[int]:
+def differing(root: bytes, folders: Sequence[Folder], states: bytes | memoryview) -> list[int]:
+    """Numbers of the folders that are not what they were, or in which something is not.
+
+    A folder is entered (chdir), so that each name costs the lookup of one component: this is for a process that does nothing else.
+
+    Args:
+        root: an absolute path.
+        folders: in it.
+        states: what they were, packed: of each folder itself, then of its names, each from `Folder.at` on.
+    """
     found = []
     look = quickest()
     for number, folder in enumerate(folders):

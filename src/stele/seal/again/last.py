@@ -82,11 +82,7 @@ class LastSeal(msgspec.Struct, frozen=True, array_like=True):
 
     def listed(self) -> list[Folder]:
         """The folders."""
-        found, at = [], 0
-        for path, names in zip(self.folders.split(b"\0"), self.names.split(b"\0"), strict=True):
-            found.append(Folder(path, names, at))
-            at += states.WIDTH * (1 + (names.count(b"/") + 1 if names else 0))
-        return found
+        return states.folders_of(self.folders, self.names)
 
 
 _decoder = msgspec.msgpack.Decoder(LastSeal)
