@@ -16,8 +16,8 @@ from stele.flow import caches, initialise, reseal, sealing, whole_seal
 from stele.flow.places import Places
 from stele.host import immutable, lookers, states
 from stele.host.lookers import Looking
-from stele.host.states import packed
 from stele.host.states import of as state_of
+from stele.host.states import packed
 from stele.seal import strata
 from stele.seal.again import last as last_seals
 from stele.seal.again import splice
