@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stele.flow.person import person
-from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,15 +25,17 @@ def through(call: Call, target: str, body: dict[str, Any], direct: Callable[[Cus
     Raises:
         SteleError: what either of them refuses with.
     """
-    from stele.flow import custody
+    from stele.flow import custody, opening
 
     call.need_keys()
-    try:
+
+    def here() -> dict[str, Any]:
         with custody.alone(call.places) as mine:
             return direct(mine, person())
-    except SteleError as error:
-        if error.code != "ledger.locked":
-            raise
-    found = call.agent.call("POST", target, body)
-    assert isinstance(found, dict)
-    return found
+
+    def through_agent() -> dict[str, Any]:
+        found = call.agent.call("POST", target, body)
+        assert isinstance(found, dict)
+        return found
+
+    return opening.in_turn(here, through_agent)

@@ -7,7 +7,6 @@ import click
 from stele.cli import render
 from stele.cli.context import Call, with_call
 from stele.model import private
-from stele.trust.errors import SteleError
 
 
 @click.command(epilog="\b\nExample:\n  stele incidents\n  stele incidents --json")
@@ -97,11 +96,9 @@ def release(call: Call, incident: str) -> None:
 
 def _record_access(call: Call, incident: str, how: str) -> None:
     """Custody: through the agent, or directly where none runs."""
-    try:
-        call.agent.call("POST", "/v1/accessed", {"incident": incident, "how": how})
-    except SteleError as error:
-        if error.code != "agent.not-running":
-            raise
-        from stele.flow import reading
+    from stele.flow import opening, reading
 
-        reading.record_access(call.places, incident, how)
+    opening.in_turn(
+        lambda: reading.record_access(call.places, incident, how),
+        lambda: call.agent.call("POST", "/v1/accessed", {"incident": incident, "how": how}),
+    )

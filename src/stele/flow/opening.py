@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from stele.witness.collect import Collector
 
 _Held = TypeVar("_Held", bound="Ledger | ReadOnlyLedger")
+_Done = TypeVar("_Done")
+TURN_S = 60.0  # another command holds the ledger for some milliseconds, unless the disk is slow
+LOOK_S = 0.01
 
 
 def prepare() -> None:
@@ -44,6 +47,34 @@ def open_ledger(places: Places) -> Ledger:
     from stele.ledger.sequencer import Ledger
 
     return _witnessed(places, lambda terms: Ledger.open(places.ledger, **terms._asdict()))
+
+
+def in_turn(here: Callable[[], _Done], through_agent: Callable[[], _Done]) -> _Done:
+    """Do what needs the ledger here, or through the agent where one holds it; while another command does, wait for that to end.
+
+    Args:
+        here: opens the ledger before it does anything.
+        through_agent: asks the agent for the same.
+
+    Raises:
+        SteleError: what either of them raises; `ledger.locked`: after TURN_S another process that is no agent still held it.
+    """
+    deadline = time.monotonic() + TURN_S
+    while True:
+        try:
+            return here()
+        except SteleError as error:
+            if error.code != "ledger.locked":
+                raise
+            locked = error
+        try:
+            return through_agent()
+        except SteleError as error:
+            if error.code != "agent.not-running":
+                raise
+        if time.monotonic() > deadline:
+            raise locked
+        time.sleep(LOOK_S)
 
 
 def hold_ledger(places: Places) -> Ledger | ReadOnlyLedger:

@@ -124,16 +124,15 @@ def event_recorder(places: Places, ask_agent: Callable[[dict[str, Any]], object]
     def record(workload: str, kind: str, /, **data: Any) -> None:
         from stele.flow import opening
 
-        try:
-            ledger = opening.open_ledger(places)
-        except SteleError as error:
-            if error.code != "ledger.locked":
-                raise
-            ask_agent({"kind": kind, **data})
-            return
-        from stele.flow.record import Recorder
+        def here() -> None:
+            with contextlib.closing(opening.open_ledger(places)) as ledger:
+                from stele.flow.record import Recorder
 
-        with contextlib.closing(ledger):
-            Recorder.of_caller(ledger.append)(workload, kind, **data)
+                Recorder.of_caller(ledger.append)(workload, kind, **data)
+
+        def through_agent() -> None:
+            ask_agent({"kind": kind, **data})
+
+        opening.in_turn(here, through_agent)
 
     return record
