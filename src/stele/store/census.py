@@ -106,7 +106,7 @@ class _Taker:
         self._odd: list[str] = []
 
     def census(self) -> Census:
-        entries = {indexes.descriptor(item).digest: item for item in self._index.images}
+        entries = dict(self._index.images)
         holdings = [self._holding(digest, entry) for digest, entry in entries.items()]
         others: list[Part] = []
         for tag, entry in zip(self._index.tags, self._index.entries, strict=True):

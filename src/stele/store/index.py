@@ -113,21 +113,23 @@ def annotations_of(raw: Any) -> dict[str, str]:
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _noted(entry: Entry, key: str) -> str | None:
-    """One annotation. All entries are asked: it makes nothing."""
-    found = entry.get("annotations")
-    noted = found.get(key) if isinstance(found, dict) else None
-    return noted if noted is None else str(noted)
-
-
 class Index:
-    """What an index.json lists. Whoever has one only reads it: it is given to all who ask as long as the file says the same."""
+    """What an index.json lists. Whoever has one only reads it: it is given to all who ask as long as the file says the same.
+
+    `tags`: of the entries, in their order. `subjects`: of those without a tag, to what they say to refer; "" where they say nothing.
+    """
 
     def __init__(self, entries: Iterable[Entry] = (), *, plain: bool = False) -> None:
         """Take the entries. `plain`: they have no floats."""
         self.entries = tuple(entries)
-        self.tags = tuple(_noted(entry, REF_NAME) for entry in self.entries)
         self.plain = plain
+        self.tags: list[str | None] = []
+        self.subjects: list[str | None] = []
+        for entry in self.entries:  # all that lasts longer the more there are
+            notes = entry.get("annotations")
+            tag, subject = (notes.get(REF_NAME), notes.get(SUBJECT, "")) if isinstance(notes, dict) else (None, "")
+            self.tags.append(tag if tag is None else str(tag))
+            self.subjects.append(str(subject) if tag is None else None)
 
     @classmethod
     def decode(cls, data: bytes) -> Index:
@@ -143,17 +145,8 @@ class Index:
         return encoded(self.entries, plain=self.plain)
 
     @functools.cached_property
-    def _tagged(self) -> dict[str, Entry]:
-        return {tag: entry for tag, entry in zip(self.tags, self.entries, strict=True) if tag is not None}
-
-    @functools.cached_property
-    def _untagged(self) -> dict[str | None, list[int]]:
-        """Places of untagged entries, by the release that they say to refer to; None: they say nothing."""
-        found: dict[str | None, list[int]] = {}
-        for place, (tag, entry) in enumerate(zip(self.tags, self.entries, strict=True)):
-            if tag is None:
-                found.setdefault(_noted(entry, SUBJECT), []).append(place)
-        return found
+    def _tagged(self) -> dict[str | None, Entry]:
+        return dict(zip(self.tags, self.entries, strict=True))
 
     def tagged(self, tag: str) -> Entry | None:
         """The last entry with a tag."""
@@ -161,31 +154,30 @@ class Index:
 
     def about(self, digest: str) -> list[Entry]:
         """Untagged entries that may refer to a release, in order: all but those that say to refer to another."""
-        return [self.entries[place] for place in sorted([*self._untagged.get(digest, ()), *self._untagged.get(None, ())])]
+        wanted = (digest, "")
+        return [entry for subject, entry in zip(self.subjects, self.entries, strict=True) if subject in wanted]
 
     @functools.cached_property
-    def images(self) -> tuple[Entry, ...]:
-        """Entries that may be releases: image manifests that are neither artifacts nor signatures, in order."""
-        return tuple(
-            entry
+    def images(self) -> list[tuple[str, Entry]]:
+        """Entries that may be releases: image manifests that are neither artifacts nor signatures, in order, each with its digest.
+
+        Raises like `descriptor`.
+        """
+        return [
+            (descriptor(entry).digest, entry)
             for tag, entry in zip(self.tags, self.entries, strict=True)
-            if entry.get("mediaType") == MANIFEST_TYPE and not entry.get("artifactType") and not (tag or "").startswith("sha256-")
-        )
+            if not entry.get("artifactType") and not (tag or "").startswith("sha256-") and entry.get("mediaType") == MANIFEST_TYPE
+        ]
 
     @functools.cached_property
     def image_digests(self) -> tuple[str, ...]:
         """Digests of all that may be releases, each once, in order. Raises like `descriptor`."""
-        return tuple(dict.fromkeys(descriptor(entry).digest for entry in self.images))
+        return tuple(dict.fromkeys(digest for digest, _ in self.images))
 
     def named(self, name: str) -> list[str]:
         """Digests of what may be a release of the workload, or with the tag, `name`, each once, in order. Raises like `descriptor`."""
-        return list(
-            dict.fromkeys(
-                descriptor(entry).digest
-                for entry in self.images
-                if name in {_noted(entry, ANNOTATION_WORKLOAD) or name, _noted(entry, REF_NAME)}
-            )
-        )
+        found = ((digest, annotations_of(entry)) for digest, entry in self.images)
+        return list(dict.fromkeys(digest for digest, notes in found if name in {notes.get(ANNOTATION_WORKLOAD, name), notes.get(REF_NAME)}))
 
 
 def referrer_entry(item: Referrer, subject: str = "") -> Plain:

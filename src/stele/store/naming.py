@@ -25,7 +25,8 @@ def resolve(name: str, known: Sequence[str], releases: Callable[[], Iterable[Rel
         SteleError: `store.unknown-release`, `store.ambiguous`.
     """
     prefix = _PREFIX.match(name)
-    found = [digest for digest in known if prefix and digest.startswith("sha256:" + prefix[1])]
+    beginning = f"sha256:{prefix[1]}" if prefix else ""
+    found = [digest for digest in known if digest.startswith(beginning)] if prefix else []
     if len(found) > 1:
         raise SteleError(f"{name!r} is the beginning of {len(found)} releases", remedy="give more of the digest", code="store.ambiguous")
     if not found and not (prefix and len(prefix[1]) == _WHOLE):
