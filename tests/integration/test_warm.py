@@ -381,6 +381,18 @@ def test_calls_need_neither_who_waits_nor_its_lookers(warm):
 
 
 @needs_peers
+def test_one_that_was_killed_is_not_made_again_and_again(warm):
+    spare, lookers = spare_of(warm)
+    server = int(warm.says().split()[1])
+    os.kill(spare, signal.SIGKILL)
+    wait_for_the_end_of(spare, *lookers)
+    assert warm.counts() == (0, 0)
+    assert children_of(server) == []
+    warm.seal()
+    assert spare_of(warm)
+
+
+@needs_peers
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_who_waits_ends_with_the_warm_process(warm, end):
     spare, lookers = spare_of(warm)

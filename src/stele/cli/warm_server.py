@@ -117,6 +117,7 @@ class Server:
         self._states = _states(self._files)
         self._calls: dict[int, _Call] = {}  # by descriptor, of socket and of process
         self._spare: Spare | None = None
+        self._may_wait = True  # a spare; after one that did not last, only when another call was served
         self._served, self._refused, self._why, self._ending = 0, 0, "", False
 
     def serve(self, idle_s: float) -> None:
@@ -124,8 +125,8 @@ class Server:
         while self._calls or not self._ending:
             if self._ending:
                 self._close()
-            elif self._spare is None and not self._calls:  # who runs a command needs all processors
-                self._spare = Spare(_in_spare)
+            elif self._spare is None and self._may_wait and not self._calls:  # who runs a command needs all processors
+                self._make_spare()
             listening = self._listener.fileno()  # -1 when it is closed
             waiting = self._spare.pidfd if self._spare is not None else -1
             poll = select.poll()
@@ -135,7 +136,8 @@ class Server:
             if not ready and not self._calls:
                 break
             if waiting in ready:
-                self._end_spare()  # somebody killed it; whoever calls next goes without
+                self._end_spare()
+                self._may_wait = False  # it was killed, maybe for want of memory
             for fd in ready:
                 if (call := self._calls.get(fd)) is not None:  # else it ended just now
                     self._hear(call, fd)
@@ -150,6 +152,12 @@ class Server:
                 os.unlink(f"{self._where}/{warm_call.SOCKET}")
             self._listener.close()
             self._end_spare()
+
+    def _make_spare(self) -> None:
+        try:
+            self._spare = Spare(_in_spare)
+        except OSError:
+            self._may_wait = False
 
     def _end_spare(self) -> None:
         if self._spare is not None:
@@ -252,6 +260,7 @@ class Server:
         """Wait for a command and forget it; returns its status. Its socket is still open."""
         _, status = os.waitpid(call.pid, 0)
         del self._calls[call.pidfd], self._calls[call.sock.fileno()]
+        self._may_wait = True
         os.close(call.pidfd)
         return status
 

@@ -26,9 +26,21 @@ class Spare:
     """One that waits. `pid`, `pidfd`: its process. `pids`: of it and its lookers; none as long as it is not ready."""
 
     def __init__(self, run: Callable[[bytes, list[int], Sequence[int]], int]) -> None:
-        """Make it. `run`: what it does with a request, its descriptors, and those that are to stay open; returns its exit code."""
+        """Make it.
+
+        Args:
+            run: what it does with a request, its descriptors, and those that are to stay open; returns its exit code.
+
+        Raises:
+            OSError: there is no room for another process.
+        """
         self._sock, its = socket.socketpair()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            self._sock.close()
+            its.close()
+            raise
         if not self.pid:
             code = 70
             try:
