@@ -106,6 +106,12 @@ def _lstats(source: Path) -> Callable[[], float]:
     return timed
 
 
+def _wait_for_one_that_waits() -> None:
+    """A warm process that was there before the change, as it is after work on one, has a child for the next call."""
+    while b"waits for the next" not in subprocess.run([STELE, "warm", "status"], check=True, stdout=subprocess.PIPE).stdout:
+        time.sleep(0.01)
+
+
 def _counted(candidate: Callable[[], float], spent: list[float]) -> Callable[[], float]:
     """The same candidate; the processor time that it takes is added to `spent`."""
 
@@ -149,6 +155,8 @@ def _peers(work: Path, original: Path, files: int, rounds: int, readers: Sequenc
             shutil.rmtree(work / "podman", ignore_errors=True)
         if name in {"stele seal", WARM}:
             subprocess.run([STELE, "warm", "start" if name == WARM else "stop"], check=True, stdout=subprocess.DEVNULL)
+        if name == WARM:
+            _wait_for_one_that_waits()
         time.sleep(0.05)  # a file as young as the clock is coarse is read again next time, by whoever is careful
 
     storage = f"--root {work / 'podman'} --runroot {work / 'podman-run'} --storage-driver vfs"
