@@ -78,7 +78,7 @@ class Fsyncs:
 
 def ours(folder: Path, entries: int, call: int, submitters: int, more_s: float) -> dict[str, float]:
     """One run."""
-    wal.STEP = 64 << 20  # what grows is not measured: it is written ahead
+    wal.FIRST = wal.STEP = 64 << 20  # what grows is not measured: it is written ahead
     ledger = Ledger.open(folder, signer=SIGNER, clock=time.time_ns)
     ledger.append([event(n, workload=f"w{n % WORKLOADS}") for n in range(BEFORE)])
     ledger.publish()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from stele.ledger import sequencer, wal
+from stele.ledger import archive, sequencer, wal
 from stele.ledger.reader import LedgerReader
 from stele.trust.errors import SteleError
 from tests import traced
@@ -35,6 +35,7 @@ pytestmark = [
 def _small(monkeypatch) -> None:
     monkeypatch.setattr(sequencer, "RECYCLE_BYTES", 3000)
     monkeypatch.setattr(sequencer, "MOST_NOTES", 0)  # closing begins the write-ahead log anew, too
+    monkeypatch.setattr(archive, "WORTH", 0)
     monkeypatch.setattr(sequencer, "PUBLISH_EVERY_S", 3600)  # all is done by the thread that is watched
     monkeypatch.setattr(wal, "STEP", 1 << 16)
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from stele.host import durable
-from stele.ledger import edge, mapfile, notes, recovery, sequencer, tiles, wal
+from stele.ledger import archive, edge, mapfile, notes, recovery, sequencer, tiles, wal
 from stele.ledger.reader import LedgerReader
 from stele.trust import note
 from tests.ledgers import TRUSTED, event, opened
 
 WRITER = Path(__file__).with_name("ledger_writer.py")
-TRACED = {module.__file__ for module in (durable, edge, mapfile, notes, recovery, sequencer, tiles, wal)}
+TRACED = {module.__file__ for module in (archive, durable, edge, mapfile, notes, recovery, sequencer, tiles, wal)}
 POINTS = 150
 
 
@@ -108,7 +108,7 @@ class Trace:
 
 def work(folder: Path, say: int) -> None:
     """A little of everything: opening, appending, publishing, a full tile, recycling, closing, and closing that recycles."""
-    sequencer.MOST_NOTES = 0  # in a child that is killed
+    sequencer.MOST_NOTES = archive.WORTH = 0  # in a child that is killed
     for several in (30, 30, 30), (1,):
         with opened(folder) as ledger:
             for number, count in enumerate(several):

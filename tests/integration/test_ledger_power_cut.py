@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from stele.ledger import sequencer, wal
+from stele.ledger import archive, sequencer, wal
 from stele.ledger.reader import LedgerReader
 from stele.trust import merkle, note
 from stele.trust.errors import SteleError
@@ -32,6 +32,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _small(monkeypatch) -> None:
     monkeypatch.setattr(sequencer, "RECYCLE_BYTES", 3000)
+    monkeypatch.setattr(archive, "WORTH", 0)
     monkeypatch.setattr(sequencer, "PUBLISH_EVERY_S", 3600)  # all is done by the thread that is watched
     monkeypatch.setattr(wal, "STEP", 1 << 16)
     monkeypatch.setattr(wal, "_ZEROS", bytes(1 << 16))

@@ -14,6 +14,7 @@ from stele.trust import root as root_of_trust
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
+    from stele.ledger.archive import Archive
     from stele.trust.root import Root
 
 # Asked between signing and publishing: the signed note, its size, and what proves consistency with an older size. Returns the note
@@ -86,7 +87,7 @@ class Notary:
             )
         return cosigned
 
-    def add(self, size: int, lines: bytes) -> bool:
+    def add(self, archive: Archive, size: int, lines: bytes) -> bool:
         """Add signature lines, which the caller has verified, to what was published of a size; False where there is nothing to add.
 
         The archived note first, then the head, if it is still this one: a crash between the two leaves the head as it was.
@@ -105,7 +106,8 @@ class Notary:
         if not fresh:
             return False
         head = (self._folder / "checkpoint").read_bytes()
-        durable.write(path, before + fresh)
+        with archive.adding(size):
+            durable.write(path, before + fresh)
         if head == before:
             durable.write(self._folder / "checkpoint", before + fresh)
         return True

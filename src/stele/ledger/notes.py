@@ -6,6 +6,7 @@ follow by rename; what a power cut takes of them is written again from there.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -19,30 +20,33 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from stele.ledger.archive import Archive
     from stele.trust.root import Root
 
 
 _NOTE = rb"\n([1-9][0-9]{0,17})\n[0-9A-Za-z+/]{43}=\n\n(?:\xe2\x80\x94 [!-~]+ [!-~]+\n)+"
 
 
-def show(folder: Path, size: int, signed: bytes, *, sync: bool) -> None:
+def show(folder: Path, archive: Archive, size: int, signed: bytes, *, sync: bool) -> None:
     """Write a checkpoint to the archive, then to the head. `sync`: it is nowhere else on disk.
 
     Raises:
         OSError: the head is as it was.
     """
     put = durable.write if sync else durable.replace
-    put(folder / "checkpoints" / str(size), signed)
+    with archive.adding(size):
+        put(archive.path / str(size), signed)
     put(folder / "checkpoint", signed)
 
 
-def restore(folder: Path, kept: Sequence[bytes], end: int, trusted: Sequence[note.Verifier] | Root) -> dict[int, bytes]:
+def restore(folder: Path, archive: Archive, kept: Sequence[bytes], end: int, trusted: Sequence[note.Verifier] | Root) -> dict[int, bytes]:
     """Write again what a power cut took of files. What is there and was not torn is left for others to judge.
 
     Returns size and root of each that was written: they must come out.
 
     Args:
         folder: of the ledger.
+        archive: of its checkpoints.
         kept: notes of the write-ahead log, in order.
         end: how many entries there are.
         trusted: who may have signed them.
@@ -51,17 +55,18 @@ def restore(folder: Path, kept: Sequence[bytes], end: int, trusted: Sequence[not
         SteleError: `ledger.damaged`: one is of more entries; `trust.*`: one that is to be written is not by the ledger's keys.
         OSError: it could not be written.
     """
-    notes = {note.unverified(signed).size: signed for signed in kept}  # of one size the last: those before were not shown
+    notes = {_size_of(signed): signed for signed in kept}  # of one size the last: those before were not shown
     newest = max(notes, default=0)
     if newest > end:
         raise tiles.damaged(f"the write-ahead log ends at {end}, before the signed checkpoint of size {newest}")
-    written: dict[int, bytes] = {}
+    written = dict[int, bytes]()
     for size, signed in notes.items():
-        path = folder / "checkpoints" / str(size)
+        path = archive.path / str(size)
         if _is_lost(path, signed, [signed]):
-            written[size] = _write(path, signed, trusted)
+            with archive.adding(size):
+                written[size] = _write(path, signed, trusted)
     if newest:
-        signed = regular.read(folder / "checkpoints" / str(newest), note.MAX_NOTE)
+        signed = regular.read(archive.path / str(newest), note.MAX_NOTE)
         if _is_lost(folder / "checkpoint", signed, [signed, *kept]):  # the name may be older than the data
             written[newest] = _write(folder / "checkpoint", signed, trusted)
     return written
@@ -91,16 +96,25 @@ def refuse_lost(rest: bytes, end: int, trusted: Sequence[note.Verifier] | Root) 
             raise tiles.damaged(f"the write-ahead log ends at {end}, and behind that it has the signed checkpoint of size {int(found[1])}")
 
 
+def _size_of(signed: bytes) -> int:
+    """Of a note that its writer kept: who makes files of it verifies it."""
+    return note.parse_body(signed.partition(b"\n\n")[0] + b"\n").size
+
+
 def _is_lost(path: Path, signed: bytes, were: Sequence[bytes]) -> bool:
     """Whether a file is missing, what was there before, or what a power cut tore of one of those that `were` there.
 
     One that is whole is written once more: memory may show what a disk that failed does not have.
     """
     try:
-        found = regular.read(path, note.MAX_NOTE)
-        if found.startswith(signed):  # cosignatures may have been added
-            durable.write_again(path, found)
-            return False
+        fd = regular.opened(path, os.O_RDWR)
+        try:
+            found = regular.read_fd(fd, path, note.MAX_NOTE)
+            if found.startswith(signed):  # cosignatures may have been added
+                durable.write_at(fd, found, 0)
+                return False
+        finally:
+            os.close(fd)
         if any(found != each and tiles.is_torn(found, each) for each in were):
             return True
         return note.unverified(found).size < note.unverified(signed).size

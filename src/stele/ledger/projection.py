@@ -61,10 +61,11 @@ class Projection:
                 if not is_safe(path):
                     raise sqlite3.DatabaseError("something else is in its place")
                 self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-                if _is_of_another_version(self._db):
-                    raise sqlite3.DatabaseError("it is of another version")
-                settings = f"journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA cache_size=-{CACHE_KIB}; PRAGMA user_version={VERSION}"
-                self._db.executescript(f"PRAGMA {settings};{SCHEMA}")
+                self._db.executescript(f"PRAGMA synchronous=OFF; PRAGMA cache_size=-{CACHE_KIB};")
+                if self._db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                    if _is_of_another_version(self._db):
+                        raise sqlite3.DatabaseError("it is of another version")
+                    self._db.executescript(f"PRAGMA journal_mode=WAL;{SCHEMA}PRAGMA user_version={VERSION};")
                 self.applied = int(self._db.execute("SELECT size FROM applied").fetchone()[0])
                 if self.applied > size:
                     raise sqlite3.DatabaseError("it is of a longer ledger")

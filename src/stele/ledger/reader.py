@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import re
 from typing import TYPE_CHECKING
 
-from stele.ledger import projection, regular, tiles
+from stele.ledger import archive, projection, regular, tiles
 from stele.ledger.mapfile import MapFile
 from stele.model import epoch, epochmap
 from stele.model.chains import Chains
@@ -208,8 +207,8 @@ class LedgerReader:
 
 def archived(folder: Path) -> list[tuple[int, Path]]:
     """Size and path of every archived checkpoint, the smallest first."""
-    names = [path for path in (folder / "checkpoints").glob("*") if re.fullmatch(r"[1-9][0-9]{0,18}", path.name, re.ASCII)]
-    return sorted((int(path.name), path) for path in names)
+    path = folder / "checkpoints"
+    return [(size, path / str(size)) for size in archive.sizes(path)]
 
 
 def workloads(entries: Sequence[Entry]) -> tuple[str, ...]:

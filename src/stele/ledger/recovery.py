@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.host import logs
 from stele.ledger import notes, openings, regular, tiles
+from stele.ledger.archive import Archive
 from stele.ledger.edge import Edge
 from stele.ledger.mapfile import MapFile
-from stele.ledger.reader import archived
 from stele.model import epochmap
 from stele.model.chains import Chains
 from stele.model.event import decode_entry
@@ -33,12 +34,13 @@ class Recovered(NamedTuple):
     """What was found. `entries`: those from index `base`, as the WAL has them; `unpublished`: their end, after the checkpoint.
     `openings`: of those, by index.
 
-    `map`: the epoch maps, for writing, up to the last epoch entry. `synced_names`, `shown_names`: partial tiles that recovery and
-    the present checkpoint need.
+    `map`: the epoch maps, for writing, up to the last epoch entry. `archive`: of checkpoints, for writing. `synced_names`, `shown_names`:
+    partial tiles that recovery and the present checkpoint need.
     """
 
     edge: Edge
     map: MapFile
+    archive: Archive
     published: int
     base: int
     entries: list[bytes]
@@ -61,9 +63,10 @@ def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> 
     base, entries = wal.base, wal.recovered
     opening = wal.openings
     notes.refuse_lost(wal.rest, base + len(entries), trusted)
-    restored = notes.restore(folder, wal.notes, base + len(entries), trusted)
+    archive = Archive(folder)
+    restored = notes.restore(folder, archive, wal.notes, base + len(entries), trusted)
     wal.recovered, wal.openings, wal.notes, wal.rest = [], {}, [], b""
-    published, roots = _signed(folder, trusted, base)
+    published, roots = _signed(folder, archive, trusted, base)
     roots = restored | roots
     newest = max(roots, default=0)
     for size, root in roots_.good_heads(trusted).items():
@@ -93,7 +96,7 @@ def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> 
         maps.close()
         raise
     later = {index: data for index, data in opening.items() if index >= published}
-    return Recovered(edge, maps, published, base, entries, entries[published - base :], later, synced_names, shown_names)
+    return Recovered(edge, maps, archive, published, base, entries, entries[published - base :], later, synced_names, shown_names)
 
 
 def _covered(
@@ -194,19 +197,25 @@ def _replayed(folder: Path, base: int, roots: dict[int, bytes], maps: MapFile) -
     return edge
 
 
-def _signed(folder: Path, trusted: Sequence[note.Verifier] | Root, base: int) -> tuple[int, dict[int, bytes]]:
+def _signed(folder: Path, archive: Archive, trusted: Sequence[note.Verifier] | Root, base: int) -> tuple[int, dict[int, bytes]]:
     """The checkpoint's size; size and root of it, of the one at the WAL's base, and of every archived one that is newer.
 
     A crash may leave one archived checkpoint that is newer than `checkpoint`: it was signed, so its root must come out, too.
     """
-    published, roots = 0, dict[int, bytes]()
+    published, roots, head = 0, dict[int, bytes](), b""
     with contextlib.suppress(FileNotFoundError):
-        head = roots_.open_newest(regular.read(folder / "checkpoint", note.MAX_NOTE), trusted).checkpoint
-        published, roots[head.size] = head.size, head.root
-    for size, path in archived(folder):
-        if size < published and size != base:
-            continue  # `LedgerReader.check` looks at all of them
-        old = roots_.open_checkpoint(regular.read(path, note.MAX_NOTE), trusted)
+        head = regular.read(folder / "checkpoint", note.MAX_NOTE)
+        newest = roots_.open_newest(head, trusted).checkpoint
+        published, roots[newest.size] = newest.size, newest.root
+    # older ones `LedgerReader.check` looks at
+    for size, path in [*((each, archive.path / str(each)) for each in sorted({base, published} - {0})), *archive.newer(published + 1)]:
+        try:
+            signed = regular.read(path, note.MAX_NOTE)
+        except FileNotFoundError:
+            continue
+        if size == published and signed == head:
+            continue  # it was looked at
+        old = roots_.open_checkpoint(signed, trusted)
         if old.size != size or roots.get(size, old.root) != old.root:
             raise tiles.damaged(f"the archived checkpoint {size} is not the one that was signed")
         roots[size] = old.root
@@ -224,10 +233,18 @@ def _prune(folder: Path, size: int, needed: frozenset[str]) -> None:
         full, _ = tiles.widths(size, max(level, 0))
         for number in range(max(0, full - 1), full + 1):
             whole = tiles.bundle_path(number, tiles.WIDTH) if level < 0 else tiles.tile_path(level, number, tiles.WIDTH)
-            for path in [*(folder / f"{whole}.p").glob("*"), *(folder / whole).parent.glob(".*.tmp")]:
-                name = str(path.relative_to(folder))
+            above = whole.rpartition("/")[0]
+            names = [f"{above}/{name}" for name in _names(folder, above) if name.startswith(".") and name.endswith(".tmp")]
+            for name in [*(f"{whole}.p/{name}" for name in _names(folder, f"{whole}.p")), *names]:
                 if name not in needed:
                     tiles.remove_tile(folder, name)
+
+
+def _names(folder: Path, name: str) -> list[str]:
+    try:
+        return os.listdir(f"{folder}/{name}")
+    except OSError:
+        return []
 
 
 def raws_from(folder: Path, first: int, found: Recovered) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from stele.model.damage import damaged
 if TYPE_CHECKING:
     from pathlib import Path
 
+_PIECE = 1 << 16
 FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -42,11 +43,22 @@ def opened(path: Path | str, flags: int, mode: int = 0o644) -> int:
 
 def read(path: Path | str, limit: int) -> bytes:
     """The bytes of a file that has at most `limit`. Raises like `opened`."""
-    with open(opened(path, os.O_RDONLY), "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
+    fd = opened(path, os.O_RDONLY)
+    try:
+        return read_fd(fd, path, limit)
+    finally:
+        os.close(fd)
+
+
+def read_fd(fd: int, path: Path | str, limit: int) -> bytes:
+    """Like `read`, of a file that is open."""
+    parts, left = list[bytes](), limit + 1
+    while left and (part := os.read(fd, min(left, _PIECE))):
+        parts.append(part)
+        left -= len(part)
+    if not left:
         raise damaged(f"{os.path.basename(path)} has more than {limit} bytes")
-    return data
+    return b"".join(parts)
 
 
 def is_other(path: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stele.host import durable, logs
@@ -26,7 +25,7 @@ from stele.model.event import HOST_WORKLOAD, Event, decode_entry
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from stele.model.epochmap import Node
@@ -66,7 +65,7 @@ class Ledger:
             self._wal = Wal(folder / ".state")
             opened.callback(self._wal.close)
             found = recovery.recover(folder, self._wal, trusted)
-            self._maps = found.map
+            self._maps, self._archive = found.map, found.archive
             opened.callback(found.map.close)
             self._edge, self.published, self._unpublished = found.edge, found.published, found.unpublished
             self._erasing = erasing.Erasing(found.base, found.entries)
@@ -284,7 +283,7 @@ class Ledger:
                     del self._unmapped[0]
                 self._lock.check()
                 signed = self._notary.note(size, root, seconds)
-                notes.show(self._folder, size, signed, sync=not self._keep(signed))
+                notes.show(self._folder, self._archive, size, signed, sync=not self._keep(signed))
             except OSError as error:
                 raise write_failed("published", error, "free space or mend the disk; what is committed is safe") from error
             except HeldBack as held:
@@ -330,7 +329,7 @@ class Ledger:
                 return
             try:
                 self._lock.check()
-                self._notary.add(size, lines)
+                self._notary.add(self._archive, size, lines)
             except OSError as error:
                 raise write_failed("amended", error, "free space or mend the disk; the checkpoint itself is whole") from error
 
@@ -443,6 +442,7 @@ class Ledger:
                 for work in self.at_close:
                     work()
                 self._pace.end()
+                self._archive.keep()
                 self._projection.close()
                 self._wal.close()
                 self._maps.close()

@@ -31,6 +31,7 @@ _LENGTHS = struct.Struct("<HH")
 _CRC = struct.Struct("<I")
 MAX_ENTRY = 65535
 STEP = 8 << 20  # preallocated at a time, bytes
+FIRST = 1 << 20  # at first: who appends little writes and reads less
 _READ = 1 << 16  # bytes at first, and then as many again
 _ZEROS, _PIECE = bytes(1 << 20), bytes(1 << 16)
 _NONE: Mapping[int, bytes] = MappingProxyType({})
@@ -102,7 +103,7 @@ class Wal:
         self.notes: list[bytes] = []
         self.rest = b""
         self._which = found.index(max(found))
-        self._fd, self._syncing = self._open(self._which)
+        self._fd, self._syncing = self._open(self._which, min(FIRST, STEP) if self.is_new else 0)
         if self.is_new:
             self._activate(self._fd, 1, 0, b"", _seed(1, 0))
         else:
@@ -135,13 +136,16 @@ class Wal:
             raise damaged(f"the header of the write-ahead log {path.name} does not hold")
         return int(generation)
 
-    def _open(self, which: int) -> tuple[int, int]:
-        """The file, opened for `append` and once more for `sync`."""
+    def _open(self, which: int, size: int) -> tuple[int, int]:
+        """The file, opened for `append` and once more for `sync`; with a `size`, as long as that, and its name is on disk: before it
+        counts, so of one that does it is.
+        """
         path = self._paths[which]
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            self._size = _grow(fd, STEP)
-            durable.sync_dir(path.parent)
+            if size:
+                self._size = _grow(fd, size)
+                durable.sync_dir(path.parent)
             return fd, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except BaseException:
             os.close(fd)
@@ -162,11 +166,13 @@ class Wal:
         self._scrub, self._noted, crc = bool(scrub), 0, _seed(self.generation, self.base)
         position = HEADER.size
         while True:
-            if len(held) - position < RECORD.size + 2 * MAX_ENTRY and len(held) < size:
-                held += os.pread(self._fd, max(_READ, len(held)), len(held))
             if len(held) - position < RECORD.size:
-                break
+                held = self._more(held, size)
+                if len(held) - position < RECORD.size:
+                    break
             length, more, stored = RECORD.unpack_from(held, position)
+            if len(held) - position < RECORD.size + length + more:
+                held = self._more(held, size)
             begin = position + RECORD.size
             data = held[begin : begin + length + more]
             following = zlib.crc32(data, zlib.crc32(held[position : position + _LENGTHS.size], crc))
@@ -187,6 +193,10 @@ class Wal:
         # after a failed fdatasync the page cache may show what the disk does not have: make it true before anything builds on it
         durable.write_at(self._fd, held[:position], 0)
         os.fdatasync(self._fd)
+
+    def _more(self, held: bytes, size: int) -> bytes:
+        """What was read, and as much again, or all that the longest record needs."""
+        return held + os.pread(self._fd, max(RECORD.size + 2 * MAX_ENTRY, len(held)), len(held)) if len(held) < size else held
 
     def append(self, entries: Sequence[bytes], openings: Mapping[int, bytes] = _NONE) -> None:
         """Write entries and make them durable: when this returns, they are committed.
@@ -255,7 +265,7 @@ class Wal:
         frames, crc = _frames(entries, _seed(generation, base), openings)
         kept = self._size
         try:
-            fd, syncing = self._open(1 - self._which)
+            fd, syncing = self._open(1 - self._which, STEP if self._end > FIRST // 2 else min(FIRST, STEP))
             try:
                 if scrub:
                     _blank(fd)

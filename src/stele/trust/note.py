@@ -28,6 +28,7 @@ _SIGNATURE_SIZE = {ED25519: 64, COSIGNATURE: 8 + 64, ML_DSA_44: 8 + 2420}
 MAX_NOTE = 1 << 17  # bytes: more than 16 signatures of any type, as the specification wants
 MAX_SECONDS = 2**63 - 1
 _NAME = re.compile(r"[!-*,-~]{1,200}\Z")  # printable ASCII without space and plus
+_is_key_name = re.compile(r"[^\s+\x00-\x1f]+").fullmatch  # what others may be called: no white space, no plus, no control characters
 _SIZE = re.compile(r"(0|[1-9][0-9]{0,17})\Z", re.ASCII)
 _DASH = "\u2014"
 _PEM_HEAD = b"# stele ledger keys: "
@@ -342,11 +343,6 @@ def lines_of(note: bytes, wanted: Callable[[str, bytes], bool]) -> bytes:
     _, found = split_note(note)
     raw = note.rpartition(b"\n\n")[2].split(b"\n")
     return b"".join(raw[at] + b"\n" for at, (name, identity, _) in enumerate(found) if wanted(name, identity))
-
-
-def _is_key_name(name: str) -> bool:
-    """What the specification allows others to be called: no white space, no plus, no control characters."""
-    return bool(name) and not any(char.isspace() or char == "+" or ord(char) < 0x20 for char in name)
 
 
 def open_note(note: bytes, ledgers: Sequence[Verifier], witnesses: Iterable[Verifier] = ()) -> Opened:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from stele.ledger import mapfile, projection, sequencer, wal
+from stele.ledger import archive, mapfile, projection, sequencer, wal
 from stele.ledger.reader import LedgerReader
 from stele.ledger.sequencer import Ledger
 from stele.trust import merkle, note
@@ -117,6 +117,7 @@ class Modelled(RuleBasedStateMachine):
 @pytest.mark.parametrize(("recycle_at", "notes"), [(600, 16), (1 << 30, 16), (1 << 30, 1)])
 def test_the_ledger_does_what_its_model_does(monkeypatch, recycle_at, notes):
     monkeypatch.setattr(sequencer, "MOST_NOTES", notes)
+    monkeypatch.setattr(archive, "WORTH", 0)
     monkeypatch.setattr(sequencer, "PUBLISH_EVERY_S", 3600)
     monkeypatch.setattr(sequencer, "RECYCLE_BYTES", recycle_at)
     monkeypatch.setattr(wal, "STEP", 1 << 14)

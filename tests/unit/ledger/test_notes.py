@@ -9,6 +9,7 @@ import pytest
 
 from stele.host import durable
 from stele.ledger import notes, read_only, wal
+from stele.ledger.archive import Archive
 from stele.ledger.reader import LedgerReader
 from stele.trust import note
 from tests.ledgers import OTHER, SIGNER, TRUSTED, event, opened
@@ -119,7 +120,7 @@ def test_attack_put_a_checkpoint_into_the_write_ahead_log(cut, kept, refused):
 def test_of_two_of_one_size_the_later_was_shown(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     first, second = SIGNER.sign(body := note.Checkpoint(SIGNER.name, 3, bytes(32)).body()), SIGNER.sign(body, 7)
-    notes.restore(tmp_path, [first, second], 3, TRUSTED)
+    notes.restore(tmp_path, Archive(tmp_path), [first, second], 3, TRUSTED)
     assert (tmp_path / "checkpoint").read_bytes() == (tmp_path / "checkpoints" / "3").read_bytes() == second
 
 
