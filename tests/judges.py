@@ -47,6 +47,19 @@ def go_main(folder: Path, *, toolchain: str = GO) -> Path:
     return cache.made_once(f"judge-{folder.name}-{digest}_go{toolchain}", build) / folder.name
 
 
+def go_module(module: str) -> Path:
+    """A folder with the files of a Go module, its test data with them. The version must be exact."""
+    name, _, version = module.rpartition("/")[2].partition("@")
+
+    def build(into: Path) -> None:
+        env = {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod"}
+        done = subprocess.run(["go", "mod", "download", "-json", module], env=env, check=True, capture_output=True, cwd="/")
+        found = json.loads(done.stdout)["Dir"]  # whose folders nobody may write to
+        subprocess.run(["cp", "-r", "--no-preserve=mode", f"{found}/.", str(into)], check=True)
+
+    return cache.made_once(f"judge-module-{name}-{version}", build)
+
+
 def npm_judge(name: str, lock: Path) -> Path:
     """A folder with `node_modules` as `lock` (a package-lock.json beside its package.json) says."""
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]

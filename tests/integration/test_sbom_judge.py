@@ -8,15 +8,18 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from urllib.parse import unquote
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote
 
 import pytest
 
+from tests import system_roots
 from tests.judges import go_judge
 
 # what syft lists and the SBOM does not, each with why (docs/spec/sbom.md, Beside syft)
 EXPLAINED = {
     "pkg:github/actions/checkout@v4": "named by a workflow file that came with an npm package: it is not in the application",
+    "pkg:rpm/fedora/gpg-pubkey@ab56064a-6b0a3728?distro=fedora-40": "a key that rpm keeps among its packages: no file of it is there",
     "pkg:npm/app": "the lock file's own project, which is the application itself and has no version there",
 }
 
@@ -53,14 +56,47 @@ def unpacked(tmp: Path) -> Path:
     return root
 
 
-def written(root: Path, tmp: Path) -> list[str]:
-    """The purls of the SBOM that comes with a release of this root."""
-    (tmp / "stele.yaml").write_text('{"stele": 0, "name": "app", "command": ["/bin/sh"]}')
+class Sealed(NamedTuple):
+    """The strata of a release, by name, and the packages of the SBOM that comes with it: purls and their licences."""
+
+    strata: dict[str, str]
+    packages: dict[str, list[str]]
+
+
+def sealed(root: Path, tmp: Path) -> Sealed:
+    """A root sealed by the command, into the data folder of `tmp`."""
     stele = [sys.executable, "-m", "stele", "--data", str(tmp / "data")]
-    subprocess.run([*stele, "init", "--keys-only"], check=True, capture_output=True)
-    subprocess.run([*stele, "seal", str(root), "-f", str(tmp / "stele.yaml")], check=True, capture_output=True)
-    bom = json.loads(subprocess.run([*stele, "inspect", "app", "--sbom"], check=True, capture_output=True).stdout)
-    return [item["purl"] for item in bom["components"] if item["type"] == "library"]
+    if not (tmp / "data").exists():
+        (tmp / "stele.yaml").write_text('{"stele": 0, "name": "app", "command": ["/bin/sh"]}')
+        subprocess.run([*stele, "init", "--keys-only"], check=True, capture_output=True)
+    seal = [*stele, "seal", str(root), "-f", str(tmp / "stele.yaml"), "--json"]
+    said = json.loads(subprocess.run(seal, check=True, capture_output=True).stdout)
+    bom = json.loads(subprocess.run([*stele, "inspect", said["release"], "--sbom"], check=True, capture_output=True).stdout)
+    packages = [item for item in bom["components"] if item["type"] == "library"]
+    licences = {normal(item["purl"]): [spoken(each) for each in item.get("licenses", [])] for item in packages}
+    assert len(licences) == len(packages)
+    return Sealed({item["name"]: item["diff_id"] for item in said["strata"]}, licences)
+
+
+def spoken(choice: dict[str, Any]) -> str:
+    return choice.get("expression") or choice["license"].get("id") or choice["license"]["name"]
+
+
+def by_syft(root: Path) -> dict[str, list[str]]:
+    """The packages that syft finds: purls and their licences."""
+    syft = go_judge("github.com/anchore/syft/cmd/syft@v1.57.0")
+    said = subprocess.run([str(syft), "scan", f"dir:{root}", "-q", "-o", "json"], capture_output=True, check=True, timeout=600).stdout
+    return {normal(item["purl"]): [each["value"] for each in item["licenses"]] for item in json.loads(said)["artifacts"]}
+
+
+def only_its_own_stratum_changed(one: Sealed, two: Sealed) -> None:
+    """One package is newer: its stratum changed and the package manager's database, and there is another stratum of packages."""
+    assert one.strata.keys() == two.strata.keys()
+    changed = {name for name in one.strata if one.strata[name] != two.strata[name]}
+    system = {name for name in one.strata if name.startswith("system")}
+    assert len(system) > 1
+    assert "database" in changed
+    assert len(changed) == len(changed & system) + 1 == 2, changed
 
 
 def normal(purl: str) -> str:
@@ -72,11 +108,58 @@ def normal(purl: str) -> str:
 @pytest.mark.timeout(1800)  # syft may have to be built first
 def test_the_written_sbom_names_the_packages_that_syft_finds(tmp_path):
     root = unpacked(tmp_path)
-    syft = go_judge("github.com/anchore/syft/cmd/syft@v1.57.0")
-    said = subprocess.run([str(syft), "scan", f"dir:{root}", "-q", "-o", "json"], capture_output=True, check=True, timeout=600).stdout
-    found = json.loads(said)["artifacts"]
-    ours = {normal(item) for item in written(root, tmp_path)}
-    theirs = {normal(item["purl"]) for item in found}
-    assert ours - theirs == set()
-    assert theirs - ours == set(EXPLAINED)
+    ours, theirs = sealed(root, tmp_path).packages, by_syft(root)
+    assert ours.keys() - theirs.keys() == set()
+    assert theirs.keys() - ours.keys() == {name for name in EXPLAINED if "/fedora/" not in name}
     assert {"deb", "pypi", "npm"} == {item.partition("/")[0].removeprefix("pkg:") for item in ours}
+
+
+@pytest.mark.root
+@pytest.mark.needs("rpm", "rpmbuild")
+@pytest.mark.timeout(1800)
+def test_packages_that_rpm_installed_are_those_that_syft_and_rpm_name_and_an_upgrade_changes_one_stratum(tmp_path):
+    """Sub-packages, an epoch, a library for two architectures and a key among the packages; rpm installs and upgrades."""
+    root, newer = system_roots.fedora(tmp_path)
+    one = sealed(root, tmp_path)
+    theirs = by_syft(root)
+    assert {name: theirs[name] for name in theirs.keys() - EXPLAINED.keys()} == one.packages
+    assert theirs.keys() - one.packages.keys() == {name for name in EXPLAINED if "/fedora/" in name}
+    asked = system_roots.rpm(root, "-qa", "--qf", "%{NAME} %|EPOCH?{%{EPOCH}}:{0}| %{VERSION}-%{RELEASE} %{ARCH}\n").splitlines()
+    assert sorted(map(as_rpm, one.packages)) == sorted(line for line in asked if not line.startswith("gpg-pubkey"))
+    assert one.packages["pkg:rpm/fedora/shop@2.0-1.fc40?arch=x86_64&distro=fedora-40&epoch=3&upstream=shop-2.0-1.fc40.src.rpm"] == [
+        system_roots.LICENCE
+    ]
+    system_roots.rpm(root, "-U", "--nodeps", "--ignoreos", newer)
+    two = sealed(root, tmp_path)
+    assert {as_rpm(name) for name in two.packages.keys() ^ one.packages.keys()} == {
+        "engine 0 1.0-1.fc40 noarch",
+        "engine 0 1.1-1.fc40 noarch",
+    }
+    only_its_own_stratum_changed(one, two)
+
+
+def as_rpm(purl: str) -> str:
+    """`NAME EPOCH VERSION-RELEASE ARCH` of a purl."""
+    (name, version), more = purl.partition("?")[0].rpartition("/")[2].split("@"), dict(parse_qsl(purl.partition("?")[2]))
+    return f"{name} {more.get('epoch', '0')} {version} {more['arch']}"
+
+
+@pytest.mark.root
+@pytest.mark.timeout(1800)
+def test_packages_that_apk_installed_are_those_that_syft_names_and_a_newer_one_changes_one_stratum(tmp_path):
+    """go-apk installs archives of Alpine's and Wolfi's own builders, and others packed by the test for sub-packages and sizes.
+
+    There is no apk here, and go-apk does not upgrade: the newer package is in a root of its own, made in the same way.
+    """
+    root = system_roots.alpine(tmp_path, "one")
+    one = sealed(root, tmp_path)
+    assert by_syft(root) == one.packages
+    assert {purl.partition("?")[0].removeprefix("pkg:apk/alpine/") for purl in one.packages} == {
+        "alpine-baselayout@3.2.0-r23", "hello-wolfi@2.12.1-r0",
+        "alpine-release@3.16.9-r0", "shop@2.0-r1", "shop-libs@2.0-r1", "engine@1.0-r0", "model@1.0-r0",
+    }  # fmt: skip
+    assert one.packages["pkg:apk/alpine/shop-libs@2.0-r1?arch=aarch64&distro=alpine-3.16.9&upstream=shop"] == ["LGPL-2.1-or-later"]
+    assert one.packages["pkg:apk/alpine/shop@2.0-r1?arch=aarch64&distro=alpine-3.16.9"] == [system_roots.LICENCE]
+    two = sealed(system_roots.alpine(tmp_path, "two", engine="1.1-r0"), tmp_path)
+    assert len(two.packages.keys() ^ one.packages.keys()) == 2
+    only_its_own_stratum_changed(one, two)
