@@ -261,7 +261,7 @@ def test_the_same_bytes_are_decoded_once_and_what_was_written_is_known(root: Pat
     (root / "index.json").unlink()
     (root / "index.json").write_bytes(data)  # another file that says the same
     assert store._visible.read() is known
-    assert Index.decode(data).entries == known.entries
+    assert list(Index.decode(data)) == list(known)
 
 
 def test_what_another_process_publishes_between_two_reads_is_seen(root: Path) -> None:
@@ -311,7 +311,8 @@ def test_nobody_alters_what_was_decoded(root: Path, tmp_path: Path) -> None:
 
     def same() -> None:
         data, index = store._visible._known or (b"", Index())
-        assert index.entries == Index.decode(data).entries
+        assert list(index) == list(Index.decode(data))
+        assert index.encode() == data
 
     version(store, 2)
     same()
@@ -413,18 +414,47 @@ def test_what_is_written_is_what_json_writes(value: dict[str, Any]) -> None:
     index = Index.decode(data)
     whole = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": value.get("manifests", [])}
     assert index.encode() == json.dumps(whole, indent=1, sort_keys=True).encode() + b"\n"
-    assert repr(Index.decode(index.encode()).entries) == repr(Index.decode(json.dumps(whole, sort_keys=True).encode()).entries)
+    assert repr(list(Index.decode(index.encode()))) == repr(list(Index.decode(json.dumps(whole, sort_keys=True).encode())))
 
 
-@given(st.lists(st.tuples(st.sampled_from(["", "t", "u"]), st.sampled_from([None, "x", "y", "z"])), max_size=12))
-def test_looking_up_is_as_going_through_all_in_order(made: list[tuple[str, str | None]]) -> None:
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([None, "t", "u", 7]),
+            st.sampled_from([None, "x", "y", 7, "\u20ac"]),
+            st.sampled_from([None, "shop", 7]),
+            st.sampled_from([MANIFEST_TYPE, "other", None]),
+            st.sampled_from(["", "kind", None, 1.5]),
+        ),
+        max_size=9,
+    ),
+    st.booleans(),
+)
+def test_looking_up_is_as_going_through_all_in_order(made: list[tuple[Any, ...]], with_nulls: bool) -> None:
     found: list[dict[str, Any]] = []
-    for number, (tag, subject) in enumerate(made):
-        notes = {key: value for key, value in ((REF_NAME, tag or None), (SUBJECT, subject)) if value is not None}
-        found.append({"digest": sha256(b"%d" % number), "size": 1, "mediaType": MANIFEST_TYPE, "annotations": notes})
-    index = Index(found)
-    for name in ("t", "u", "v"):
-        assert index.tagged(name) == next((item for item in reversed(found) if tag_of(item) == name), None)
-    for subject in ("x", "y", "w"):
-        wanted = [item for item in found if not tag_of(item) and item["annotations"].get(SUBJECT, subject) == subject]
-        assert index.about(subject) == wanted
+    for number, (tag, subject, workload, media_type, kind) in enumerate(made):
+        notes = {REF_NAME: tag, SUBJECT: subject, "dev.stele.workload": workload}
+        notes = {key: value for key, value in notes.items() if value is not None or with_nulls}
+        entry = {"digest": sha256(b"%d" % number), "size": 1, "mediaType": media_type or MANIFEST_TYPE, "annotations": notes}
+        found.append(entry | ({} if kind is None else {"artifactType": kind}))
+
+    def noted(entry: dict[str, Any], key: str) -> str | None:
+        value = entry["annotations"].get(key)
+        return None if value is None else str(value)
+
+    whole = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": found}
+    spellings = [json.dumps(whole), json.dumps(whole, indent=1, sort_keys=True) + "\n"]
+    for index in (Index.of(found), *(Index.decode(text.encode()) for text in spellings)):
+        assert [entry for _, entry in index] == found
+        assert [tag for tag, _ in index] == [noted(entry, REF_NAME) for entry in found]
+        for name in ("t", "u", "7", "v"):
+            assert index.tagged(name) == next((item for item in reversed(found) if noted(item, REF_NAME) == name), None)
+        for subject in ("x", "7", "w"):
+            untagged = [item for item in found if noted(item, REF_NAME) is None]
+            assert index.about(subject) == [item for item in untagged if noted(item, SUBJECT) in {None, subject}]
+        images = [item for item in found if item["mediaType"] == MANIFEST_TYPE and not item.get("artifactType")]
+        assert list(index.images().values()) == images
+        assert list(index.image_digests) == [item["digest"] for item in images]
+        for name in ("shop", "t", "other"):
+            wanted = [item for item in images if noted(item, "dev.stele.workload") in {None, name} or noted(item, REF_NAME) == name]
+            assert index.named(name) == [item["digest"] for item in wanted]

@@ -156,7 +156,7 @@ def _release(repository: Repository, store: Layout, found: Manifest) -> Publicat
     if manifest is not None:
         tag = indexes.signatures_tag(release.digest)
         listed.append({**manifest.plain(), "annotations": {indexes.REF_NAME: tag}})
-    signatures.check(fetched, indexes.Index(listed), release.digest, release.workload, store.judge)
+    signatures.check(fetched, indexes.Index.of(listed), release.digest, release.workload, store.judge)
     store.put(config)
     for data in fetched.data.values():
         store.put(data)

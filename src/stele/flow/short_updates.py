@@ -288,7 +288,7 @@ def _publication(store: Layout, release: Release, update: Short) -> tuple[_Held,
         if key is not None:
             referrers.append(sign.refer(release, cosign.bundle_of(release.digest, key.hint, signature), held))
     listed = [indexes.referrer_entry(item, release.digest) for item in referrers]
-    signatures.check(held, indexes.Index(listed), release.digest, release.workload, store.judge)
+    signatures.check(held, indexes.Index.of(listed), release.digest, release.workload, store.judge)
     payload = cosign.make_payload(release.digest, release.workload)
     older = [signature for signature in map(der_signature, update.older) if any(key.verify(payload, signature) for key in known)]
     return held, Publication(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stele.model.release import Release
-    from stele.store.index import Entry, Index, Plain
+    from stele.store.index import Index, Plain
     from stele.store.layout import Layout
 
 Role = Literal["manifest", "config", "tree", "layer", "image", "referrers", "referrer", "attached", "delta", "signatures", "foreign"]
@@ -85,9 +85,10 @@ def take(store: Layout) -> Census:
     try:
         data = (store.root / "index.json").read_bytes()
         index = indexes.Index.decode(data)
-        for entry in index.entries:
+        entries = [entry for _, entry in index]
+        for entry in entries:
             indexes.descriptor(entry)
-        if has_blobs and not index.entries and "manifests" not in indexes.decode(data, "index.json"):
+        if has_blobs and not entries and "manifests" not in indexes.decode(data, "index.json"):
             return Census((), (), ("it has no list of manifests",), ())
     except FileNotFoundError:
         return Census((), (), ("it is missing",) if has_blobs else (), ())
@@ -106,10 +107,10 @@ class _Taker:
         self._odd: list[str] = []
 
     def census(self) -> Census:
-        entries = dict(self._index.images)
+        entries = self._index.images()
         holdings = [self._holding(digest, entry) for digest, entry in entries.items()]
         others: list[Part] = []
-        for tag, entry in zip(self._index.tags, self._index.entries, strict=True):
+        for tag, entry in self._index:
             named = indexes.descriptor(entry)
             if tag is None:
                 self._untagged(named.digest, entry)
@@ -122,7 +123,7 @@ class _Taker:
             others += self._walk(Part(named.digest, named.size, "foreign", "manifest"), [])
         return Census(tuple(holdings), tuple(others), tuple(self._broken), tuple(self._odd))
 
-    def _holding(self, digest: str, entry: Entry) -> Holding:
+    def _holding(self, digest: str, entry: Plain) -> Holding:
         wrong: list[str] = []
         self._claimed.add(digest)
         named = indexes.descriptor(entry)
@@ -142,7 +143,7 @@ class _Taker:
         parts += self._about(digest, wrong)
         return Holding(digest, release, tuple(dict.fromkeys(parts)), tuple(wrong))
 
-    def _untagged(self, digest: str, entry: Entry) -> None:
+    def _untagged(self, digest: str, entry: Plain) -> None:
         """Whether an entry is as the list of referrers has it, and refers to what it says."""
         notes = dict(indexes.annotations_of(entry))
         said = notes.pop(indexes.SUBJECT, None)
@@ -158,7 +159,7 @@ class _Taker:
         if said is not None and subject not in {"", said}:
             self._broken.append(f"its entry {digest[:19]} is said to refer to {said[:19]}, and refers to {subject[:19]}")
 
-    def _compare(self, entry: Entry, release: Release) -> None:
+    def _compare(self, entry: Plain, release: Release) -> None:
         name = reference_name(release.workload, release.digest)
         wanted = {indexes.REF_NAME: name, ANNOTATION_WORKLOAD: release.workload, **indexes.IMAGE_KIND}
         if entry.get("size") != release.manifest_size:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,14 +29,13 @@ from stele.trust.digest import digest_hex, parse_digest, sha256
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 REF_NAME = "org.opencontainers.image.ref.name"
 SUBJECT = "dev.stele.subject"  # of an untagged entry of index.json: the release that it refers to
 IMAGE_KIND = {"kind": "dev.cosignproject.cosign/image"}  # by which cosign finds an image in a layout
 
 Plain = dict[str, Any]
-Entry = Mapping[str, Any]  # of an index that others read, too
 
 
 def referrers_tag(digest: str) -> str:
@@ -56,30 +54,20 @@ def decode(data: bytes, what: str) -> Plain:
     Raises:
         SteleError: `store.damaged`.
     """
-    return _decode(data, what)[0]
-
-
-def _decode(data: bytes, what: str) -> tuple[Plain, bool]:
-    """`decode`, and whether it has no float: then msgspec writes it as json does."""
-    plain = True
-    try:
-        value = _DECODER.decode(data)
-    except (msgspec.MsgspecError, ValueError, RecursionError):  # json takes more than msgspec, and says what is none
-        plain = False
-        try:
-            value = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise damaged(f"{what} is not JSON") from error
+    value = _json(data, what)
     if not isinstance(value, dict) or not all(isinstance(value.get(key, []), list) for key in ("manifests", "layers")):
         raise damaged(f"{what} is not what it should be")
-    return value, plain
+    return value
 
 
-def _no_float(text: str) -> NoReturn:
-    raise ValueError(text)
-
-
-_DECODER = msgspec.json.Decoder(float_hook=_no_float)
+def _json(data: bytes, what: str) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # json takes more than msgspec, and says what is none
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise damaged(f"{what} is not JSON") from error
 
 
 def damaged(what: str) -> SteleError:
@@ -113,71 +101,141 @@ def annotations_of(raw: Any) -> dict[str, str]:
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
+class _Notes(msgspec.Struct, frozen=True, gc=False):
+    tag: str | None = msgspec.field(default=None, name=REF_NAME)
+    subject: str = msgspec.field(default="", name=SUBJECT)
+    workload: str | None = msgspec.field(default=None, name=ANNOTATION_WORKLOAD)
+
+
+class _Head(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """What entries are looked up by."""
+
+    digest: str = ""
+    size: int = -1
+    media_type: str = ""
+    artifact_type: str = ""
+    annotations: _Notes = _Notes()
+
+
+class _Heads(msgspec.Struct, frozen=True):
+    manifests: list[_Head]
+
+
+class _Texts(msgspec.Struct, frozen=True):
+    manifests: list[msgspec.Raw]
+
+
+_HEADS, _TEXTS = msgspec.json.Decoder(_Heads), msgspec.json.Decoder(_Texts)
+_BEGIN, _BETWEEN = b'{\n "manifests": [\n  ', b",\n  "
+_END = f'\n ],\n "mediaType": "{INDEX_TYPE}",\n "schemaVersion": 2\n}}\n'.encode("ascii")
+_NOTHING = f'{{\n "manifests": [],\n "mediaType": "{INDEX_TYPE}",\n "schemaVersion": 2\n}}\n'.encode("ascii")
+
+
+def _text(entry: Any) -> bytes:
+    """An entry as json writes it into index.json, with an indent of one."""
+    return json.dumps(entry, indent=1, sort_keys=True).replace("\n", "\n  ").encode("ascii")
+
+
+def _head(entry: Plain) -> _Head:
+    found = entry.get("annotations")
+    notes = {key: str(value) for key, value in found.items() if value is not None} if isinstance(found, dict) else {}
+    return _Head(
+        digest=entry.get("digest", ""),
+        size=entry.get("size", -1),
+        media_type=entry.get("mediaType", ""),
+        artifact_type=entry.get("artifactType", ""),
+        annotations=_Notes(tag=notes.get(REF_NAME), subject=notes.get(SUBJECT, ""), workload=notes.get(ANNOTATION_WORKLOAD)),
+    )
+
+
 class Index:
-    """What an index.json lists. Whoever has one only reads it: it is given to all who ask as long as the file says the same.
+    """What an index.json lists: of each entry its text, and what it is looked up by. Nobody alters it: entries are decoded for who asks."""
 
-    `tags`: of the entries, in their order. `subjects`: of those without a tag, to what they say to refer; "" where they say nothing.
-    """
+    def __init__(self, texts: Sequence[bytes | msgspec.Raw] = (), heads: Sequence[_Head] = ()) -> None:
+        """`texts`: the entries, as `encode` writes them."""
+        self._texts, self._heads = texts, heads
 
-    def __init__(self, entries: Iterable[Entry] = (), *, plain: bool = False) -> None:
-        """Take the entries. `plain`: they have no floats."""
-        self.entries = tuple(entries)
-        self.plain = plain
-        self.tags: list[str | None] = []
-        self.subjects: list[str | None] = []
-        for entry in self.entries:  # all that lasts longer the more there are
-            notes = entry.get("annotations")
-            tag, subject = (notes.get(REF_NAME), notes.get(SUBJECT, "")) if isinstance(notes, dict) else (None, "")
-            self.tags.append(tag if tag is None else str(tag))
-            self.subjects.append(str(subject) if tag is None else None)
+    @classmethod
+    def of(cls, entries: Sequence[Plain]) -> Index:
+        """An index of these entries."""
+        return cls([_text(entry) for entry in entries], [_head(entry) for entry in entries])
 
     @classmethod
     def decode(cls, data: bytes) -> Index:
         """Raises `store.damaged`."""
-        value, plain = _decode(data, "index.json")
-        found = value.get("manifests", [])
-        if not all(isinstance(entry, dict) for entry in found):
+        if data.isascii():
+            try:
+                found = cls(_TEXTS.decode(data).manifests, _HEADS.decode(data).manifests)
+            except (msgspec.MsgspecError, RecursionError):
+                pass
+            else:
+                if found.encode() == data:  # it is spelled as here; else it is another tool's, which may have other things in it
+                    return found
+        entries = decode(data, "index.json").get("manifests", [])
+        if not all(isinstance(entry, dict) for entry in entries):
             raise damaged("index.json is not what it should be")
-        return cls(found, plain=plain)
+        return cls.of(entries)
 
     def encode(self) -> bytes:
         """The file's bytes."""
-        return encoded(self.entries, plain=self.plain)
+        return b"".join((_BEGIN, _BETWEEN.join(self._texts), _END)) if self._texts else _NOTHING
+
+    def __iter__(self) -> Iterator[tuple[str | None, Plain]]:
+        """All entries, each with its tag."""
+        return ((head.annotations.tag, self._entry(place)) for place, head in enumerate(self._heads))
+
+    def _entry(self, place: int) -> Plain:
+        found: Plain = _json(bytes(self._texts[place]), "index.json")
+        return found
 
     @functools.cached_property
-    def _tagged(self) -> dict[str | None, Entry]:
-        return dict(zip(self.tags, self.entries, strict=True))
+    def _tags(self) -> dict[str | None, int]:
+        return {head.annotations.tag: place for place, head in enumerate(self._heads)}
 
-    def tagged(self, tag: str) -> Entry | None:
+    def tagged(self, tag: str) -> Plain | None:
         """The last entry with a tag."""
-        return self._tagged.get(tag)
+        place = self._tags.get(tag)
+        return None if place is None else self._entry(place)
 
-    def about(self, digest: str) -> list[Entry]:
+    def about(self, digest: str) -> list[Plain]:
         """Untagged entries that may refer to a release, in order: all but those that say to refer to another."""
-        wanted = (digest, "")
-        return [entry for subject, entry in zip(self.subjects, self.entries, strict=True) if subject in wanted]
+        notes = ((place, head.annotations) for place, head in enumerate(self._heads))
+        return [self._entry(place) for place, note in notes if note.tag is None and note.subject in (digest, "")]
 
     @functools.cached_property
-    def images(self) -> list[tuple[str, Entry]]:
-        """Entries that may be releases: image manifests that are neither artifacts nor signatures, in order, each with its digest.
-
-        Raises like `descriptor`.
-        """
+    def _images(self) -> list[tuple[str, int]]:
+        """What may be a release, by its digest: image manifests that are neither artifacts nor signatures, in order."""
         return [
-            (descriptor(entry).digest, entry)
-            for tag, entry in zip(self.tags, self.entries, strict=True)
-            if not entry.get("artifactType") and not (tag or "").startswith("sha256-") and entry.get("mediaType") == MANIFEST_TYPE
+            (_checked(head), place)
+            for place, head in enumerate(self._heads)
+            if not head.artifact_type and head.media_type == MANIFEST_TYPE and not (head.annotations.tag or "").startswith("sha256-")
         ]
+
+    def images(self) -> dict[str, Plain]:
+        """Entries of all that may be releases, by digest. Raises like `descriptor`."""
+        return {digest: self._entry(place) for digest, place in self._images}
 
     @functools.cached_property
     def image_digests(self) -> tuple[str, ...]:
         """Digests of all that may be releases, each once, in order. Raises like `descriptor`."""
-        return tuple(dict.fromkeys(digest for digest, _ in self.images))
+        return tuple(dict.fromkeys(digest for digest, _ in self._images))
 
     def named(self, name: str) -> list[str]:
         """Digests of what may be a release of the workload, or with the tag, `name`, each once, in order. Raises like `descriptor`."""
-        found = ((digest, annotations_of(entry)) for digest, entry in self.images)
-        return list(dict.fromkeys(digest for digest, notes in found if name in {notes.get(ANNOTATION_WORKLOAD, name), notes.get(REF_NAME)}))
+        notes = ((digest, self._heads[place].annotations) for digest, place in self._images)
+        return list(dict.fromkeys(digest for digest, note in notes if note.workload in (None, name) or note.tag == name))
+
+    def changed(self, gone: Callable[[str | None, str], bool], new: Iterable[Plain], *, first: bool = False) -> Index:
+        """Without the entries of which `gone` (by tag and digest) says so, and with new ones, at the end or `first`."""
+        kept = [place for place, head in enumerate(self._heads) if not gone(head.annotations.tag, head.digest)]
+        more = Index.of(list(new))
+        sides = [([self._texts[place] for place in kept], [self._heads[place] for place in kept]), (more._texts, more._heads)]
+        (texts, heads), (last_texts, last_heads) = sides[::-1] if first else sides
+        return Index([*texts, *last_texts], [*heads, *last_heads])
+
+
+def _checked(head: _Head) -> str:
+    return descriptor({"digest": head.digest, "size": head.size, "mediaType": head.media_type}).digest
 
 
 def referrer_entry(item: Referrer, subject: str = "") -> Plain:
@@ -186,14 +244,14 @@ def referrer_entry(item: Referrer, subject: str = "") -> Plain:
     return {**item.descriptor.plain(), "artifactType": item.artifact_type, "annotations": notes}
 
 
-def merged_referrers(present: Entry | None, new: Iterable[Referrer]) -> bytes:
+def merged_referrers(present: Plain | None, new: Iterable[Referrer]) -> bytes:
     """The index of referrers with `new` added to those that are there."""
     entries = {item["digest"]: item for item in (present or {}).get("manifests", [])}
     entries.update({item.descriptor.digest: referrer_entry(item) for item in new})
     return canonical.encode({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": list(entries.values())})
 
 
-def merged_signatures(present: Entry | None, new: Iterable[SimpleSignature]) -> tuple[bytes, bytes]:
+def merged_signatures(present: Plain | None, new: Iterable[SimpleSignature]) -> tuple[bytes, bytes]:
     """Config and manifest of the older signatures with `new` added to those that are there."""
     layers = {(item["digest"], annotations_of(item).get(ANNOTATION_SIGNATURE)): item for item in (present or {}).get("layers", [])}
     for item in new:
@@ -227,52 +285,34 @@ def with_referrers(index: Index, digest: str, items: Iterable[Referrer], referre
     """index.json with more that refers to the release `digest`, whose place among the releases stays. `referrers`: their index."""
     added = {item.descriptor.digest: referrer_entry(item, digest) for item in items}
     name = referrers_tag(digest)
-    kept = [
-        entry
-        for tag, entry in zip(index.tags, index.entries, strict=True)
-        if tag != name and not (tag is None and entry.get("digest") in added)
-    ]
-    return Index([*added.values(), {**referrers.plain(), "annotations": {REF_NAME: name}}, *kept], plain=index.plain)
+    listed = {**referrers.plain(), "annotations": {REF_NAME: name}}
+    return index.changed(lambda tag, one: tag == name or (tag is None and one in added), [*added.values(), listed], first=True)
 
 
 def without(index: Index, gone: Collection[str]) -> Index:
     """index.json without the untagged entries of some digests."""
-    entries = zip(index.tags, index.entries, strict=True)
-    return Index([entry for tag, entry in entries if tag is not None or entry.get("digest") not in gone], plain=index.plain)
+    return index.changed(lambda tag, one: tag is None and one in gone, ())
 
 
 def with_publication(index: Index, item: Publication, referrers: Descriptor, signatures: Descriptor) -> Index:
     """index.json with a release and what belongs to it; the release becomes the newest, unless the publication says otherwise."""
     release = item.release
     name = reference_name(release.workload, release.digest)
-    own = {name, referrers_tag(release.digest), signatures_tag(release.digest)}
+    own = {referrers_tag(release.digest), signatures_tag(release.digest)}
     gone = {referrer.descriptor.digest for referrer in item.referrers}
-    kept: list[Entry] = []
-    place: int | None = None
-    for tag, entry in zip(index.tags, index.entries, strict=True):
-        if tag == name and not item.newest:
-            place = len(kept)
-        if tag not in own and not (tag is None and entry.get("digest") in gone):
-            kept.append(entry)
-    kept += [referrer_entry(referrer, release.digest) for referrer in item.referrers]
-    kept.append({**referrers.plain(), "annotations": {REF_NAME: referrers_tag(release.digest)}})
-    kept.append({**signatures.plain(), "annotations": {REF_NAME: signatures_tag(release.digest)}})
     mine = {**release.subject.plain(), "annotations": {REF_NAME: name, ANNOTATION_WORKLOAD: release.workload, **IMAGE_KIND}}
-    if place is None:
-        kept.append(mine)
-    else:
-        kept.insert(place, mine)
-    return Index(kept, plain=index.plain)
+    about = [
+        *(referrer_entry(referrer, release.digest) for referrer in item.referrers),
+        {**referrers.plain(), "annotations": {REF_NAME: referrers_tag(release.digest)}},
+        {**signatures.plain(), "annotations": {REF_NAME: signatures_tag(release.digest)}},
+    ]
+    if item.newest or index.tagged(name) is None:
+        return index.changed(lambda tag, one: tag == name or tag in own or (tag is None and one in gone), [*about, mine])
+    kept = list(index.changed(lambda tag, one: tag in own or (tag is None and one in gone), ()))
+    place = max(at for at, (tag, _) in enumerate(kept) if tag == name)
+    return Index.of([mine if at == place else one for at, (tag, one) in enumerate(kept) if tag != name or at == place] + about)
 
 
-def encoded(manifests: Sequence[Entry], *, plain: bool = False) -> bytes:
-    """index.json with these entries: as json writes it. `plain`: they have no floats, which msgspec writes otherwise."""
-    whole = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}
-    if plain:  # a tenth of the time
-        try:
-            text = msgspec.json.encode(whole, order="sorted")
-        except UnicodeEncodeError:  # half of a pair of surrogates
-            text = b"\x7f"
-        if text.isascii() and b"\x7f" not in text:  # what msgspec does not escape
-            return msgspec.json.format(text, indent=1) + b"\n"
-    return json.dumps(whole, indent=1, sort_keys=True).encode("ascii") + b"\n"
+def encoded(manifests: Sequence[Plain]) -> bytes:
+    """index.json with these entries."""
+    return Index.of(manifests).encode()

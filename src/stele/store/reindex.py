@@ -229,7 +229,7 @@ class _Made(NamedTuple):
 
 
 def _made(documents: _Documents, names: Sequence[str], kept: Sequence[Plain], lists: _Lists) -> _Made:
-    index = indexes.Index(kept)
+    index = indexes.Index.of(kept)
     needed: list[bytes] = []
     for name in names:
         item = documents.publication(documents.releases[name])
@@ -241,7 +241,7 @@ def _made(documents: _Documents, names: Sequence[str], kept: Sequence[Plain], li
         listed = Descriptor(media_type=INDEX_TYPE, digest=sha256(referrers), size=len(referrers))
         signed = Descriptor(media_type=MANIFEST_TYPE, digest=sha256(legacy), size=len(legacy))
         index = indexes.with_publication(index, item, listed, signed)
-    entries = [lists.lost.get(tag or "", entry) for tag, entry in zip(index.tags, index.entries, strict=True)]
+    entries = [lists.lost.get(tag or "", entry) for tag, entry in index]
     return _Made(indexes.encoded(entries), tuple(needed))
 
 

@@ -14,7 +14,7 @@ from stele.trust.policy import key_id
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stele.store.index import Entry, Index
+    from stele.store.index import Index
     from stele.trust.release_key import PublicKey
 
 
@@ -177,7 +177,7 @@ def bundles(
 
     `kind`: their predicate type; those that say that they are of another are passed over. `limit`: bytes of one.
     """
-    listed: list[Entry] = index.about(digest)
+    listed = index.about(digest)
     entry = index.tagged(indexes.referrers_tag(digest))
     try:
         if entry is not None:

@@ -76,13 +76,13 @@ def _take_back(store: Layout, publication: Publication, before: Path) -> None:
             durable.sync_dir(store.root)
 
 
-def _of_others(index: indexes.Index, publication: Publication) -> list[indexes.Entry]:
+def _of_others(index: indexes.Index, publication: Publication) -> list[indexes.Plain]:
     """The entries that a publication leaves as they are."""
     digest = publication.release.digest
     own = {reference_name(publication.release.workload, digest), indexes.referrers_tag(digest), indexes.signatures_tag(digest)}
     referrers = {item.descriptor.digest for item in publication.referrers}
 
-    def is_own(tag: str | None, entry: indexes.Entry) -> bool:
+    def is_own(tag: str | None, entry: indexes.Plain) -> bool:
         return tag in own or (tag is None and indexes.descriptor(entry).digest in referrers)
 
-    return [entry for tag, entry in zip(index.tags, index.entries, strict=True) if not is_own(tag, entry)]
+    return [entry for tag, entry in index if not is_own(tag, entry)]
