@@ -344,6 +344,39 @@ def test_an_entry_that_is_no_object_is_damage(root: Path) -> None:
     assert check(root)
 
 
+@pytest.mark.parametrize("wrong", [{"digest": []}, {"digest": 7}, {"size": "1"}, {"size": None}, {"size": -1}, {"digest": "sha256:x"}])
+def test_an_entry_that_is_no_descriptor_is_damage_where_it_may_be_a_release(root: Path, wrong: dict[str, Any]) -> None:
+    store = opened(root)
+    one = version(store, 1)
+    entry = {"mediaType": MANIFEST_TYPE, "digest": one.digest, "size": 1, **wrong}
+    write(root, [*entries(root), {**entry, "artifactType": "x/y"}])
+    version(store, 2)  # another tool's, which stays as it is
+    assert {**entry, "artifactType": "x/y"} in entries(root)
+    write(root, [*entries(root), entry])
+    assert code(store.releases) == "store.damaged"
+
+
+@pytest.mark.parametrize(
+    ("text", "tag", "subject"),
+    [
+        ('{"annotations": {"%s": "a"}, "annotations": {"%s": "b"}}', None, "b"),
+        ('{"annotations": {"%s": "a", "%s": "b"}, "annotations": {}}', None, ""),
+        ('{"annotations": {"x%s": "a", "dev\\u002estele\\u002esubject": "b", "x%s": ""}}', None, "b"),
+        ('{"annotations": {"%s": "a", "%s": "b", "dev.stele.subject": "c"}}', "a", ""),
+    ],
+)
+def test_what_a_hostile_spelling_says_is_what_json_makes_of_it(text: str, tag: str | None, subject: str) -> None:
+    """Also within a file that is spelled as ours is but for that entry."""
+    entry = text % (REF_NAME, SUBJECT)
+    data = Index.of([{"x": 1}]).encode().replace(b'{\n   "x": 1\n  }', entry.encode())
+    assert entry.encode() in data
+    index = Index.decode(data)
+    assert list(index) == [(tag, json.loads(data)["manifests"][0])]
+    for name in ("a", "b", "c"):
+        assert bool(index.about(name)) == (tag is None and subject in {"", name})
+    assert index.encode() == data
+
+
 # as json has it
 
 _KEYS = st.sampled_from(["manifests", "layers", "a", "\u20ac", "\x7f"]) | st.text(max_size=3)

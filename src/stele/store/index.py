@@ -139,9 +139,10 @@ def _text(entry: Any) -> bytes:
 def _head(entry: Plain) -> _Head:
     found = entry.get("annotations")
     notes = {key: str(value) for key, value in found.items() if value is not None} if isinstance(found, dict) else {}
+    digest, size = entry.get("digest"), entry.get("size")
     return _Head(
-        digest=entry.get("digest", ""),
-        size=entry.get("size", -1),
+        digest=digest if isinstance(digest, str) else "",
+        size=size if isinstance(size, int) else -1,
         media_type=entry.get("mediaType", ""),
         artifact_type=entry.get("artifactType", ""),
         annotations=_Notes(tag=notes.get(REF_NAME), subject=notes.get(SUBJECT, ""), workload=notes.get(ANNOTATION_WORKLOAD)),
