@@ -63,6 +63,15 @@ def test_a_whiteout_deletes_what_lies_below_and_nothing_else() -> None:
     assert paths(BASE, file(b"nowhere/.wh.a", b"")) == paths(BASE)
 
 
+def test_a_link_target_of_a_whiteout_means_nothing_and_is_refused_of_a_file() -> None:
+    """Of an overlay, whose deleted entries share an inode, archives have the first one's path as that of the others."""
+    target = pax([(b"linkpath", b"caf\xe9")])
+    assert paths(BASE, file(b"etc/.wh.a", b"") + target + file(b"etc/.wh.d", b"")) == [b"etc", b"top"]
+    assert paths(BASE, target + file(b"etc/.wh..wh..opq", b"")) == [b"etc", b"top"]
+    refused("seal.bad-archive", BASE, target + file(b"etc/wh.a", b""))
+    refused("seal.bad-archive", target + folder(b".wh.etc"))
+
+
 def test_a_whiteout_beside_an_addition_deletes_only_the_old_one_in_either_order() -> None:
     parts = [file(b"etc/.wh.d", b""), folder(b"etc/d"), file(b"etc/d/new")]
     for order in itertools.permutations(parts):

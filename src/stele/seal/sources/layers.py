@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from stele.model.tree import parent, quote
 from stele.seal.inode import Inode, Notes
 from stele.seal.normalise import kept_xattrs
+from stele.seal.sources.tar import WHITEOUT
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from stele.seal.sources.spool import Spool
     from stele.seal.sources.tar import Entry, TarReader
 
-WHITEOUT = b".wh."
 META = b".wh..wh."  # AUFS bookkeeping, of which only the opaque mark means something
 OPAQUE = b".wh..wh..opq"
 

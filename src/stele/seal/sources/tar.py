@@ -23,6 +23,7 @@ BLOCK = 512
 MAX_EXTENSION = 1 << 20  # bytes of one pax or GNU long name header
 MAX_FILE = 1 << 50  # bytes of one member
 XATTR = b"SCHILY.xattr."
+WHITEOUT = b".wh."  # begins the names that mean deletion in a layer
 TYPES: dict[bytes, Literal["file", "dir", "symlink", "link", "char", "block", "fifo"]] = {
     b"0": "file",
     b"\0": "file",
@@ -253,7 +254,8 @@ class TarReader:
         size = self._pax_number(pax, b"size") if b"size" in pax else self._number(header[124:136], "size")
         if size > MAX_FILE or (size and kind != "file"):
             raise self._bad(f"{quote(path)[:300]} is a {kind} of {size} bytes")
-        target = self._target(header, pax, extensions, kind)
+        mark = kind == "file" and path.rpartition(b"/")[2].startswith(WHITEOUT)
+        target = b"" if mark else self._target(header, pax, extensions, kind)
         return Entry(
             path=path,
             kind=kind,
