@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -250,6 +251,49 @@ def test_nothing_is_removed_while_somebody_adds(store: Layout) -> None:
         pack(store)
     assert refused.value.code == "store.busy"
     assert all(deltas.is_whole(store, release) for release in found)
+
+
+def test_packing_waits_for_those_who_add_and_comes_to_its_turn(store: Layout) -> None:
+    found, _ = filled(store, 2)
+    begun, done = threading.Event(), []
+
+    def add() -> None:
+        with store.adding():
+            begun.set()
+            with pytest.raises(SteleError):  # the packing waits for this very process's turn to end
+                packing.pack(store, (), keep_layers=False, record=unrecorded, say=lambda _: None, wait=0.05)
+
+    adder = threading.Thread(target=add)
+    adder.start()
+    begun.wait()
+    done.append(packing.pack(store, (), keep_layers=False, record=unrecorded, say=lambda _: None, wait=300))
+    adder.join()
+    assert done[0].packed == (found[0].digest,)
+
+
+@pytest.mark.parametrize("what", ["new", "again", "pinned"])
+def test_what_is_added_or_pinned_while_others_are_packed_stays_whole(store: Layout, what: str) -> None:
+    found, images = filled(store, 3)
+    came: list[releases.Release] = []
+
+    def meanwhile(_: str) -> None:
+        if came:
+            return
+        if what == "pinned":
+            packing.set_pin(store, found[0].digest, pinned=True)
+            came.append(found[0])
+        else:
+            came.append(seal(store, version(0 if what == "again" else 3)))
+
+    done = packing.pack(store, (), keep_layers=False, record=unrecorded, say=meanwhile)
+    assert done.freed > 0
+    for stratum in came[0].strata:
+        assert store.has_image(stratum)
+    assert store.has_blob(came[0].tree_digest)
+    for release in found:
+        store.verify(release)
+        for stratum in release.strata:
+            assert store.image(stratum).read_bytes() == images[stratum.image]
 
 
 def test_layers_that_a_foreign_image_shares_stay(store: Layout) -> None:

@@ -25,25 +25,36 @@ def store() -> None:
     """Look after the store."""
 
 
-@store.command(epilog="\b\nExample:\n  stele store pack\n  stele store pack --keep 4be1 --json\n  stele store pack --keep-layers")
+_wait = click.option(
+    "--wait", default="10s", show_default=True, help="How long to wait for seals, pulls and pushes that are under way; 0s: not at all."
+)
+
+
+@store.command(
+    epilog="\b\nExample:\n  stele store pack\n  stele store pack --keep 4be1 --json\n  stele store pack --keep-layers --wait 10m"
+)
 @click.option("--keep", multiple=True, metavar="RELEASE", help="Leave this one whole, too; may be given several times.")
 @click.option("--keep-layers", is_flag=True, help="Releases that stay whole have their layers, too, for other tools.")
+@_wait
 @with_call
-def pack(call: Call, keep: tuple[str, ...], keep_layers: bool) -> None:
+def pack(call: Call, keep: tuple[str, ...], keep_layers: bool, wait: str) -> None:
     """Keep old releases as deltas, from which Stele brings them back by itself when they are needed.
 
     The newest release of every workload stays ready to run, and so do those that run, that ran well last, that hold evidence, and that are
     pinned: their images stay, their content is packed. What is packed is unpacked and compared with its signed digests before anything
     is removed, layers too. `stele push` makes layers again. Other tools (skopeo, podman) do not find them in the folder any more:
     --keep-layers leaves them to releases that stay, and makes them again where they went before.
+
+    Deltas are made beside whatever else goes on. Before something is removed, seals, pulls and pushes that are under way are waited for,
+    and new ones begin afterwards; what was added meanwhile stays whole.
     """
     call.need_keys()
     from stele.flow import opening, packing
 
-    found = opening.open_store(call.places)
+    found, seconds = opening.open_store(call.places), parse_duration_ms(wait) / 1000
     stay = packing.in_use(call.places) | dict.fromkeys(packing.pins(found), "pinned") | {found.find(name).digest: "named" for name in keep}
     with render.progress("packing", quiet=call.json) as say:
-        done = packing.pack(found, stay, keep_layers=keep_layers, record=_recorder(call), say=say)
+        done = packing.pack(found, stay, keep_layers=keep_layers, record=_recorder(call), say=say, wait=seconds)
     if call.json:
         render.show_json(
             {"packed": list(done.packed), "whole": list(done.kept), "left": done.left, "freed": done.freed, "added": done.added}
@@ -144,9 +155,7 @@ def repair(call: Call, origins: tuple[str, ...], local: bool, plain_http: bool) 
 )
 @click.option("--damaged", is_flag=True, help="Remove what repairs set aside, too.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option(
-    "--wait", default="10s", show_default=True, help="How long to wait for seals, pulls and pushes that are under way; 0s: not at all."
-)
+@_wait
 @click.option(
     "--at", metavar="REGISTRY/REPOSITORY", help="Prune this instead of the store: updates to releases that it does not have any more."
 )

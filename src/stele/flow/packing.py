@@ -140,7 +140,9 @@ def plan(order: Sequence[str], keep: Collection[str], known: Mapping[str, str]) 
     return found
 
 
-def pack(store: Layout, keep: Collection[str], *, keep_layers: bool, record: Record, say: Callable[[str], None]) -> Packed:
+def pack(
+    store: Layout, keep: Collection[str], *, keep_layers: bool, record: Record, say: Callable[[str], None], wait: float = 0.0
+) -> Packed:
     """Keep releases as deltas, and of those that stay whole the images; only what was proven to come out again is removed.
 
     Args:
@@ -149,12 +151,12 @@ def pack(store: Layout, keep: Collection[str], *, keep_layers: bool, record: Rec
         keep_layers: those have their layers, too, for other tools; which are made again where they went before.
         record: commits an event, before something is removed.
         say: told of each step.
+        wait: seconds for which those who add may take to end, before something is removed; nobody new begins meanwhile.
 
     Raises:
         SteleError: `store.busy`, `store.damaged`, `store.full`, `store.not-writable`, `ledger.*`. Nothing was removed then.
     """
     here = store.releases()
-    foreign = store.foreign_layers()
     by_name: dict[str, list[Release]] = {}
     for release in here:
         by_name.setdefault(release.workload, []).append(release)
@@ -182,8 +184,9 @@ def pack(store: Layout, keep: Collection[str], *, keep_layers: bool, record: Rec
                     raise
                 left[digest] = error.reason
                 say(f"{release.workload} {digest[:19]} stays {'with its layers' if digest in kept else 'whole'}: {error.reason}")
-    freed = _remove(store, here, kept, packed, foreign, record=record)
-    freed += _remove_stale(store, here, bases, record)
+    with store.removing(wait):
+        freed = _remove(store, here, kept, packed, record=record)
+    freed += _remove_stale(store, here, bases, record, wait)
     return Packed(tuple(d for d in packed if d not in kept), tuple(sorted(kept & {r.digest for r in here})), freed, added, left)
 
 
@@ -301,36 +304,29 @@ class _Forgotten:
         self.discard()
 
 
-def _remove(
-    store: Layout,
-    here: Sequence[Release],
-    kept: Collection[str],
-    packed: Mapping[str, Release],
-    foreign: set[str],
-    *,
-    record: Record,
-) -> int:
-    """Remove what only packed releases need; returns the bytes."""
-    with store.removing():
-        if {release.digest for release in store.releases()} != {release.digest for release in here}:
-            raise SteleError(
-                "releases came or went while others were packed",
-                remedy="pack again; what was done so far is kept",
-                code="store.busy",
-                retryable=True,
-            )
-        stay = [release for release in here if release.digest in kept or release.digest not in packed]
-        images = {stratum.image for release in stay for stratum in release.strata}
-        blobs = {release.tree_digest for release in stay} | foreign
-        gone: list[str] = [release.tree_digest for digest, release in packed.items() if digest not in kept]
-        for release in stay:
-            for stratum in release.strata:
-                if release.digest not in packed or not store.has_image(stratum):
-                    blobs.add(stratum.layer.digest)
-        gone += [stratum.layer.digest for release in packed.values() for stratum in release.strata]
-        old = [stratum for digest, release in packed.items() if digest not in kept for stratum in release.strata]
-        dropped = [digest for digest in dict.fromkeys(gone) if digest not in blobs]
-        return _let_go(store, dropped, [stratum for stratum in old if stratum.image not in images], record)
+def _remove(store: Layout, here: Sequence[Release], kept: Collection[str], packed: Mapping[str, Release], *, record: Record) -> int:
+    """Remove what only packed releases need; returns the bytes. What came since `here`, is the newest now or was pinned stays whole."""
+    now = store.releases()
+    if not {release.digest for release in here} <= {release.digest for release in now}:
+        raise SteleError(
+            "releases went while others were packed",
+            remedy="pack again; what was done so far is kept",
+            code="store.busy",
+            retryable=True,
+        )
+    kept = set(kept) | pins(store) | {release.digest for release in {item.workload: item for item in now}.values()}
+    stay = [release for release in now if release.digest in kept or release.digest not in packed]
+    images = {stratum.image for release in stay for stratum in release.strata}
+    blobs = {release.tree_digest for release in stay} | store.foreign_layers()
+    gone: list[str] = [release.tree_digest for digest, release in packed.items() if digest not in kept]
+    for release in stay:
+        for stratum in release.strata:
+            if release.digest not in packed or not store.has_image(stratum):
+                blobs.add(stratum.layer.digest)
+    gone += [stratum.layer.digest for release in packed.values() for stratum in release.strata]
+    old = [stratum for digest, release in packed.items() if digest not in kept for stratum in release.strata]
+    dropped = [digest for digest in dict.fromkeys(gone) if digest not in blobs]
+    return _let_go(store, dropped, [stratum for stratum in old if stratum.image not in images], record)
 
 
 def _let_go(store: Layout, blobs: Sequence[str], strata: Sequence[Stratum], record: Record) -> int:
@@ -339,7 +335,7 @@ def _let_go(store: Layout, blobs: Sequence[str], strata: Sequence[Stratum], reco
     return store.remove(blobs, strata)
 
 
-def _remove_stale(store: Layout, here: Sequence[Release], bases: Mapping[str, str], record: Record) -> int:
+def _remove_stale(store: Layout, here: Sequence[Release], bases: Mapping[str, str], record: Record, wait: float) -> int:
     """Remove packed forms that another one took the place of; returns the bytes."""
     gone: list[str] = []
     for release in here:
@@ -353,5 +349,7 @@ def _remove_stale(store: Layout, here: Sequence[Release], bases: Mapping[str, st
             gone += [offer.manifest.digest, its.delta.digest]
         if stale:
             store.unrefer(release.digest, {offer.manifest.digest for offer in stale})
-    with store.removing():
+    if not gone:
+        return 0
+    with store.removing(wait):
         return _let_go(store, gone, (), record)
