@@ -55,7 +55,7 @@ def restore(folder: Path, archive: Archive, kept: Sequence[bytes], end: int, tru
         SteleError: `ledger.damaged`: one is of more entries; `trust.*`: one that is to be written is not by the ledger's keys.
         OSError: it could not be written.
     """
-    notes = {_size_of(signed): signed for signed in kept}  # of one size the last: those before were not shown
+    notes = {note.size_of(signed): signed for signed in kept}  # of one size the last: those before were not shown
     newest = max(notes, default=0)
     if newest > end:
         raise tiles.damaged(f"the write-ahead log ends at {end}, before the signed checkpoint of size {newest}")
@@ -94,11 +94,6 @@ def refuse_lost(rest: bytes, end: int, trusted: Sequence[note.Verifier] | Root) 
             except SteleError:
                 continue  # cut off, or nobody's
             raise tiles.damaged(f"the write-ahead log ends at {end}, and behind that it has the signed checkpoint of size {int(found[1])}")
-
-
-def _size_of(signed: bytes) -> int:
-    """Of a note that its writer kept: who makes files of it verifies it."""
-    return note.parse_body(signed.partition(b"\n\n")[0] + b"\n").size
 
 
 def _is_lost(path: Path, signed: bytes, were: Sequence[bytes]) -> bool:

@@ -17,6 +17,7 @@ from stele.model.event import decode_entry
 from stele.trust import note
 from stele.trust import root as roots_
 from stele.trust.digest import sha256
+from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,6 +63,8 @@ def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> 
     """
     base, entries = wal.base, wal.recovered
     opening = wal.openings
+    if not _is_shown(folder, wal):
+        wal.make_true()
     notes.refuse_lost(wal.rest, base + len(entries), trusted)
     archive = Archive(folder)
     restored = notes.restore(folder, archive, wal.notes, base + len(entries), trusted)
@@ -97,6 +100,19 @@ def recover(folder: Path, wal: Wal, trusted: Sequence[note.Verifier] | Root) -> 
         raise
     later = {index: data for index, data in opening.items() if index >= published}
     return Recovered(edge, maps, archive, published, base, entries, entries[published - base :], later, synced_names, shown_names)
+
+
+def _is_shown(folder: Path, wal: Wal) -> bool:
+    """Whether the head is the last note of the WAL, and covers all of its entries: it was shown after they and it had been synced.
+
+    Where a file of the WAL was begun there is no note in it at first: so who finds none makes its header true.
+    """
+    if not wal.notes or note.size_of(wal.notes[-1]) != wal.base + len(wal.recovered):
+        return False
+    try:
+        return regular.read(folder / "checkpoint", note.MAX_NOTE).startswith(wal.notes[-1])
+    except (OSError, SteleError):
+        return False  # whoever needs it says so
 
 
 def _covered(

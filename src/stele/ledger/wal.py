@@ -101,7 +101,7 @@ class Wal:
         self.recovered: list[bytes] = []
         self.openings: dict[int, bytes] = {}
         self.notes: list[bytes] = []
-        self.rest = b""
+        self.rest = self._found = b""
         self._which = found.index(max(found))
         self._fd, self._syncing = self._open(self._which, min(FIRST, STEP) if self.is_new else 0)
         if self.is_new:
@@ -109,6 +109,7 @@ class Wal:
         else:
             self._read()
             if self._scrub:
+                self.make_true()
                 self._scrub_other()
 
     @staticmethod
@@ -190,8 +191,14 @@ class Wal:
         self._end, self._crc, self._size = position, crc, size
         self.held_notes = len(self.notes)
         self.rest = self._beyond(held[position:], len(held))
-        # after a failed fdatasync the page cache may show what the disk does not have: make it true before anything builds on it
-        durable.write_at(self._fd, held[:position], 0)
+        self._found = held[:position]
+
+    def make_true(self) -> None:
+        """Write what was found once more, and sync it: after a failed fdatasync, memory may show what the disk does not have.
+
+        Before anything is written or built on it; unless something shows that it was synced.
+        """
+        durable.write_at(self._fd, self._found, 0)
         os.fdatasync(self._fd)
 
     def _more(self, held: bytes, size: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -14,6 +15,7 @@ from stele.ledger import mapfile, projection, tiles
 from stele.ledger.edge import Edge
 from stele.ledger.reader import LedgerReader
 from stele.ledger.sequencer import Ledger
+from stele.trust import note
 from tests.ledgers import SIGNER, TRUSTED, Clock, event, opened, quiet, rows
 from tests.refusals import code
 
@@ -259,3 +261,47 @@ def test_an_altered_count_of_workloads_is_not_signed(tmp_path, monkeypatch):
         ledger.append([event(9, workload="w9")])
         ledger.publish()
     assert LedgerReader(tmp_path / "l").check(SIGNER.verifiers) == []
+
+
+@pytest.fixture
+def syncs(monkeypatch) -> list[int]:
+    """One for each fdatasync."""
+    done: list[int] = []
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: done.append(fd) or real(fd))
+    return done
+
+
+def test_what_a_shown_checkpoint_covers_is_not_synced_again(folder, syncs):
+    with opened(folder) as ledger:
+        ledger.append([event()])
+    syncs.clear()
+    with opened(folder):
+        assert syncs == []
+
+
+@pytest.mark.parametrize(
+    "what", ["an entry after it", "the head before it", "no head", "a note that is not shown", "a file that was begun"]
+)
+def test_what_may_be_only_in_memory_is_written_and_synced(folder, tmp_path, monkeypatch, syncs, what):
+    ledger = quiet(folder, monkeypatch)
+    ledger.append([event()])
+    ledger.publish()
+    head = (folder / "checkpoint").read_bytes()
+    ledger.append([event()])
+    if what != "an entry after it":
+        ledger.publish()
+    if what == "a file that was begun":
+        ledger._recycle(ledger.published, ledger._partials.shown)
+    if what == "a note that is not shown":
+        ledger._keep(SIGNER.sign(note.Checkpoint("test.example/ledger", 4, bytes(32)).body(), 1))
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    ledger.close()
+    if what == "the head before it":
+        (copy / "checkpoint").write_bytes(head)
+    if what == "no head":
+        (copy / "checkpoint").unlink()
+    syncs.clear()
+    with opened(copy):
+        assert syncs
+    assert LedgerReader(copy).check(TRUSTED) == []
