@@ -148,6 +148,11 @@ def test_a_hostile_tar_archive(tmp_path):
     assert code(sources.load, path, kind="root-tar") == "seal.path-escapes"
     path.write_bytes(b"no archive at all" * 100)
     assert code(sources.load, path, kind="root-tar") == "seal.bad-archive"
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(tarfile.TarInfo("one"))
+        tar.addfile(tarfile.TarInfo("two"))
+    path.write_bytes(path.read_bytes()[:512])  # cut between two members: no digest vouches for it
+    assert code(sources.load, path, kind="root-tar") == "seal.bad-archive"
 
 
 LIST = "debian: 0\nsuite: bookworm\nvariant: essential\npackages: [busybox-static]\n"

@@ -344,7 +344,7 @@ def _layer(blobs: Blobs, layer: Layer, diff_id: str, budget: Budget, root: Inode
             yield piece
 
     with Ahead(pieces()) as ahead:
-        entries, inodes = read_layer(TarReader(Reader(ahead, layer.name), budget, need_end=False), spool, notes)
+        entries, inodes = read_layer(TarReader(Reader(ahead, layer.name), budget, need_end=False, sparse=True), spool, notes)
     if layer.digest and folded.digest() != layer.digest:
         raise mismatch(layer.name, layer.digest, folded.digest())
     if layer.size not in {-1, folded.count}:

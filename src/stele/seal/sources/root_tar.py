@@ -51,7 +51,7 @@ def load(path: Path, *, kind: Kind = "root-tar", time: int, limits: Limits, plat
                 yield piece
 
         with Ahead(pieces()) as ahead:
-            entries, inodes = read_layer(TarReader(Reader(ahead, path.name), budget, need_end=False), spool, notes)
+            entries, inodes = read_layer(TarReader(Reader(ahead, path.name), budget, sparse=True), spool, notes)
         while folded.read(1 << 20):
             pass  # what lies behind the archive's end counts for its digest
         apply_layer(root, 1, entries, inodes)

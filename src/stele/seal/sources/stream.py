@@ -68,11 +68,19 @@ class Budget:
         Raises:
             SteleError: `seal.too-large`.
         """
+        self.zeros(count)
+        if unfolded > self.limits.free_bytes and unfolded > folded * self.limits.max_ratio:
+            raise self._too_large(f"a layer unfolds to more than {self.limits.max_ratio} times its size")
+
+    def zeros(self, count: int) -> None:
+        """Count bytes that a sparse member does not hold, and its file has.
+
+        Raises:
+            SteleError: `seal.too-large`.
+        """
         self.bytes += count
         if self.bytes > self.limits.max_bytes:
             raise self._too_large(f"it unfolds to more than {self.limits.max_bytes:,} bytes")
-        if unfolded > self.limits.free_bytes and unfolded > folded * self.limits.max_ratio:
-            raise self._too_large(f"a layer unfolds to more than {self.limits.max_ratio} times its size")
 
     @staticmethod
     def _too_large(reason: str) -> SteleError:

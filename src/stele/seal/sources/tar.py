@@ -1,7 +1,7 @@
 """A strict reader of tar streams: ustar, pax (POSIX.1-2017) and GNU long names; all else is refused, not guessed.
 
 Where readers of tar are known to disagree (a size given twice, global pax headers that rename, links with data, sparse
-maps), a hostile archive could show one tree to a scanner and another to us. Such archives are refused.
+maps that do not fit), a hostile archive could show one tree to a scanner and another to us. Such archives are refused.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from stele.model.tree import MAX_ID, MAX_PATH, name_fault, quote
+from stele.seal.sources import sparse
 from stele.seal.sources.stream import bad_archive
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from stele.seal.sources.sparse import Map
     from stele.seal.sources.stream import Budget, Reader
 
 BLOCK = 512
 MAX_EXTENSION = 1 << 20  # bytes of one pax or GNU long name header
 MAX_FILE = 1 << 50  # bytes of one member
 XATTR = b"SCHILY.xattr."
+SPARSE = "sparse files in another form than GNU's own, pax 0.1 and 1.0"
+GNU = b"ustar  \0"
 WHITEOUT = b".wh."  # begins the names that mean deletion in a layer
 TYPES: dict[bytes, Literal["file", "dir", "symlink", "link", "char", "block", "fifo"]] = {
     b"0": "file",
@@ -36,6 +40,7 @@ TYPES: dict[bytes, Literal["file", "dir", "symlink", "link", "char", "block", "f
     b"6": "fifo",
 }
 _APPLIED = frozenset({b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"})
+_ZEROS = memoryview(bytes(1 << 20))
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,18}\Z")
 _TIME = re.compile(rb"(-?[0-9]{1,18})(\.[0-9]*)?\Z")
 _LENGTH = re.compile(rb"([1-9][0-9]{0,6}) ")
@@ -105,6 +110,12 @@ def normal_path(raw: bytes) -> bytes:
     return path
 
 
+def _zeros(count: int) -> Iterator[memoryview]:
+    while count > 0:
+        yield _ZEROS[:count]
+        count -= len(_ZEROS)
+
+
 class TarReader:
     """Iterates over the members of one tar stream; `data()` gives the current member's bytes.
 
@@ -112,12 +123,15 @@ class TarReader:
         reader: the unfolded stream.
         budget: counts headers.
         need_end: refuse a stream without its two closing zero blocks (where no digest says that it is whole).
+        sparse: read sparse members; else they are refused.
     """
 
-    def __init__(self, reader: Reader, budget: Budget, *, need_end: bool = True) -> None:
+    def __init__(self, reader: Reader, budget: Budget, *, need_end: bool = True, sparse: bool = False) -> None:
         self._reader = reader
         self._budget = budget
         self._need_end = need_end
+        self._sparse = sparse
+        self._map: Map | None = None
         self._left = 0
         self._padding = 0
         self._count = 0
@@ -139,8 +153,8 @@ class TarReader:
             extensions = _Extensions()
             entry.at = self._count
             self._count += 1
-            self._left = entry.size
-            self._padding = -entry.size % BLOCK
+            self._left = entry.size if self._map is None else self._map.stored
+            self._padding = -self._left % BLOCK
             yield entry
             self._reader.skip(self._left)
             if len(self._reader.upto(self._padding)) != self._padding and self._need_end:
@@ -152,10 +166,22 @@ class TarReader:
         Raises:
             SteleError: `seal.bad-archive` where the stream ends early.
         """
-        while self._left:
-            piece = self._reader.some(self._left)
+        if self._map is None:
+            yield from self._content(self._left)
+            return
+        end = 0
+        for offset, size in self._map.pieces:
+            yield from _zeros(offset - end)
+            yield from self._content(size)
+            end = offset + size
+        yield from _zeros(self._map.size - end)
+
+    def _content(self, size: int) -> Iterator[memoryview]:
+        while size:
+            piece = self._reader.some(size)
             if not piece:
                 raise self._bad("it ends within a file")
+            size -= len(piece)
             self._left -= len(piece)
             yield piece
 
@@ -176,7 +202,7 @@ class TarReader:
         checksum = self._octal(header[148:156], "checksum")
         if checksum != sum(header) - sum(header[148:156]) + 8 * 0x20:
             raise self._bad("a header's checksum is wrong")
-        if header[257:265] not in {b"ustar\x0000", b"ustar  \0"}:
+        if header[257:265] not in {b"ustar\x0000", GNU}:
             raise self._bad("a header is neither ustar nor GNU tar")
         return header
 
@@ -229,6 +255,8 @@ class TarReader:
             key, separator, value = record[:-1].partition(b"=")
             if end > len(data) or end <= match.end() or record[-1:] != b"\n" or not separator or not key:
                 raise self._bad("a pax record is malformed")
+            if key in out and key.startswith(sparse.PREFIX):
+                raise self._unsupported(SPARSE)
             if key in out:
                 raise self._bad(f"a pax header gives {quote(key)[:100]} twice")
             out[key] = value
@@ -237,14 +265,9 @@ class TarReader:
 
     def _entry(self, header: bytes, flag: bytes, extensions: _Extensions) -> Entry:
         pax = extensions.pax or {}
-        kind = TYPES.get(flag)
-        if kind is None or any(key.startswith(b"GNU.sparse") for key in pax):
-            what = "sparse files" if kind or flag == b"S" else f"members of type {quote(flag)}"
-            raise SteleError(
-                f"{self._reader.what} holds {what}, which are not read from archives",
-                remedy="make the archive without (GNU tar: no --sparse, no --incremental, no --multi-volume), or seal the unpacked folder",
-                code="seal.unsupported-entry",
-            )
+        kind = "file" if flag == b"S" else TYPES.get(flag)
+        if kind is None:
+            raise self._unsupported(f"members of type {quote(flag)}")
         raw = self._name(header, pax, extensions)
         if flag == b"\0" and raw.endswith(b"/"):
             kind = "dir"
@@ -252,6 +275,8 @@ class TarReader:
         if not path and kind != "dir":
             raise self._bad(f"its root is a {kind}")
         size = self._pax_number(pax, b"size") if b"size" in pax else self._number(header[124:136], "size")
+        self._map = self._mapped(header, pax, kind, size)
+        size = size if self._map is None else self._map.size
         if size > MAX_FILE or (size and kind != "file"):
             raise self._bad(f"{quote(path)[:300]} is a {kind} of {size} bytes")
         mark = kind == "file" and path.rpartition(b"/")[2].startswith(WHITEOUT)
@@ -271,7 +296,41 @@ class TarReader:
             xattrs={key[len(XATTR) :]: value for key, value in pax.items() if key.startswith(XATTR)},
         )
 
+    def _unsupported(self, what: str) -> SteleError:
+        return SteleError(
+            f"{self._reader.what} holds {what}, which are not read from archives",
+            remedy="make the archive without (GNU tar: no --sparse, no --incremental, no --multi-volume), or seal the unpacked folder",
+            code="seal.unsupported-entry",
+        )
+
+    def _mapped(self, header: bytes, pax: dict[bytes, bytes], kind: str, size: int) -> Map | None:
+        """What is where of a sparse member, of which the archive has `size` bytes; None of others."""
+        old, new = header[156:157] == b"S", any(key.startswith(sparse.PREFIX) for key in pax)
+        if not old and not new:
+            return None
+        taken = 0
+
+        def block() -> bytes:
+            nonlocal taken
+            self._budget.entry(BLOCK)
+            taken += BLOCK
+            return self._reader.exactly(BLOCK)
+
+        found = None
+        if self._sparse and old and not new and header[257:265] == GNU:
+            found, taken = sparse.of_gnu(header, block, self._number, self._bad), 0  # those blocks are not among the `size` bytes
+        elif self._sparse and new and not old and kind == "file":
+            found = sparse.of_pax(pax, block, self._bad)
+        if found is None:
+            raise self._unsupported(SPARSE if self._sparse else "sparse files")
+        if found.stored != size - taken:
+            raise self._bad("a sparse map does not fit what there is of its file")
+        self._budget.zeros(found.size - found.stored)
+        return found
+
     def _name(self, header: bytes, pax: dict[bytes, bytes], extensions: _Extensions) -> bytes:
+        if sparse.NAME in pax:  # the others are of a file that no reader should make
+            return self._said_once("name", pax[sparse.NAME], None, b"")
         name = header[:100].partition(b"\0")[0]
         prefix = header[345:500].partition(b"\0")[0] if header[263:265] == b"00" else b""
         if prefix:
