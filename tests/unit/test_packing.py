@@ -296,6 +296,61 @@ def test_what_is_added_or_pinned_while_others_are_packed_stays_whole(store: Layo
             assert store.image(stratum).read_bytes() == images[stratum.image]
 
 
+def test_two_packings_at_once_do_not_each_remove_what_the_other_made(store: Layout) -> None:
+    """The second one knows of a newer release, and so would keep all of them by other deltas."""
+    found, images = filled(store, 3)
+    second: list[SteleError] = []
+
+    def meanwhile() -> tuple[str, ...]:
+        raise AssertionError("it did not come that far")
+
+    def also(_: str) -> None:
+        if not second:
+            seal(store, version(3))
+            with pytest.raises(SteleError) as refused:
+                packing.pack(store, (), keep_layers=False, record=unrecorded, say=lambda _: None, wait=0.01, meanwhile=meanwhile)
+            second.append(refused.value)
+
+    packing.pack(store, (), keep_layers=False, record=unrecorded, say=also)
+    assert [(error.code, error.retryable) for error in second] == [("store.busy", True)]
+    pack(store)
+    for release in store.releases():
+        store.verify(release)
+    assert all(store.image(s).read_bytes() == images[s.image] for release in found for s in release.strata)
+
+
+@pytest.mark.parametrize("keep_layers", [False, True])
+def test_what_is_in_use_when_something_is_to_be_removed_stays_whole(store: Layout, *, keep_layers: bool) -> None:
+    found, _ = filled(store, 3)
+
+    def begun() -> tuple[str, ...]:
+        return (found[0].digest,)
+
+    done = packing.pack(store, (), keep_layers=keep_layers, record=unrecorded, say=lambda _: None, meanwhile=begun)
+    assert done.packed == (found[1].digest,)
+    assert set(done.kept) == {found[0].digest, found[2].digest}
+    assert all(map(store.has_image, found[0].strata))
+    assert layers(store, found[0]) == {True}
+
+
+def test_what_has_no_packed_form_any_more_stays_whole(store: Layout) -> None:
+    """As after a repair, to which a delta of what is whole is one to let go of."""
+    found, _ = filled(store, 3)
+
+    def repaired() -> tuple[str, ...]:
+        store.unrefer(
+            found[0].digest, {offer.manifest.digest for offer in deltas.offers(found[0].digest, store.referrers(found[0].digest))}
+        )
+        return ()
+
+    done = packing.pack(store, (), keep_layers=False, record=unrecorded, say=lambda _: None, meanwhile=repaired)
+    assert done.packed == (found[1].digest,)
+    assert set(done.left) == {found[0].digest}
+    assert deltas.is_whole(store, found[0])
+    for release in found:
+        store.verify(release)
+
+
 def test_layers_that_a_foreign_image_shares_stay(store: Layout) -> None:
     found, _ = filled(store, 2)
     layer = found[0].strata[0].layer

@@ -54,7 +54,15 @@ def pack(call: Call, keep: tuple[str, ...], keep_layers: bool, wait: str) -> Non
     found, seconds = opening.open_store(call.places), parse_duration_ms(wait) / 1000
     stay = packing.in_use(call.places) | dict.fromkeys(packing.pins(found), "pinned") | {found.find(name).digest: "named" for name in keep}
     with render.progress("packing", quiet=call.json) as say:
-        done = packing.pack(found, stay, keep_layers=keep_layers, record=_recorder(call), say=say, wait=seconds)
+        done = packing.pack(
+            found,
+            stay,
+            keep_layers=keep_layers,
+            record=_recorder(call),
+            say=say,
+            wait=seconds,
+            meanwhile=lambda: packing.in_use(call.places),
+        )
     if call.json:
         render.show_json(
             {"packed": list(done.packed), "whole": list(done.kept), "left": done.left, "freed": done.freed, "added": done.added}

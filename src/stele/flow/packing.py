@@ -14,7 +14,7 @@ from stele.seal.delta import cutting
 from stele.seal.rebuild import LayerRebuilder
 from stele.seal.sources.spool import anonymous_file
 from stele.seal.strata import Slice
-from stele.store import census
+from stele.store import census, removal
 from stele.store.index import damaged
 from stele.trust.digest import parse_digest, sha256
 from stele.trust.errors import SteleError
@@ -141,7 +141,14 @@ def plan(order: Sequence[str], keep: Collection[str], known: Mapping[str, str]) 
 
 
 def pack(
-    store: Layout, keep: Collection[str], *, keep_layers: bool, record: Record, say: Callable[[str], None], wait: float = 0.0
+    store: Layout,
+    keep: Collection[str],
+    *,
+    keep_layers: bool,
+    record: Record,
+    say: Callable[[str], None],
+    wait: float = 0.0,
+    meanwhile: Callable[[], Collection[str]] = tuple,
 ) -> Packed:
     """Keep releases as deltas, and of those that stay whole the images; only what was proven to come out again is removed.
 
@@ -151,16 +158,48 @@ def pack(
         keep_layers: those have their layers, too, for other tools; which are made again where they went before.
         record: commits an event, before something is removed.
         say: told of each step.
-        wait: seconds for which those who add may take to end, before something is removed; nobody new begins meanwhile.
+        wait: seconds for which those who add may take to end, before something is removed; nobody new begins meanwhile. And for which
+            another packing may.
+        meanwhile: tells what has to stay whole besides, when something is to be removed: that may be much later.
 
     Raises:
         SteleError: `store.busy`, `store.damaged`, `store.full`, `store.not-writable`, `ledger.*`. Nothing was removed then.
     """
+    with removal.packing(store.root, wait):
+        made = _pack_all(store, keep, keep_layers=keep_layers, say=say)
+        with store.removing(wait):
+            now = store.releases()
+            stay = _newest(now) | pins(store) | set(meanwhile())
+            freed = _remove(store, now, made, stay, record=record)
+        freed += _remove_stale(store, made, record, wait)
+    here = {release.digest for release in made.here}
+    kept = made.kept | stay & here
+    return Packed(tuple(d for d in made.packed if d not in kept), tuple(sorted(kept & here)), freed, made.added, made.left)
+
+
+class _Made(NamedTuple):
+    """What is to be removed for. `packed`: releases whose packed form is there and proven. `bases`: of these; "" where layers are kept."""
+
+    here: Sequence[Release]
+    kept: set[str]
+    packed: dict[str, Release]
+    bases: dict[str, str]
+    left: dict[str, str]
+    added: int
+
+
+def _newest(releases: Iterable[Release]) -> set[str]:
+    """Of each workload, by digest. `releases`: the newest last."""
+    return {release.digest for release in {item.workload: item for item in releases}.values()}
+
+
+def _pack_all(store: Layout, keep: Collection[str], *, keep_layers: bool, say: Callable[[str], None]) -> _Made:
+    """Make and prove the packed forms; see `pack`."""
     here = store.releases()
     by_name: dict[str, list[Release]] = {}
     for release in here:
         by_name.setdefault(release.workload, []).append(release)
-    kept = set(keep) | {items[-1].digest for items in by_name.values()}
+    kept = set(keep) | _newest(here)
     packed: dict[str, Release] = {}
     bases: dict[str, str] = {}
     left: dict[str, str] = {}
@@ -184,10 +223,7 @@ def pack(
                     raise
                 left[digest] = error.reason
                 say(f"{release.workload} {digest[:19]} stays {'with its layers' if digest in kept else 'whole'}: {error.reason}")
-    with store.removing(wait):
-        freed = _remove(store, here, kept, packed, record=record)
-    freed += _remove_stale(store, here, bases, record, wait)
-    return Packed(tuple(d for d in packed if d not in kept), tuple(sorted(kept & {r.digest for r in here})), freed, added, left)
+    return _Made(here, kept, packed, bases, left, added)
 
 
 def _known(store: Layout, items: Sequence[Release]) -> dict[str, str]:
@@ -304,22 +340,29 @@ class _Forgotten:
         self.discard()
 
 
-def _remove(store: Layout, here: Sequence[Release], kept: Collection[str], packed: Mapping[str, Release], *, record: Record) -> int:
-    """Remove what only packed releases need; returns the bytes. What came since `here`, is the newest now or was pinned stays whole."""
-    now = store.releases()
-    if not {release.digest for release in here} <= {release.digest for release in now}:
+def _remove(store: Layout, now: Sequence[Release], made: _Made, stay: Collection[str], *, record: Record) -> int:
+    """Remove what only packed releases need; returns the bytes. What came since (`now`) stays as it is, and what has to (`stay`).
+
+    So does what has no packed form any more: a repair that finds a release whole lets go of one that is damaged.
+    """
+    if not {release.digest for release in made.here} <= {release.digest for release in now}:
         raise SteleError(
             "releases went while others were packed",
             remedy="pack again; what was done so far is kept",
             code="store.busy",
             retryable=True,
         )
-    kept = set(kept) | pins(store) | {release.digest for release in {item.workload: item for item in now}.values()}
-    stay = [release for release in now if release.digest in kept or release.digest not in packed]
-    images = {stratum.image for release in stay for stratum in release.strata}
-    blobs = {release.tree_digest for release in stay} | store.foreign_layers()
+    for digest in [*made.packed]:
+        if not _has_form(store, digest, made.bases[digest]):
+            del made.packed[digest], made.bases[digest]
+            made.left[digest] = "its packed form went meanwhile"
+    kept = made.kept | set(stay)
+    packed = {digest: release for digest, release in made.packed.items() if digest in made.kept or digest not in kept}
+    whole = [release for release in now if release.digest in kept or release.digest not in packed]
+    images = {stratum.image for release in whole for stratum in release.strata}
+    blobs = {release.tree_digest for release in whole} | store.foreign_layers()
     gone: list[str] = [release.tree_digest for digest, release in packed.items() if digest not in kept]
-    for release in stay:
+    for release in whole:
         for stratum in release.strata:
             if release.digest not in packed or not store.has_image(stratum):
                 blobs.add(stratum.layer.digest)
@@ -335,14 +378,20 @@ def _let_go(store: Layout, blobs: Sequence[str], strata: Sequence[Stratum], reco
     return store.remove(blobs, strata)
 
 
-def _remove_stale(store: Layout, here: Sequence[Release], bases: Mapping[str, str], record: Record, wait: float) -> int:
+def _has_form(store: Layout, digest: str, base: str) -> bool:
+    """Whether a release still has the packed form from `base`."""
+    its = (offer for offer in deltas.offers(digest, store.referrers(digest)) if offer.base == base and is_pack(store, offer))
+    return any(store.has_blob(deltas.artifact(store, offer).delta.digest) for offer in its)
+
+
+def _remove_stale(store: Layout, made: _Made, record: Record, wait: float) -> int:
     """Remove packed forms that another one took the place of; returns the bytes."""
     gone: list[str] = []
-    for release in here:
+    for release in made.here:
         stale = [
             offer
             for offer in deltas.offers(release.digest, store.referrers(release.digest))
-            if release.digest in bases and offer.base != bases[release.digest] and is_pack(store, offer)
+            if offer.base != made.bases.get(release.digest, offer.base) and is_pack(store, offer)
         ]
         for offer in stale:
             its = deltas.artifact(store, offer)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["damaged", "missing", "index", "unreadable", "signature", "mutable", "absent", "unnamed", "stray", "aside", "odd"]
 NOTES: frozenset[Kind] = frozenset({"absent", "unnamed", "stray", "aside", "odd"})  # what does no harm; everything else is a problem
-OWN = frozenset({"oci-layout", "index.json", "lock", "removal", "removing", "pins"})
+OWN = frozenset({"oci-layout", "index.json", "lock", "removal", "removing", "packing", "pins"})
 FOLDERS = frozenset({"blobs", "erofs", "tmp", "partial", "damaged"})
 _HEX = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 _STEP = 256 << 20  # bytes between two words about how far it is

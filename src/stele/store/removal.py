@@ -89,6 +89,30 @@ def removing(root: Path, wait: float = 0.0) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def packing(root: Path, wait: float = 0.0) -> Iterator[None]:
+    """While this lasts nobody else packs: each of two would remove what the other made, and believe in its own.
+
+    Raises:
+        SteleError: `store.busy`: somebody still does after `wait` seconds.
+    """
+    deadline = time.monotonic() + wait
+    fd = _open(root, "packing")
+    try:
+        while not _alone(fd):
+            if time.monotonic() >= deadline:
+                raise SteleError(
+                    "releases are being packed already",
+                    remedy="try again when that is done; `stele store pack --wait 10m` waits longer",
+                    code="store.busy",
+                    retryable=True,
+                )
+            time.sleep(LOOK_S)
+        yield
+    finally:
+        os.close(fd)
+
+
 def _alone(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
