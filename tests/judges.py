@@ -47,17 +47,18 @@ def go_main(folder: Path, *, toolchain: str = GO) -> Path:
     return cache.made_once(f"judge-{folder.name}-{digest}_go{toolchain}", build) / folder.name
 
 
-def go_module(module: str) -> Path:
-    """A folder with the files of a Go module, its test data with them. The version must be exact."""
+def go_module(module: str, *parts: str) -> Path:
+    """A folder with some files and folders of a Go module, its test data for example. The version must be exact."""
     name, _, version = module.rpartition("/")[2].partition("@")
 
     def build(into: Path) -> None:
         env = {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod"}
         done = subprocess.run(["go", "mod", "download", "-json", module], env=env, check=True, capture_output=True, cwd="/")
         found = json.loads(done.stdout)["Dir"]  # whose folders nobody may write to
-        subprocess.run(["cp", "-r", "--no-preserve=mode", f"{found}/.", str(into)], check=True)
+        subprocess.run(["cp", "-r", "--no-preserve=mode", "--parents", *parts, str(into)], check=True, cwd=found)
 
-    return cache.made_once(f"judge-module-{name}-{version}", build)
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+    return cache.made_once(f"judge-module-{name}-{version}_{digest}", build)
 
 
 def npm_judge(name: str, lock: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -130,6 +131,38 @@ def fedora(tmp: Path) -> tuple[Path, Path]:
     return root, newer
 
 
+class Real(NamedTuple):
+    """A database that rpm left in an image that people use: its place in the test data of go-rpmdb and in a root, and who it is of."""
+
+    data: str
+    place: str
+    release: str
+    count: int
+
+
+REAL = {
+    "centos-6": Real("centos6-plain/Packages", "var/lib/rpm/Packages", 'ID="centos"\nVERSION_ID="6"\n', 129),
+    "centos-7": Real("centos7-plain/Packages", "var/lib/rpm/Packages", 'ID="centos"\nVERSION_ID="7"\n', 144),
+    "rhel-8-s390x": Real("ubi8-s390x/Packages", "var/lib/rpm/Packages", 'ID="rhel"\nVERSION_ID="8.4"\n', 181),
+    "sles-15": Real("sle15-bci/Packages.db", "usr/lib/sysimage/rpm/Packages.db", 'ID="sles"\nVERSION_ID="15.3"\n', 35),
+    "opensuse-leap": Real("sle15-bci/Packages.db", "var/lib/rpm/Packages.db", 'ID="opensuse-leap"\nVERSION_ID="15.3"\n', 35),
+    "fedora-35": Real("fedora35/rpmdb.sqlite", "var/lib/rpm/rpmdb.sqlite", "ID=fedora\nVERSION_ID=35\n", 137),
+    "mariner-2": Real("cbl-mariner-2.0/rpmdb.sqlite", "var/lib/rpm/rpmdb.sqlite", 'ID=mariner\nVERSION_ID="2.0"\n', 129),
+}
+
+
+def real(tmp: Path, which: Real) -> Path:
+    """A root with a real database, and nothing of what it speaks of."""
+    data = [f"pkg/testdata/{each.data}" for each in REAL.values()]
+    found = go_module("github.com/knqyf263/go-rpmdb@v0.1.1", *data) / "pkg/testdata" / which.data
+    root = tmp / "root"
+    for name in (which.place, "etc/os-release"):
+        (root / name).parent.mkdir(parents=True)
+    shutil.copyfile(found, root / which.place)
+    (root / "etc/os-release").write_text(which.release)
+    return root
+
+
 class Apk(NamedTuple):
     """A package that `packed` writes: the lines of its .PKGINFO besides the usual ones, and its files."""
 
@@ -182,7 +215,7 @@ def alpine(tmp: Path, name: str, engine: str = "1.0-r0") -> Path:
     root, apks = tmp / name, tmp / f"{name}-apks"
     root.mkdir()
     apks.mkdir()
-    real = go_module("github.com/chainguard-dev/go-apk@v0.0.0-20240605175618-f3471089c263") / "pkg/apk/testdata"
+    real = go_module("github.com/chainguard-dev/go-apk@v0.0.0-20240605175618-f3471089c263", "pkg/apk/testdata") / "pkg/apk/testdata"
     files = [real / "alpine-316/alpine-baselayout-3.2.0-r23.apk", real / "hello-wolfi-2.12.1-r0.apk"]
     install = go_main(Path(__file__).parent / "integration/judges/apk-install")
     subprocess.run([install, root, "aarch64", *files, *(packed(apks, package) for package in made)], check=True, capture_output=True)

@@ -163,3 +163,14 @@ def test_packages_that_apk_installed_are_those_that_syft_names_and_a_newer_one_c
     two = sealed(system_roots.alpine(tmp_path, "two", engine="1.1-r0"), tmp_path)
     assert len(two.packages.keys() ^ one.packages.keys()) == 2
     only_its_own_stratum_changed(one, two)
+
+
+@pytest.mark.parametrize("name", system_roots.REAL)
+@pytest.mark.timeout(1800)
+def test_databases_that_rpm_left_in_images_of_many_systems_name_what_syft_names(tmp_path, name):
+    """Berkeley DB in both byte orders, ndb and SQLite."""
+    which = system_roots.REAL[name]
+    root = system_roots.real(tmp_path, which)
+    theirs = {purl: licences for purl, licences in by_syft(root).items() if "/gpg-pubkey@" not in purl}
+    assert sealed(root, tmp_path).packages.keys() == theirs.keys()
+    assert len(theirs) == which.count

@@ -192,6 +192,8 @@ def purl(package: Package, system: System) -> str:
     namespace = ""
     if package.ecosystem in {"deb", "apk", "rpm"}:
         namespace = {"apk": "alpine", "deb": "debian"}.get(package.ecosystem, "") if not system.id else system.id
+        if package.ecosystem == "rpm":  # by vendor, as vulnerability databases have it
+            namespace = "opensuse" if namespace.startswith("opensuse") else {"rhel": "redhat"}.get(namespace, namespace)
         name = name.lower() if package.ecosystem in {"deb", "apk"} else name
     elif package.ecosystem == "npm":
         name = name.lower()

@@ -1,7 +1,7 @@
 """rpm's database: SQLite, a table `Packages` of header blobs (rpm ≥ 4.16; docs of rpm: Package format, Header).
 
 A header blob is two big-endian counts (index entries, data bytes), then entries of four (tag, type, offset, count), then the
-data. Berkeley DB and ndb, which older systems use, are not read: their packages are cut by directory.
+data. The same blobs are in the databases of SUSE and of older systems (`rpm_older`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import struct
 from typing import TYPE_CHECKING
 
+from stele.seal.packages import rpm_older
 from stele.seal.packages.package import Package
 from stele.seal.packages.records import text
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from stele.seal.packages.records import Records
 
-DATABASES = (b"usr/lib/sysimage/rpm/rpmdb.sqlite", b"var/lib/rpm/rpmdb.sqlite")
+FOLDERS = (b"usr/lib/sysimage/rpm", b"var/lib/rpm")
+NAMES = (b"rpmdb.sqlite", b"Packages.db", b"Packages")  # SQLite, ndb, Berkeley DB
 _NAME, _VERSION, _RELEASE, _EPOCH, _LICENCE, _ARCH, _SOURCE = 1000, 1001, 1002, 1003, 1014, 1022, 1044
 _DIR_INDEXES, _BASE_NAMES, _DIR_NAMES = 1116, 1117, 1118
 _WANTED = {_NAME, _VERSION, _RELEASE, _EPOCH, _LICENCE, _ARCH, _SOURCE, _DIR_INDEXES, _BASE_NAMES, _DIR_NAMES}
@@ -28,16 +30,18 @@ _MAX_STEPS = 2_000  # progress calls of 10,000 SQLite instructions each: a hosti
 
 def find(records: Records) -> Iterator[Package]:
     """The packages that rpm has installed."""
-    for database in DATABASES:
-        data = records.read(database)
-        if not data.startswith(b"SQLite format 3\0"):
-            continue
-        for blob in _blobs(data):
-            header = _header(blob)
-            package = None if header is None else _package(records, header)
-            if package is not None:
-                yield package
-        return
+    for name in NAMES:
+        for folder in FOLDERS:
+            data = records.read(folder + b"/" + name)
+            blobs = _blobs(data) if data.startswith(b"SQLite format 3\0") else rpm_older.headers(data)
+            if blobs is None:
+                continue
+            for blob in blobs:
+                header = _header(blob)
+                package = None if header is None else _package(records, header)
+                if package is not None:
+                    yield package
+            return
 
 
 def _blobs(data: bytes) -> list[bytes]:
