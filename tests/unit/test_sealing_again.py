@@ -317,6 +317,28 @@ def test_looking_says_which_folders_are_not_what_they_were(tmp_path, monkeypatch
     assert json.dumps(os.getcwd())  # the children's folder is not ours
 
 
+def test_of_many_folders_just_those_that_differ_are_said(tmp_path):
+    raw, folders = b"", []
+    for number in range(700):
+        name = b"%d" % number if number % 2 else b"deep/%d" % number
+        write(tmp_path / os.fsdecode(name) / "file", b"x")
+    for number in range(700):
+        name = b"%d" % number if number % 2 else b"deep/%d" % number
+        path = os.fsencode(tmp_path) + b"/" + name
+        folders.append(last_seals.Folder(name, b"file", len(raw)))
+        raw += packed([state_of(os.lstat(path)), state_of(os.lstat(path + b"/file"))])
+    write(tmp_path / "deep/2/file", b"y")
+    (tmp_path / "17").rename(tmp_path / "away")
+    (tmp_path / "17").symlink_to("away")  # what it leads to is what it was
+    (tmp_path / "deep/400/file").unlink()
+    (tmp_path / "deep/400").rmdir()
+    (tmp_path / "699/file").rename(tmp_path / "other")
+    with Looking(os.fsencode(tmp_path), folders, raw) as looking:
+        assert looking.changed() == [2, 17, 400, 699]
+    with Looking(os.fsencode(tmp_path) + b"/gone", folders, raw) as looking:
+        assert looking.changed() == list(range(700))
+
+
 def test_names_are_seen_as_python_sees_them_however_many_there_are(tmp_path, monkeypatch):
     for number in range(2 * states._SLOTS + 1):
         (tmp_path / f"{number}").write_bytes(b"x" * number)

@@ -120,23 +120,44 @@ def quickest() -> Callable[[Sequence[bytes]], bytes]:
 def differing(root: bytes, folders: Sequence[Folder], states: bytes | memoryview) -> list[int]:
     """Numbers of the folders that are not what they were, or in which something is not.
 
-    A folder is entered (chdir), so that each name costs the lookup of one component: this is for a process that does nothing else.
+    It makes the source folder the current one: this is for a process that does nothing else.
 
     Args:
         root: an absolute path.
-        folders: in it.
+        folders: in it, one after another as their states are.
         states: what they were, packed: of each folder itself, then of its names, each from `Folder.at` on.
     """
-    found = []
-    look = quickest()
+    try:
+        os.chdir(root)
+    except OSError:
+        return list(range(len(folders)))
+    look, found = quickest(), list[int]()
+    first, paths = 0, list[bytes]()
     for number, folder in enumerate(folders):
-        names = folder.listed()
-        try:
-            os.chdir(root + b"/" + folder.path)
-            now = look((b".", *names))
-        except (OSError, OverflowError):
-            found.append(number)
-            continue
-        if now != bytes(states[folder.at : folder.at + len(now)]):
-            found.append(number)
+        paths += _paths(folder)
+        if len(paths) >= _SLOTS or number == len(folders) - 1:
+            at = folders[first].at
+            if _now(look, paths) != states[at : at + WIDTH * len(paths)]:
+                found += [each for each in range(first, number + 1) if not _is_same(look, folders[each], states)]
+            first, paths = number + 1, []
     return found
+
+
+def _paths(folder: Folder) -> list[bytes]:
+    """Of a folder and what is looked at in it, from the source folder."""
+    if not folder.path:
+        return [b".", *folder.listed()]
+    prefix = folder.path + b"/"
+    return [folder.path, *[prefix + name for name in folder.listed()]]
+
+
+def _now(look: Callable[[Sequence[bytes]], bytes], paths: Sequence[bytes]) -> bytes | None:
+    try:
+        return look(paths)
+    except (OSError, OverflowError):
+        return None
+
+
+def _is_same(look: Callable[[Sequence[bytes]], bytes], folder: Folder, states: bytes | memoryview) -> bool:
+    now = _now(look, _paths(folder))
+    return now is not None and now == states[folder.at : folder.at + len(now)]
