@@ -166,15 +166,15 @@ class TarReader:
         Raises:
             SteleError: `seal.bad-archive` where the stream ends early.
         """
-        if self._map is None:
-            yield from self._content(self._left)
-            return
+        return self._content(self._left) if self._map is None else self._spread(self._map)
+
+    def _spread(self, found: Map) -> Iterator[memoryview]:
         end = 0
-        for offset, size in self._map.pieces:
+        for offset, size in found.pieces:
             yield from _zeros(offset - end)
             yield from self._content(size)
             end = offset + size
-        yield from _zeros(self._map.size - end)
+        yield from _zeros(found.size - end)
 
     def _content(self, size: int) -> Iterator[memoryview]:
         while size:
@@ -275,7 +275,7 @@ class TarReader:
         if not path and kind != "dir":
             raise self._bad(f"its root is a {kind}")
         size = self._pax_number(pax, b"size") if b"size" in pax else self._number(header[124:136], "size")
-        self._map = self._mapped(header, pax, kind, size)
+        self._map = self._mapped(header, pax, kind, size) if pax or flag == b"S" else None
         size = size if self._map is None else self._map.size
         if size > MAX_FILE or (size and kind != "file"):
             raise self._bad(f"{quote(path)[:300]} is a {kind} of {size} bytes")
