@@ -35,6 +35,7 @@ def _small(monkeypatch) -> None:
     monkeypatch.setattr(archive, "WORTH", 0)
     monkeypatch.setattr(sequencer, "PUBLISH_EVERY_S", 3600)  # all is done by the thread that is watched
     monkeypatch.setattr(wal, "STEP", 1 << 16)
+    monkeypatch.setattr(wal, "FIRST", 1 << 15)  # less than a file is made of: each time it begins anew it is cut first
     monkeypatch.setattr(wal, "_ZEROS", bytes(1 << 16))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-WORTH = 4096  # entries: of fewer, listing their checkpoints costs no more than leaving word
+WORTH = 1024  # entries: of fewer, listing their checkpoints costs no more than leaving word
 SECOND_NS = 1_000_000_000
 _MAX = 4096  # bytes of `.state/archive`
 _SIZE = re.compile(r"[1-9][0-9]{0,18}", re.ASCII).fullmatch

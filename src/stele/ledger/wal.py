@@ -139,12 +139,14 @@ class Wal:
 
     def _open(self, which: int, size: int) -> tuple[int, int]:
         """The file, opened for `append` and once more for `sync`; with a `size`, as long as that, and its name is on disk: before it
-        counts, so of one that does it is.
+        counts, so of one that does it is. What is left in one that was much longer goes: each opening would read it.
         """
         path = self._paths[which]
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if size:
+                if size <= FIRST < os.fstat(fd).st_size:
+                    os.ftruncate(fd, 0)
                 self._size = _grow(fd, size)
                 durable.sync_dir(path.parent)
             return fd, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -166,3 +166,21 @@ def test_a_wal_of_another_version_is_told_from_a_damaged_one(folder):
     assert code(wal.Wal, folder) == "ledger.other-version"
     path.write_bytes(b"stele-w1" + whole[8:])  # a flipped bit is damage
     assert code(wal.Wal, folder) == "ledger.damaged"
+
+
+def test_a_file_is_as_long_as_the_one_before_it_was_used(folder, monkeypatch):
+    """Whoever writes little reads little, also after somebody wrote much."""
+    monkeypatch.setattr(wal, "FIRST", 1 << 14)
+    monkeypatch.setattr(wal, "STEP", 1 << 16)
+    monkeypatch.setattr(wal, "_ZEROS", bytes(1 << 12))
+    log = wal.Wal(state(folder))
+    sizes = []
+    for number, count in enumerate((1, 200, 200, 1, 1), 1):
+        log.append([b"x" * 60] * count)
+        log.recycle(number, [b"kept"])
+        sizes.append(((folder / f"wal.{number % 2}").stat().st_size, log._size))
+    log.close()
+    assert sizes == [(1 << 14, 1 << 14), (1 << 16, 1 << 16), (1 << 16, 1 << 16), (1 << 14, 1 << 14), (1 << 14, 1 << 14)]
+    again = wal.Wal(folder)
+    assert (again.recovered, again.base, set(again.rest)) == ([b"kept"], 5, {0})
+    again.close()
