@@ -293,7 +293,7 @@ def test_any_bytes_are_a_last_seal_or_none(data):
     assert last_seals.decode(last_seals.HEADER + data) is None
 
 
-@pytest.mark.parametrize("alone", [0, 20_000])
+@pytest.mark.parametrize("alone", [1, 20_000])
 def test_looking_says_which_folders_are_not_what_they_were(tmp_path, monkeypatch, alone):
     monkeypatch.setattr(lookers, "_ALONE", alone)  # one process, or two
     for number in range(3):

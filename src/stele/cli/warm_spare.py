@@ -16,7 +16,7 @@ from stele.host import lookers, memory, peers
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-LOOKERS = 2
+LOOKERS = max(2, min(lookers.MOST, os.cpu_count() or 1))
 ROOM = 16 << 20  # bytes: more than what sealing a tree of 10,000 paths again takes and gives back
 _TAKEN_S = 5.0  # in which a process that waits takes a request
 _PIDS = struct.Struct(f"={LOOKERS}i")

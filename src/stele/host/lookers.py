@@ -6,10 +6,13 @@ they say is numbers.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import warnings
 from array import array
+from bisect import bisect_left
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from stele.host import states
@@ -20,8 +23,9 @@ if TYPE_CHECKING:
 
     from stele.host.states import Folder
 
-_ALONE = 20_000  # entries that one process looks at while the store is opened; more are worth a second one
-_FEW = 500  # entries that are not worth a second one that stands by
+MOST = 4  # at a time: the kernel's own locks let more wait for each other
+_ALONE = 20_000  # entries that one process looks at while the store is opened; so many more are worth another one
+_FEW = 500  # entries that are worth one more that stands by
 _LENGTHS = struct.Struct("=4Q")  # of root, paths, names and states, which follow
 
 
@@ -56,10 +60,11 @@ class Looking:
     def __init__(self, root: bytes, folders: Sequence[Folder], states_: bytes | memoryview) -> None:
         """Begin. `root`: an absolute path. `states_`: what they were, packed: of each folder itself, then of its names."""
         self._lookers: list[tuple[_Looker, int]] = []  # and the number of its first folder
-        half = len(states_) // 2 if len(states_) > (_FEW if len(_standing_by) > 1 else _ALONE) * states.WIDTH else len(states_)
-        middle = next((number for number, folder in enumerate(folders) if folder.at >= half), len(folders))
+        entries = len(states_) // states.WIDTH
+        count = min(1 + entries // (_FEW if _standing_by else _ALONE), len(_standing_by) or len(os.sched_getaffinity(0)), MOST)
+        cuts = [bisect_left(folders, len(states_) * part // count, key=attrgetter("at")) for part in range(count)]
         try:
-            for first, last in ((0, middle), (middle, len(folders))):
+            for first, last in itertools.pairwise([*cuts, len(folders)]):
                 if first < last:
                     self._lookers.append((_begun(root, folders[first:last], states_), first))
         except BaseException:
