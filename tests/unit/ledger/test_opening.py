@@ -57,6 +57,7 @@ def test_opening_reads_few_checkpoints_however_many_short_commands_there_were(fo
 def test_closing_keeps_what_is_not_published(folder, monkeypatch):
     """Others append while witnesses are asked: the write-ahead log begins anew with what no checkpoint covers."""
     monkeypatch.setattr("stele.ledger.sequencer.MOST_NOTES", 0)
+    monkeypatch.setattr("stele.ledger.sequencer.PUBLISH_EVERY_S", 3600)
 
     def cosign(signed: bytes, *_: object) -> bytes:
         ledger.append([event(2)])
