@@ -61,10 +61,9 @@ def restore(folder: Path, archive: Archive, kept: Sequence[bytes], end: int, tru
         raise tiles.damaged(f"the write-ahead log ends at {end}, before the signed checkpoint of size {newest}")
     written = dict[int, bytes]()
     for size, signed in notes.items():
-        path = archive.path / str(size)
-        if _is_lost(path, signed, [signed]):
+        if _is_lost(f"{archive.path}/{size}", signed, [signed]):
             with archive.adding(size):
-                written[size] = _write(path, signed, trusted)
+                written[size] = _write(archive.path / str(size), signed, trusted)
     if newest:
         signed = regular.read(archive.path / str(newest), note.MAX_NOTE)
         if _is_lost(folder / "checkpoint", signed, [signed, *kept]):  # the name may be older than the data
@@ -96,7 +95,7 @@ def refuse_lost(rest: bytes, end: int, trusted: Sequence[note.Verifier] | Root) 
             raise tiles.damaged(f"the write-ahead log ends at {end}, and behind that it has the signed checkpoint of size {int(found[1])}")
 
 
-def _is_lost(path: Path, signed: bytes, were: Sequence[bytes]) -> bool:
+def _is_lost(path: Path | str, signed: bytes, were: Sequence[bytes]) -> bool:
     """Whether a file is missing, what was there before, or what a power cut tore of one of those that `were` there.
 
     One that is whole is written once more: memory may show what a disk that failed does not have.

@@ -127,11 +127,11 @@ def _created(folder: str, path: str) -> int:
 def remove_tile(root: Path, name: str) -> None:
     """Remove a partial tile that nothing needs any more; failing to is harmless."""
     with contextlib.suppress(OSError):
-        (root / name).unlink()
-        (root / name).parent.rmdir()
+        os.unlink(f"{root}/{name}")
+        os.rmdir(os.path.dirname(f"{root}/{name}"))
 
 
-def _wider(folder: Path, width: int) -> list[int]:
+def _wider(folder: str, width: int) -> list[int]:
     try:
         names = [name for name in os.listdir(folder) if name.isascii() and name.isdigit()]
     except OSError:
@@ -146,15 +146,16 @@ def _candidates(root: Path, path_of: Callable[[int], str], width: int) -> Iterat
     The sequencer removes partial tiles that fuller ones have replaced; the full tile is looked for once more at the end, because
     it may have taken their place meanwhile.
     """
-    yield from _read(root / path_of(width))
+    yield from _read(f"{root}/{path_of(width)}")
     if width < WIDTH:
-        yield from _read(root / path_of(WIDTH))
-        for found in _wider(root / (path_of(WIDTH) + ".p"), width):
-            yield from _read(root / path_of(found))
-        yield from _read(root / path_of(WIDTH))
+        full = f"{root}/{path_of(WIDTH)}"
+        yield from _read(full)
+        for found in _wider(f"{full}.p", width):
+            yield from _read(f"{root}/{path_of(found)}")
+        yield from _read(full)
 
 
-def _read(path: Path) -> Iterator[bytes]:
+def _read(path: str) -> Iterator[bytes]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         yield regular.read(path, MAX_BUNDLE)
 
