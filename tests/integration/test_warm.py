@@ -381,6 +381,57 @@ def test_calls_need_neither_who_waits_nor_its_lookers(warm):
 
 
 @needs_peers
+@pytest.mark.parametrize("which", ["spare", "looker"])
+def test_a_process_that_waits_and_is_stopped_holds_up_nobody(warm, which):
+    warm.seal()
+    for end in ("seal", "stop"):
+        spare, lookers = spare_of(warm)
+        server = int(warm.says().split()[1])
+        os.kill(spare if which == "spare" else lookers[0], signal.SIGSTOP)
+        if end == "seal":
+            (warm.folder / "app" / "hello").write_bytes(b"one")
+            assert "of which 1 changed" in warm.seal().stderr
+            assert warm.counts() == (2, 0)
+        else:
+            warm("warm", "stop")
+            wait_for_the_end_of(server)
+        wait_for_the_end_of(spare, *lookers)
+
+
+@needs_peers
+def test_a_caller_that_waited_too_long_is_not_served_beside_what_it_does_itself(warm):
+    warm.seal()
+    spare, _ = spare_of(warm)
+    server = int(warm.says().split()[1])
+    os.kill(server, signal.SIGSTOP)
+    mark = warm.folder / "came"
+    ask = (
+        "import socket, sys; from pathlib import Path; from stele.cli import warm_call; sys.path[0] = '';"
+        f"sock = socket.socket(socket.AF_UNIX); warm_call.ask(sock, {str(warm.run / 'stele')!r}, b'run', sys.argv[1:]);"
+        f"sock.close(); Path({str(mark)!r}).touch(); input()"
+    )
+    command = [sys.executable, "-c", ask, "--data", str(warm.data), "seal", "app", "-f", "stele.yaml"]
+    with subprocess.Popen(command, env=warm.env, cwd=warm.folder, stdin=subprocess.PIPE) as caller:
+        deadline = time.monotonic() + 300
+        while not mark.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(server, signal.SIGCONT)
+        assert warm.counts() == (1, 0)  # asked after it
+        assert spare_of(warm)[0] == spare
+        caller.communicate(b"\n")
+    assert caller.returncode == 0
+
+
+@needs_peers
+def test_the_longest_that_can_be_waited_for_a_call_is_waited(cold):
+    cold("warm", "start", "--idle", str(30 * 24 * 3600))
+    assert "sealed shop" in cold.seal().stdout
+    assert cold.counts() == (1, 0)
+    cold("warm", "stop")
+
+
+@needs_peers
 def test_one_that_was_killed_is_not_made_again_and_again(warm):
     spare, lookers = spare_of(warm)
     server = int(warm.says().split()[1])

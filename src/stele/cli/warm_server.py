@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.cli import plain, warm_call
-from stele.cli.warm_spare import Spare
+from stele.cli.warm_spare import Spare, opened
 from stele.host import circumstances, memory, peers
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LIMIT = 4 << 20  # bytes of a request
 RECEIVE_S = 5.0
+_LONGEST_S = 24 * 3600.0  # that the system can be asked to wait at once is 24 days
 _PEER_PIDFD = 77  # SO_PEERPIDFD, which Python does not name yet
 _INTERRUPT = 2
 _AT_START = (
@@ -132,6 +133,7 @@ class Server:
 
     def serve(self, idle_s: float) -> None:
         """Serve; returns when there is nothing more to do."""
+        quiet = time.monotonic()
         while self._calls or not self._ending:
             if self._ending:
                 self._close()
@@ -142,8 +144,11 @@ class Server:
             poll = select.poll()
             for fd in {listening, waiting, *self._calls} - {-1}:
                 poll.register(fd, select.POLLIN)
-            ready = [fd for fd, _event in poll.poll(None if self._calls else int(idle_s * 1000))]
-            if not ready and not self._calls:
+            left = quiet + idle_s - time.monotonic()
+            ready = [fd for fd, _event in poll.poll(None if self._calls else int(max(0.0, min(left, _LONGEST_S)) * 1000))]
+            if ready:
+                quiet = time.monotonic()
+            elif left <= _LONGEST_S:
                 break
             if waiting in ready:
                 self._end_spare()
@@ -182,7 +187,7 @@ class Server:
             if peers.peer(sock)[1] != os.geteuid():
                 return
             asked = _receive(sock, fds)
-            if asked is None:
+            if asked is None or peers.is_gone(sock):
                 return
             if asked.kind != b"run":
                 self._ending = asked.kind == b"stop"
@@ -223,7 +228,7 @@ class Server:
         if plain.read(asked.argv) is None:
             return "it is not a plain seal"
         own = circumstances.of(os.getpid())
-        if self._spare is not None and self._is_ready() and not _are_all(own, self._spare.pids):
+        if self._spare is not None and self._is_ready() and not self._spare.is_as(own):
             self._end_spare()
         try:
             return _other_circumstances(sock, own)
@@ -285,7 +290,7 @@ def _begun(asked: Request, fds: Sequence[int]) -> tuple[int, int]:
             code = _become(asked, fds, ())
         finally:
             os._exit(code)
-    return pid, os.pidfd_open(pid)
+    return pid, opened(pid)
 
 
 def _in_spare(body: bytes, fds: Sequence[int], kept: Sequence[int]) -> int:
@@ -338,14 +343,6 @@ def _command(argv: list[str]) -> int:
     except OSError:
         return 120  # as Python has it
     return code
-
-
-def _are_all(own: Mapping[str, object], pids: Sequence[int]) -> bool:
-    """Whether these processes still have the circumstances that they were made with."""
-    try:
-        return all(circumstances.of(pid) == own for pid in pids)
-    except OSError:
-        return False  # one has ended
 
 
 def _other_circumstances(sock: socket.socket, own: Mapping[str, object]) -> str:

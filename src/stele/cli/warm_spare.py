@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import signal
 import socket
 import struct
 from typing import TYPE_CHECKING
 
-from stele.host import lookers, memory, peers
+from stele.host import circumstances, lookers, memory, peers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 LOOKERS = max(2, min(lookers.MOST, os.cpu_count() or 1))
 ROOM = 16 << 20  # bytes: more than what sealing a tree of 10,000 paths again takes and gives back
 _TAKEN_S = 5.0  # in which a process that waits takes a request
+_ENDED_S = 5.0  # in which one that is killed ends, unless it is frozen
 _PIDS = struct.Struct(f"={LOOKERS}i")
 
 
@@ -49,8 +52,8 @@ class Spare:
             finally:
                 os._exit(code)
         its.close()
-        self.pidfd = os.pidfd_open(self.pid)
         self.pids: list[int] = []
+        self.pidfd = opened(self.pid)
 
     def look(self) -> None:
         """See whether it became ready."""
@@ -63,6 +66,13 @@ class Spare:
             return
         if len(said) == _PIDS.size:
             self.pids = [self.pid, *_PIDS.unpack(said)]
+
+    def is_as(self, own: Mapping[str, object]) -> bool:
+        """Whether it and its lookers still have the circumstances that they were made with, and would go on now."""
+        try:
+            return all(circumstances.of(pid) == own and not circumstances.is_stopped(pid) for pid in self.pids)
+        except OSError:
+            return False  # one has ended
 
     def give(self, body: bytes, fds: Sequence[int]) -> None:
         """Have it run a request.
@@ -78,11 +88,35 @@ class Spare:
         self._sock.close()
 
     def end(self) -> None:
-        """End it and wait for that."""
+        """End it and its lookers, whatever they are at, stopped ones too; for one that cannot end now, nobody waits."""
         self._sock.close()
-        with contextlib.suppress(ChildProcessError):
+        kill(self.pid)
+        ended = select.poll()
+        ended.register(self.pidfd, select.POLLIN)
+        if ended.poll(int(_ENDED_S * 1000)):
             os.waitpid(self.pid, 0)
         os.close(self.pidfd)
+
+
+def kill(pid: int) -> None:
+    """Kill a child that was not waited for yet, and all that is of its session, if it has one already."""
+    for send in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError):
+            send(pid, signal.SIGKILL)
+
+
+def opened(pid: int) -> int:
+    """A descriptor of a child.
+
+    Raises:
+        OSError: there is no room for one; the child was ended then.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        kill(pid)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _wait(sock: socket.socket, run: Callable[[bytes, list[int], Sequence[int]], int]) -> int:

@@ -36,6 +36,12 @@ def of(pid: int) -> dict[str, object]:
     return found
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process does nothing until somebody lets it go on: stopped, or held by a debugger; or it has ended. Raises like `of`."""
+    stat = _read(f"/proc/{pid}/stat")
+    return stat[stat.rfind(b")") + 2 :][:1] not in {b"R", b"S", b"D"}
+
+
 def _read(path: str) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
