@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,41 @@ def test_a_ledger_that_is_never_let_go_is_told_of_and_nothing_was_sealed(tmp_pat
         )  # fmt: skip
     assert refused.value.code == "ledger.locked"
     assert opening.open_store(places).releases() == []
+
+
+def test_what_is_interrupted_while_it_waits_for_its_turn_is_not_visible_either(tmp_path, monkeypatch):
+    places = Places(tmp_path / "data")
+    initialise.make_keys(places)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "stele.yaml").write_bytes(b"stele: 0\nname: shop\ncommand: [/run]\n")
+
+    def seal(content: bytes, ask) -> None:
+        (tmp_path / "app" / "run").write_bytes(content)
+        sealing.seal(
+            places, tmp_path / "app", tmp_path / "stele.yaml",
+            options=sealing.Options(), say=lambda _: None, record=sealing.recorder(places, ask),
+        )  # fmt: skip
+
+    def nobody(_: object) -> object:
+        raise SteleError("no agent", remedy="-", code="agent.not-running")
+
+    def interrupt(_: float) -> None:
+        assert len(opening.open_store(places).releases()) == 2  # it was visible before
+        raise KeyboardInterrupt
+
+    seal(b"one", nobody)
+    before = opening.open_store(places).releases()
+    held = locks.hold(places.ledger / ".state" / "lock")
+    assert held is not None
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "sleep", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                seal(b"two", nobody)
+        assert opening.open_store(places).releases() == before
+    os.close(held)
+    seal(b"two", nobody)
+    assert len(opening.open_store(places).releases()) == 2
 
 
 def test_an_agent_that_comes_to_hold_the_ledger_is_asked():

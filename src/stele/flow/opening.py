@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from stele.flow import rooted
 from stele.flow.authority import Authority
+from stele.host import locks
 from stele.store.layout import Layout
 from stele.trust.errors import SteleError
 
@@ -58,6 +59,7 @@ def in_turn(here: Callable[[], _Done], through_agent: Callable[[], _Done]) -> _D
 
     Raises:
         SteleError: what either of them raises; `ledger.locked`: after TURN_S another process that is no agent still held it.
+        GivenUpError: Ctrl-C, while it waited.
     """
     deadline = time.monotonic() + TURN_S
     while True:
@@ -74,7 +76,10 @@ def in_turn(here: Callable[[], _Done], through_agent: Callable[[], _Done]) -> _D
                 raise
         if time.monotonic() > deadline:
             raise locked
-        time.sleep(LOOK_S)
+        try:
+            time.sleep(LOOK_S)
+        except KeyboardInterrupt as interrupt:
+            raise locks.GivenUpError from interrupt
 
 
 def hold_ledger(places: Places) -> Ledger | ReadOnlyLedger:

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+class GivenUpError(KeyboardInterrupt):
+    """Somebody who waited for a lock was told to stop (Ctrl-C): nothing was done yet."""
+
+
 def hold(path: Path) -> int | None:
     """A descriptor of a file, made if need be, that is locked until it is closed or the process ends; None where another holds it.
 

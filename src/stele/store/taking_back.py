@@ -10,7 +10,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from stele.host import durable
+from stele.host import durable, locks
 from stele.model.release import reference_name
 from stele.store import drafts
 from stele.store import index as indexes
@@ -29,9 +29,10 @@ UNRECORDED = ("ledger.", "host.", "agent.not-running", "agent.not-permitted", "a
 
 @contextlib.contextmanager
 def published(store: Layout, publication: Publication) -> Iterator[None]:
-    """Publish; where what is done inside cannot be recorded (UNRECORDED), the release is not visible afterwards, or as it was before.
+    """Publish; where what is done inside cannot be recorded (UNRECORDED), or is given up before, that is taken back.
 
-    Nothing is taken back where somebody else published since: there was room for that.
+    The release is then not visible, or as it was before. Nothing is taken back where somebody else published since: there was room
+    for that.
 
     Raises:
         SteleError: those of `Layout.publish`, and of what is done inside.
@@ -40,8 +41,8 @@ def published(store: Layout, publication: Publication) -> Iterator[None]:
         store.publish(publication)
         try:
             yield
-        except (SteleError, OSError) as error:
-            if before is not None and (isinstance(error, OSError) or error.code.startswith(UNRECORDED)):
+        except (SteleError, OSError, locks.GivenUpError) as error:
+            if before is not None and (not isinstance(error, SteleError) or error.code.startswith(UNRECORDED)):
                 with contextlib.suppress(SteleError):
                     _take_back(store, publication, before)
             raise
