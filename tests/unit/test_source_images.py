@@ -189,6 +189,41 @@ def test_of_several_platforms_this_machine_is_chosen_and_said(tmp_path: Path, ne
     refused("seal.no-platform", platforms(tmp_path / "c", own, own))
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_only_image_of_an_index_need_not_say_its_platform(tmp_path: Path, depth: int) -> None:
+    blobs, manifest = image_blobs([ONE])
+    entry = descriptor(blobs[manifest], MANIFEST)
+    for _ in range(depth):  # `crane index append` says none where it does not know one, and an index in an index has none
+        index = index_of([entry, descriptor(b"sbom", MANIFEST, artifactType="application/spdx+json")])
+        blobs[digest(index)] = index
+        entry = descriptor(index, TYPE + "index.v1+json")
+    path = write_layout(tmp_path / "a", blobs, index_of([entry]))
+    assert load(path)[0] == load(path, platform=f"linux/{MACHINE}")[0] == load(oci_layout(tmp_path / "b", [ONE]))[0]
+    refused("seal.no-platform", path, platform=f"linux/{OTHER}")  # its config says what it is for
+    refused("seal.no-platform", platforms(tmp_path / "c", None, None))
+
+
+def test_an_artifact_is_no_image_and_not_called_damaged(tmp_path: Path) -> None:
+    for number, kind in enumerate(("application/vnd.oci.empty.v1+json", "application/vnd.cncf.helm.config.v1+json")):
+        manifest = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(b"{}", kind), "layers": []}).encode()
+        blobs = {digest(data): data for data in (b"{}", manifest)}
+        error = refused("seal.bad-archive", write_layout(tmp_path / str(number), blobs, index_of([descriptor(manifest, MANIFEST)])))
+        assert kind in error.reason
+        assert "damaged" not in str(error.remedy)
+
+
+def test_zstd_that_begins_with_a_frame_to_be_skipped_is_unfolded(tmp_path: Path) -> None:
+    def fold(data: bytes) -> bytes:  # as pzstd: before each frame one with its size
+        frames = [zstd(data[at : at + 9000]) for at in range(0, len(data), 9000)]
+        return b"".join(b"\x50\x2a\x4d\x18\4\0\0\0" + len(frame).to_bytes(4, "little") + frame for frame in frames)
+
+    wanted = load(oci_layout(tmp_path / "plain", [ONE, TWO]))[0]
+    assert load(oci_layout(tmp_path / "folded", [ONE, TWO], fold=fold))[0] == wanted
+    saved = docker_save_old(tmp_path / "plain.tar", [ONE, TWO])
+    (tmp_path / "folded.tar.zst").write_bytes(fold(saved.read_bytes()))
+    assert load(tmp_path / "folded.tar.zst")[0] == wanted
+
+
 def test_an_image_for_another_machine_is_sealed_with_a_note_and_for_another_system_refused(tmp_path: Path) -> None:
     for number, (more, code) in enumerate([({"architecture": OTHER}, ""), ({"os": "windows"}, "seal.no-platform")]):
         blobs, manifest = image_blobs([ONE], config=config_of([ONE], **more))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stele.host.below import open_below
 from stele.seal.sources.source import Limits
 from stele.seal.sources.spool import anonymous_file, write_all
-from stele.seal.sources.stream import GZIP, ZSTD, Budget, FileReader, Hashed, bad_archive, unfold
+from stele.seal.sources.stream import Budget, FileReader, Hashed, bad_archive, is_folded, unfold
 from stele.seal.sources.tar import TarReader
 from stele.trust.errors import SteleError
 
@@ -109,7 +109,7 @@ class ArchiveBlobs:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise bad_archive(str(archive), "it is not a regular file")
-            if os.pread(fd, 4, 0).startswith((GZIP, ZSTD)):
+            if is_folded(os.pread(fd, 4, 0)):
                 self._fd = _unfolded(fd, str(archive), limits)
                 os.close(fd)
             self._members = self._index(str(archive))

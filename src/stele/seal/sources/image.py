@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_JSON = 8 << 20  # bytes of an index, manifest or config
 MAX_NESTING = 3
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "ppc64le": "ppc64le", "s390x": "s390x"}
+CONFIGS = {"", "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
 REF_NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 
 
@@ -188,9 +189,19 @@ def choose(blobs: Blobs, index: bytes, reference: str, notes: Notes, wanted: str
         chosen = _for_platform(document.manifests, wanted, notes)
     if document.config is None or document.layers is None:
         raise bad_archive(chosen.digest, "it is not an image manifest")
+    if document.config.media_type not in CONFIGS:
+        raise _artifact(chosen, document.config.media_type)
     config = parse(read_small(blobs, blob_name(document.config.digest), document.config.digest), Config, "the image's config")
     check_platform(chosen.platform or platform_of(config), wanted)  # an index says the variant, which configs often leave out
     return Image(chosen.digest, said, config, [Layer(blob_name(one.digest), one.digest, one.size) for one in document.layers])
+
+
+def _artifact(descriptor: Descriptor, kind: str) -> SteleError:
+    return SteleError(
+        f"{descriptor.digest} is no image, but an artifact (its config is of type {kind[:100]!r})",
+        remedy="name the image that it lies beside, by tag or digest",
+        code="seal.bad-archive",
+    )
 
 
 def _load(blobs: Blobs, descriptor: Descriptor) -> _Document:
@@ -268,6 +279,8 @@ def _for_platform(manifests: list[Descriptor], wanted: str, notes: Notes) -> Des
     whose = "as asked for" if wanted else "this machine's"
     wanted = wanted or this_platform()
     images = [one for one in manifests if not _is_attachment(one)]
+    if len(images) == 1 and images[0].platform is None:
+        return images[0]  # an index need not say it; the config does
     fitting = [one for one in images if one.platform is not None and str(one.platform) == wanted]
     if not fitting:
         same = [one for one in images if one.platform is not None and f"{one.platform.os}/{one.platform.architecture}" == wanted]

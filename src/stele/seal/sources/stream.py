@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import queue
+import re
 import threading
 import zlib
 from typing import TYPE_CHECKING, Protocol
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20
 GZIP = b"\x1f\x8b"
-ZSTD = b"\x28\xb5\x2f\xfd"
+ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")  # a frame, or one to be skipped, with which pzstd begins
 WINDOW = 128 << 20  # the largest zstd window, in bytes, that is unfolded: what every zstd tool accepts
 
 
@@ -119,6 +120,11 @@ def plain(source: Readable) -> Iterator[bytes]:
         yield piece
 
 
+def is_folded(head: bytes) -> bool:
+    """Whether what begins so is unfolded."""
+    return head.startswith(GZIP) or ZSTD.match(head) is not None
+
+
 def unfold(source: Readable, what: str) -> Iterator[bytes]:
     """The pieces of a stream, unfolded if it begins as gzip or zstd does; each at most about 1 MiB.
 
@@ -128,7 +134,7 @@ def unfold(source: Readable, what: str) -> Iterator[bytes]:
     head = source.read(PIECE)
     if head.startswith(GZIP):
         yield from _gunzip(head, source, what)
-    elif head.startswith(ZSTD):
+    elif ZSTD.match(head):
         yield from _unzstd(head, source, what)
     else:
         yield from plain(_Joined(head, source))
