@@ -22,6 +22,7 @@ lint: ## ruff, mypy --strict, import-linter, shellcheck
 	@$(AS_CALLER) .venv/bin/ruff check -q .
 	@$(AS_CALLER) .venv/bin/ruff format -q --check .
 	@$(AS_CALLER) .venv/bin/mypy --no-error-summary
+	@$(AS_CALLER) sh -c "cd benchmarks && ../.venv/bin/mypy --no-error-summary --config-file= --check-untyped-defs --ignore-missing-imports *.py"
 	@contracts=$$($(AS_CALLER) .venv/bin/lint-imports --no-logo 2>&1) || { echo "$$contracts"; exit 1; }
 	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS); else echo "shellcheck is missing: shell scripts not checked"; fi
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,16 @@ def timed(call, *args) -> float:
     return time.perf_counter() - begun
 
 
+def check(folder: Path) -> list[str]:
+    """Check a whole ledger; what does not fit."""
+    return LedgerReader(folder).check(TRUST.ledgers)
+
+
+def open_and_close(folder: Path) -> None:
+    """Open a ledger and close it."""
+    opened(folder).close()
+
+
 def opened(folder: Path) -> Ledger:
     return Ledger.open(folder, signer=SIGNER, clock=time.time_ns)
 
@@ -64,7 +75,7 @@ def lone(work: Path, rounds: int) -> list[dict[str, object]]:
         events = [event(number) for number in range(size)]
         raw = b"".join(bytes(8) + item.entry.encode() for item in ledger.append(events))
         times = paired(
-            {"ledger": lambda events=events: timed(ledger.append, events), "pwrite, fdatasync": lambda raw=raw: timed(bare, raw)},
+            {"ledger": partial(timed, ledger.append, events), "pwrite, fdatasync": partial(timed, bare, raw)},
             rounds=rounds,
         )
         name = f"a commit of {size} ({len(raw)} bytes)"
@@ -121,10 +132,10 @@ def proofs(work: Path, rounds: int) -> list[dict[str, object]]:
         data = _prove(folder, material)
         times = paired(
             {
-                "build": lambda folder=folder: timed(_prove, folder, material),
-                "verify": lambda data=data: timed(verify, data, TRUST),
-                "check the whole ledger": lambda folder=folder: timed(LedgerReader(folder).check, TRUST.ledgers),
-                "open the ledger, close it": lambda folder=folder: timed(lambda: opened(folder).close()),
+                "build": partial(timed, _prove, folder, material),
+                "verify": partial(timed, verify, data, TRUST),
+                "check the whole ledger": partial(timed, check, folder),
+                "open the ledger, close it": partial(timed, open_and_close, folder),
             },
             rounds=rounds,
         )

@@ -105,7 +105,7 @@ def _report(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     count = len(times[ours])
     print(f"\nsealing again, of {count:,} releases: medians in ms, and what ours takes of theirs")
     print(f"  {'releases':>13}{ours:>18}" + "".join(f"{peer:>18}{'ours / it':>11}" for peer in peers))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for begin, end in _blocks(count):
         medians = {name: statistics.median(values[begin:end]) * 1000 for name, values in times.items()}
         ratios = {

@@ -14,7 +14,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -96,7 +96,7 @@ def go(folder: Path, rounds: int) -> list[float]:
     return [int(line) / 1e9 for line in out.split()]
 
 
-def row(folder: Path, title: str, claims: list[shape.Claim], form: str, rounds: int, peer: list[float]) -> dict[str, object]:
+def row(folder: Path, title: str, claims: Sequence[shape.Claim], form: str, rounds: int, peer: list[float]) -> dict[str, object]:
     """Time and size of a claim in a form, over several workloads and instants."""
     files = [prove(folder, claim, form) for claim in claims]
     turn = iter(range(10**9))

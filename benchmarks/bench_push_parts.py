@@ -52,11 +52,12 @@ def sent(registry: str, folder: Path, way: str, size: int, requests: dict[str, i
     data = os.urandom(size)
     digest = sha256(data)
     name = f"{registry}/bench/{os.urandom(8).hex()}"
-    with Repository(Counting(registry), reference.parse(name)) as repository:
+    connections = Counting(registry)
+    with Repository(connections, reference.parse(name)) as repository:
         begun = time.perf_counter()
         registry_transfer.upload(repository, digest, size, io.BytesIO(data))
         took = time.perf_counter() - begun
-        requests[way] = repository.connections.asked
+        requests[way] = connections.asked
     return took
 
 

@@ -322,7 +322,7 @@ def _one_file(there: Layout, folder: Path, newest: Path, here: _Side) -> dict[st
         data = short_updates.made(here.store, release, offer)
 
         def update(base: Release = base, release: Release = release, data: bytes = data) -> None:
-            short_updates.receive(there, base, release.digest, data)
+            short_updates.receive(there, base, release.digest, data, there.publish)
             for stratum in release.strata:
                 there.prepare_image(stratum)
 
