@@ -19,6 +19,8 @@ def seal_data(host: Host, text: str, name: str = "words") -> str:
     folder = host.folder / f"data-{name}-{text}"
     (folder / "sub").mkdir(parents=True)
     (folder / "index.html").write_text(text)
+    (folder / "dev").mkdir(mode=0o755)  # no mount point: nothing is mounted in a data set
+    (folder / "dev" / "part").write_text(f"{text} part")
     (folder / "sub" / "large").write_bytes(os.urandom(1 << 20))
     (folder / "tool").write_bytes(Path("/bin/busybox").read_bytes())
     for path, mode in ((folder, 0o755), (folder / "sub", 0o755), (folder / "tool", 0o755)):
@@ -42,6 +44,8 @@ def test_a_data_set_is_shown_replaced_and_brought_back(host: Host) -> None:
     assert first != second
     host.stele("apply", first)
     assert words(host) == "first"
+    assert host.run_inside("cat /srv/words/dev/part") == "first part"
+    assert sorted(host.run_inside("ls /srv/words").split()) == ["dev", "index.html", "sub", "tool"]
     host.wait(lambda: host.status()["good"] == [first], "confirmed")
     host.stele("apply", second)
     assert words(host) == "second"

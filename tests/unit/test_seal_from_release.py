@@ -68,6 +68,19 @@ def test_more_settings_are_fine_fewer_are_not(places, root):
         assert raised.value.code == "seal.not-settings-only"
 
 
+def test_a_data_set_keeps_more_than_a_workload_and_neither_becomes_the_other(places, root):
+    (root / "dev").mkdir()
+    (root / "dev" / "part").write_bytes(b"not for a workload")
+    workload, data = "{stele: 0, name: app, command: [/srv/a]}", "{stele: 0, name: app, kind: dataset}"
+    for kept, other in ((workload, data), (data, workload)):
+        digest = seal(places, root, kept)
+        assert (opening.open_store(places).tree(digest).get(b"dev/part") is not None) == (kept == data)
+        assert seal(places, root, kept) == digest  # the short way
+        with pytest.raises(SteleError) as raised:
+            seal(places, digest, other)
+        assert raised.value.code == "seal.not-settings-only"
+
+
 def test_a_release_that_nobody_trusts_is_no_source(places, root, tmp_path):
     seal(places, root, SPEC % "1")
     for path in (places.release_key, places.release_pub, places.policy):

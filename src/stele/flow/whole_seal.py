@@ -195,6 +195,7 @@ def read(
     keep: Callable[[str], Draft],
 ) -> Source:
     """Read a source, whatever it is. `keep`: where a registry's blobs go. Raises like their `load`s."""
+    data = spec.kind == "dataset"
     built = {"build_network": options.network, "build_arg": options.arguments}
     if isinstance(source, str):
         from stele.flow import deltas  # nobody else needs these
@@ -211,7 +212,9 @@ def read(
         from stele.seal.sources import registry  # nobody else needs HTTP
 
         refuse_unused("an image in a registry", **built, reference=options.reference)
-        return registry.load(source, plain_http=options.plain_http, time=spec.time, limits=Limits(), keep=keep, platform=options.platform)
+        return registry.load(
+            source, plain_http=options.plain_http, time=spec.time, limits=Limits(), keep=keep, platform=options.platform, data=data
+        )
     refuse_unused("what is not in a registry", plain_http=options.plain_http)
     return sources.load(
         source,
@@ -222,4 +225,5 @@ def read(
         platform=options.platform,
         network=options.network,
         arguments=options.arguments,
+        data=data,
     )

@@ -28,6 +28,8 @@ def load(release: Release, tree: Tree, files: StrataFiles, spec: Spec) -> Source
         SteleError: `seal.not-settings-only`.
     """
     old = release.spec
+    if old.kind != spec.kind:
+        raise _refused(f"it is a {old.kind}, that of the spec a {spec.kind}, and of a data set more is kept")
     _covers("settings", {item.path for item in old.settings}, {item.path for item in spec.settings})
     _covers("writable", {item.path for item in old.writable}, {item.path for item in spec.writable})
     _covers("data", {item.path for item in old.data}, {item.path for item in spec.data})

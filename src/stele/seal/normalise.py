@@ -65,20 +65,22 @@ def _capability(value: bytes) -> bytes:
     return b""
 
 
-def tree_of(root: Inode, *, time: int, notes: Notes) -> Tree:
+def tree_of(root: Inode, *, time: int, notes: Notes, data: bool = False) -> Tree:
     """The tree of what was read from a source, by the rules.
 
     Args:
-        root: the root directory; its mount points are emptied.
+        root: the root directory; its mount points are emptied, but for those of a data set.
         time: modification time of every node, seconds since 1970 (see docs/spec/sources.md for the exception).
         notes: receives what was left out.
+        data: whether it is a data set, in which nothing is mounted.
 
     Raises:
         SteleError: `seal.device-node`, `seal.reserved-name`, `seal.bad-name`, `seal.bad-mount-point`, `seal.bad-owner`.
     """
     from stele.seal.inode import walk  # with dataclasses, which who only asks for a rule need not load
 
-    _empty_mount_points(root, notes)
+    if not data:
+        _empty_mount_points(root, notes)
     found = sorted(walk(root), key=itemgetter(0))
     for path, inode in found:
         _refuse(path, inode)
@@ -132,7 +134,8 @@ def _empty_mount_points(root: Inode, notes: Notes) -> None:
 
 def _refuse(path: bytes, inode: Inode) -> None:
     if inode.kind in {"char", "block"}:
-        reason = f"/{quote(path)[:300]} is a {inode.kind} device ({inode.rdev[0]}:{inode.rdev[1]}) outside /dev"
+        where = "" if path.startswith(b"dev/") else " outside /dev"
+        reason = f"/{quote(path)[:300]} is a {inode.kind} device ({inode.rdev[0]}:{inode.rdev[1]}){where}"
         if inode.kind == "char" and inode.rdev == (0, 0):
             reason += ": an overlay's mark of a deleted file, so this is one layer of a container and not its whole tree"
         raise SteleError(

@@ -40,7 +40,7 @@ def _bad(setting: str, reason: str, remedy: str) -> SteleError:
 
 
 def apply_settings(tree: Tree, contents: ContentReader, spec: Spec, base_dir: Path) -> Applied:
-    """Put the spec's settings files into the tree, and a directory wherever an instance mounts something.
+    """Put the spec's settings files into the tree, and a directory wherever an instance mounts something (in a data set nowhere).
 
     Args:
         tree: of the source.
@@ -53,7 +53,8 @@ def apply_settings(tree: Tree, contents: ContentReader, spec: Spec, base_dir: Pa
     """
     new: dict[bytes, Node] = {}
     data: dict[str, bytes] = {}
-    for name in MOUNT_POINTS:
+    mounted = () if spec.kind == "dataset" else MOUNT_POINTS
+    for name in mounted:
         if tree.get(name) is None:
             new[name] = _directory(name, spec.time)
     for item in spec.writable:
@@ -66,6 +67,9 @@ def apply_settings(tree: Tree, contents: ContentReader, spec: Spec, base_dir: Pa
             base = os.open(base_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, base)
         for setting in spec.settings:
+            first, inner, _ = os.fsencode(setting.path)[1:].partition(b"/")
+            if inner and first in mounted:
+                raise _bad(setting.path, "what an instance mounts there would hide it", "put it at another path")
             content = _content(setting, base)
             node = _place(tree, new, setting, content, spec.time)
             data[node.sha256] = content
@@ -125,8 +129,6 @@ def _place(tree: Tree, new: dict[bytes, Node], setting: Setting, content: bytes,
     path = os.fsencode(setting.path)[1:]
     if not path or name_fault(path) or path.rpartition(b"/")[2].startswith(b".wh."):
         raise _bad(setting.path, "the path is not one that a release can hold", "correct `path` in the spec")
-    if path.split(b"/")[0] in MOUNT_POINTS and b"/" in path:
-        raise _bad(setting.path, "what an instance mounts there would hide it", "put it at another path")
     for above in _ancestors(path):
         node = new.get(above) or tree.get(above)
         if node is None:

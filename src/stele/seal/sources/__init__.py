@@ -34,6 +34,7 @@ def load(
     platform: str = "",
     network: bool = False,
     arguments: Sequence[str] = (),
+    data: bool = False,
 ) -> Source:
     """Read a source that is a path (`registry.load` reads an image of a registry). The result is a context manager, and must be closed.
 
@@ -49,6 +50,7 @@ def load(
         platform: which of several that an image is for, as `linux/arm64`; "": this machine's. Of a root file system: what it is for.
         network: whether a Containerfile's RUN steps may use it.
         arguments: `NAME=value`, for a Containerfile's ARG lines.
+        data: whether it is to be a data set, in which nothing is mounted.
         cache: what a folder's files held at an earlier seal; without it, or of an archive, everything is read.
 
     Raises:
@@ -63,7 +65,7 @@ def load(
         from stele.seal.sources import containerfile
 
         refuse_unused("a Containerfile", reference=reference)
-        return containerfile.load(source, network=network, arguments=arguments, platform=platform, time=time, limits=limits)
+        return containerfile.load(source, network=network, arguments=arguments, platform=platform, time=time, limits=limits, data=data)
     refuse_unused("what is not built from a Containerfile", build_network=network, build_arg=arguments)
     if kind == "debian" or (kind == "auto" and source.name.endswith(".debian.yaml")):
         from stele.seal.sources import debian
@@ -76,21 +78,21 @@ def load(
             from stele.seal.sources import folder
 
             refuse_unused("a folder", reference=reference, platform=platform)
-            return folder.load(source, time=time, cache=cache)
+            return folder.load(source, time=time, cache=cache, data=data)
         if kind in {"docker-archive", "root-tar"}:
             raise _not(source, "is a folder, not an archive")
         from stele.seal.sources import oci_layout
         from stele.seal.sources.blobs import FolderBlobs
 
-        return oci_layout.load(FolderBlobs(source), reference=reference, time=time, limits=limits, platform=platform)
+        return oci_layout.load(FolderBlobs(source), reference=reference, time=time, limits=limits, platform=platform, data=data)
     if kind == "folder":
         raise _not(source, "is not a folder")
     if kind == "root-tar":
         from stele.seal.sources import root_tar
 
         refuse_unused("a tar archive of a root file system", reference=reference)
-        return root_tar.load(source, time=time, limits=limits, platform=platform)
-    return _archive(source, kind, reference, time, limits, platform)
+        return root_tar.load(source, time=time, limits=limits, platform=platform, data=data)
+    return _archive(source, kind, reference, time, limits, platform, data=data)
 
 
 def _is_containerfile(source: Path) -> bool:
@@ -99,15 +101,15 @@ def _is_containerfile(source: Path) -> bool:
     return containerfile.find(source) is not None
 
 
-def _archive(source: Path, kind: str, reference: str, time: int, limits: Limits, platform: str) -> Source:
+def _archive(source: Path, kind: str, reference: str, time: int, limits: Limits, platform: str, *, data: bool) -> Source:
     from stele.seal.sources import docker_archive, oci_layout
     from stele.seal.sources.blobs import ArchiveBlobs
 
     blobs = ArchiveBlobs(source, limits)
     if kind in {"auto", "docker-archive"} and "manifest.json" in blobs:
-        return docker_archive.load(blobs, reference=reference, time=time, limits=limits, platform=platform)
+        return docker_archive.load(blobs, reference=reference, time=time, limits=limits, platform=platform, data=data)
     if kind in {"auto", "oci-layout"} and "oci-layout" in blobs:
-        return oci_layout.load(blobs, reference=reference, time=time, limits=limits, platform=platform)
+        return oci_layout.load(blobs, reference=reference, time=time, limits=limits, platform=platform, data=data)
     blobs.close()
     raise _not(source, "holds neither the manifest.json of a docker archive nor an OCI layout (of a root file system: --kind root-tar)")
 

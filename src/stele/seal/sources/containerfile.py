@@ -39,7 +39,7 @@ def find(source: Path) -> tuple[Path, Path] | None:
     return next(((source / name, source) for name in NAMES if (source / name).is_file()), None)
 
 
-def load(source: Path, *, network: bool, arguments: Sequence[str], platform: str, time: int, limits: Limits) -> Source:
+def load(source: Path, *, network: bool, arguments: Sequence[str], platform: str, time: int, limits: Limits, data: bool = False) -> Source:
     """Build and read an image.
 
     Args:
@@ -49,6 +49,7 @@ def load(source: Path, *, network: bool, arguments: Sequence[str], platform: str
         platform: as `linux/amd64`; "" for this machine's.
         time: modification time of every node.
         limits: on what it may unfold to.
+        data: as in `tree_of`.
 
     Raises:
         SteleError: `seal.source-missing`, `seal.build-failed`, `host.program-missing`, and those of `oci_layout.load`.
@@ -74,7 +75,7 @@ def load(source: Path, *, network: bool, arguments: Sequence[str], platform: str
         image = (work / "image").read_text().strip()
         proc.run([*buildah, "push", "--quiet", image, f"oci:{work / 'layout'}:built"], timeout=_TIMEOUT, env=env)
         used = _used(proc.run([*buildah, "images", "--all", "--json", "--no-trunc"], timeout=60, env=env).stdout, image)
-        read = oci_layout.load(FolderBlobs(work / "layout"), reference="", time=time, limits=limits)
+        read = oci_layout.load(FolderBlobs(work / "layout"), reference="", time=time, limits=limits, data=data)
     finally:
         _remove(work, env)
     inputs = (Input(uri=f"file:{file.name}", digest=_digest(file)), *used, *(Input(uri=f"arg:{text}", digest="") for text in arguments))

@@ -26,8 +26,9 @@ class _Saved(msgspec.Struct, frozen=True, rename="pascal"):
     repo_tags: list[str] | None = None
 
 
-def load(blobs: Blobs, *, reference: str, time: int, limits: Limits, platform: str = "") -> Source:
+def load(blobs: Blobs, *, reference: str, time: int, limits: Limits, platform: str = "", data: bool = False) -> Source:
     """Read one image of a docker archive; closes `blobs`. `platform`: what it must be for, as `linux/arm64`; "": anything.
+    `data`: as in `tree_of`.
 
     Layers are checked by the diff_ids of the config, the config by its own name (which is the image id).
 
@@ -37,13 +38,13 @@ def load(blobs: Blobs, *, reference: str, time: int, limits: Limits, platform: s
     try:
         saved = parse(read_small(blobs, "manifest.json"), list[_Saved], "manifest.json")
         chosen, name = _choose(saved, reference)
-        data = read_small(blobs, chosen.config)
+        config = read_small(blobs, chosen.config)
         named = _NAMED_BY_DIGEST.match(chosen.config)
-        if named and sha256(data) != f"sha256:{named[1]}":
-            raise mismatch(chosen.config, f"sha256:{named[1]}", sha256(data))
-        image = Image(sha256(data), name, parse(data, Config, "the image's config"), [Layer(name) for name in chosen.layers])
+        if named and sha256(config) != f"sha256:{named[1]}":
+            raise mismatch(chosen.config, f"sha256:{named[1]}", sha256(config))
+        image = Image(sha256(config), name, parse(config, Config, "the image's config"), [Layer(name) for name in chosen.layers])
         check_platform(platform_of(image.config), platform)
-        return flatten(blobs, image, "docker-archive", time=time, limits=limits, notes=Notes())
+        return flatten(blobs, image, "docker-archive", time=time, limits=limits, notes=Notes(), data=data)
     finally:
         blobs.close()
 

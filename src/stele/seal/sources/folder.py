@@ -31,8 +31,8 @@ _KINDS: dict[int, Kind] = {
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
 
 
-def load(folder: Path, *, time: int, cache: StatCache | None = None) -> Source:
-    """Read a folder. `cache`: says of files what they hold, and is told.
+def load(folder: Path, *, time: int, cache: StatCache | None = None, data: bool = False) -> Source:
+    """Read a folder. `cache`: says of files what they hold, and is told. `data`: as in `tree_of`.
 
     Raises:
         SteleError: `seal.source-missing`, `seal.unreadable`, `seal.source-changed`, and those of `normalise.tree_of`.
@@ -47,9 +47,9 @@ def load(folder: Path, *, time: int, cache: StatCache | None = None) -> Source:
         ) from error
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, root)
-        walk = _Walk(root, cache or StatCache())
+        walk = _Walk(root, cache or StatCache(), data=data)
         top = walk.run()
-        tree = tree_of(top, time=time, notes=walk.notes)
+        tree = tree_of(top, time=time, notes=walk.notes, data=data)
         undo.pop_all()
         return Source(tree=tree, contents=Contents(walk.places, folder=root, room=walk.room), kind="folder", notes=walk.notes.lines())
 
@@ -68,10 +68,11 @@ class _Waiting(NamedTuple):
 class _Walk:
     """One pass over a folder."""
 
-    def __init__(self, root: int, cache: StatCache) -> None:
+    def __init__(self, root: int, cache: StatCache, *, data: bool) -> None:
         info = os.fstat(root)
         self.root = root
         self.cache = cache
+        self.emptied = () if data else MOUNT_POINTS
         self.device = info.st_dev
         self.owner, self.group = cache.owner = info.st_uid, info.st_gid
         self.notes = Notes()
@@ -138,7 +139,7 @@ class _Walk:
                 child = self._entry(fd, name, prefix + name, below, state, listed)
                 if child is not None:
                     inode.children[name] = child
-                    if child.kind == "dir" and prefix + name not in MOUNT_POINTS:
+                    if child.kind == "dir" and prefix + name not in self.emptied:
                         inner.append((prefix + name, child))
                         continue
                     if child.kind == "dir":

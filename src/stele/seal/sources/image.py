@@ -303,8 +303,8 @@ def _defaults(run: _Run | None) -> Defaults:
     return Defaults(command=(*(run.entrypoint or ()), *(run.cmd or ())), env=env, user=run.user or "", workdir=run.working_dir or "")
 
 
-def flatten(blobs: Blobs, image: Image, kind: Kind, *, time: int, limits: Limits, notes: Notes) -> Source:
-    """Read an image's layers into one tree.
+def flatten(blobs: Blobs, image: Image, kind: Kind, *, time: int, limits: Limits, notes: Notes, data: bool = False) -> Source:
+    """Read an image's layers into one tree. `data`: as in `tree_of`.
 
     Raises:
         SteleError: of the layers, of the rules, `seal.digest-mismatch`, `seal.too-large`.
@@ -325,7 +325,7 @@ def flatten(blobs: Blobs, image: Image, kind: Kind, *, time: int, limits: Limits
     try:
         for number, (layer, diff_id) in enumerate(zip(image.layers, diff_ids, strict=True), 1):
             _layer(blobs, layer, diff_id, budget, root, number, spool, notes)
-        tree = tree_of(root, time=time, notes=notes)
+        tree = tree_of(root, time=time, notes=notes, data=data)
     except BaseException:
         spool.close()
         raise

@@ -19,8 +19,9 @@ class _Layout(msgspec.Struct, frozen=True, rename="camel"):
     image_layout_version: str
 
 
-def load(blobs: Blobs, *, reference: str, time: int, limits: Limits, platform: str = "") -> Source:
+def load(blobs: Blobs, *, reference: str, time: int, limits: Limits, platform: str = "", data: bool = False) -> Source:
     """Read one image of an OCI layout; closes `blobs`. `platform`: which of several, as `linux/arm64`; "": this machine's.
+    `data`: as in `tree_of`.
 
     Raises:
         SteleError: those of `image.choose` and `image.flatten`.
@@ -31,6 +32,6 @@ def load(blobs: Blobs, *, reference: str, time: int, limits: Limits, platform: s
             raise bad_archive("oci-layout", f"its version {version[:20]!r} is not 1")
         notes = Notes()
         image = choose(blobs, read_small(blobs, "index.json"), reference, notes, platform)
-        return flatten(blobs, image, "oci-layout", time=time, limits=limits, notes=notes)
+        return flatten(blobs, image, "oci-layout", time=time, limits=limits, notes=notes, data=data)
     finally:
         blobs.close()

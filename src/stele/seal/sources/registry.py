@@ -119,7 +119,16 @@ def _sizes(listed: Any) -> dict[str, int]:
     return found
 
 
-def load(reference: Reference, *, plain_http: bool, time: int, limits: Limits, keep: Callable[[str], Draft], platform: str = "") -> Source:
+def load(
+    reference: Reference,
+    *,
+    plain_http: bool,
+    time: int,
+    limits: Limits,
+    keep: Callable[[str], Draft],
+    platform: str = "",
+    data: bool = False,
+) -> Source:
     """Read one image of a registry.
 
     Args:
@@ -129,6 +138,7 @@ def load(reference: Reference, *, plain_http: bool, time: int, limits: Limits, k
         limits: of what the layers may unfold to.
         keep: gives the draft of a blob by its digest, with what is there of it already; all are given up with the source.
         platform: which of several, as `linux/arm64`; "": this machine's.
+        data: as in `tree_of`.
 
     Raises:
         SteleError: `registry.*`, those of `keep`, and those of `image.choose` and `image.flatten`.
@@ -142,7 +152,7 @@ def load(reference: Reference, *, plain_http: bool, time: int, limits: Limits, k
                 entry = {"digest": found.digest, "size": len(found.data)}
                 notes = Notes()
                 image = choose(blobs, msgspec.json.encode({"manifests": [entry]}), "", notes, platform)
-                source = flatten(blobs, image, "registry", time=time, limits=limits, notes=notes)
+                source = flatten(blobs, image, "registry", time=time, limits=limits, notes=notes, data=data)
             finally:
                 blobs.close()
         where = f"docker://{reference.registry}/{reference.repository}"

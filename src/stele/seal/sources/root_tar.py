@@ -31,8 +31,8 @@ class _File:
         return os.read(self._fd, size)
 
 
-def load(path: Path, *, kind: Kind = "root-tar", time: int, limits: Limits, platform: str = "") -> Source:
-    """Read a root file system from a tar archive, plain or compressed. Its digest is that of the file as it is.
+def load(path: Path, *, kind: Kind = "root-tar", time: int, limits: Limits, platform: str = "", data: bool = False) -> Source:
+    """Read a root file system from a tar archive, plain or compressed. Its digest is that of the file as it is. `data`: as in `tree_of`.
 
     Raises:
         SteleError: those of the tar reader and of the rules (docs/spec/sources.md).
@@ -55,7 +55,7 @@ def load(path: Path, *, kind: Kind = "root-tar", time: int, limits: Limits, plat
         while folded.read(1 << 20):
             pass  # what lies behind the archive's end counts for its digest
         apply_layer(root, 1, entries, inodes)
-        tree = tree_of(root, time=time, notes=notes)
+        tree = tree_of(root, time=time, notes=notes, data=data)
     except BaseException:
         spool.close()
         raise
