@@ -139,6 +139,9 @@ def test_the_command_line(places, crane, tmp_path):
         return json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)
 
     assert stele(places.data, "push", "app", target)["by_digest"].endswith(digest)
+    for refused in (f"{crane}/cli/app@sha256:{64 * 'a'}", f"{target}@sha256:{64 * 'a'}"):  # what has that digest is another thing
+        assert code(push, places, "app", refused) == "registry.bad-reference"
+    assert stele(places.data, "push", "app", f"{target}@{digest}")["reference"] == target
     to = other(tmp_path, "two", places)
     assert stele(to.data, "pull", target)["release"] == digest
     log = subprocess.run(

@@ -69,6 +69,11 @@ def test_podman_umoci_and_skopeo_give_the_tree_that_the_folder_gives(root: Path,
         run(*podman, "save", "-q", "--format", "oci-archive", "-o", tmp_path / "oci.tar", "app:1")
         run(*podman, "save", "-q", "--format", "oci-dir", "-o", tmp_path / "ocidir", "app:1")
     run("skopeo", "copy", "-q", f"docker-archive:{tmp_path / 'docker.tar'}", f"oci:{tmp_path / 'layout'}:v1")
+    run("skopeo", "copy", "-q", f"docker-archive:{tmp_path / 'docker.tar'}", f"dir:{tmp_path / 'dir'}")
+    with pytest.raises(SteleError) as raised:
+        load(tmp_path / "dir")
+    assert "oci:" in raised.value.reason
+    assert load(tmp_path / "dir", kind="folder").tree.get(b"manifest.json") is not None
     run("umoci", "init", "--layout", tmp_path / "umoci")
     run("umoci", "new", "--image", f"{tmp_path / 'umoci'}:base")
     run("umoci", "insert", "--image", f"{tmp_path / 'umoci'}:base", root, "/")

@@ -41,7 +41,7 @@ def push(
     Args:
         places: the data folder.
         name: of a release in the store; its signature must hold.
-        target: `REGISTRY/REPOSITORY[:TAG]`; without a tag `<workload>-<12 hex digits>`.
+        target: `REGISTRY/REPOSITORY[:TAG]`; without a tag `<workload>-<12 hex digits>`. A digest in it must be the release's.
         plain_http: speak http without TLS.
         delta: make the deltas for updates to it that are not there yet.
         say: told of each step.
@@ -55,6 +55,8 @@ def push(
     store = opening.open_store(places)
     with Repository(Connections(reference.host, plain_http=plain_http), reference) as repository, store.adding():
         release = store.release(name)
+        if reference.digest not in {"", release.digest}:
+            raise _another(release, reference)
         deltas.make_whole(store, release)
         made = packing.attach(places, store, release) if delta else []
         named = ":" in target.rpartition("/")[2]
@@ -84,6 +86,14 @@ def push(
         "deltas": len(made),
         "took_ns": time.monotonic_ns() - begun,
     }
+
+
+def _another(release: Release, reference: Reference) -> SteleError:
+    return SteleError(
+        f"the target names {reference.digest}, but the release is {release.digest}",
+        remedy="leave the digest out of the target, or name the release that has it",
+        code="registry.bad-reference",
+    )
 
 
 def _config(store: Layout, release: Release) -> Descriptor:

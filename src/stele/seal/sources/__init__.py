@@ -77,6 +77,11 @@ def load(
         if kind == "folder" or (kind == "auto" and not is_layout):
             from stele.seal.sources import folder
 
+            if kind == "auto" and _is_skopeo_dir(source):
+                raise _not(
+                    source,
+                    "is what skopeo keeps in a `dir:`; copy it to an `oci:`, or seal the bare files with --kind folder",
+                )
             refuse_unused("a folder", reference=reference, platform=platform)
             return folder.load(source, time=time, cache=cache, data=data)
         if kind in {"docker-archive", "root-tar"}:
@@ -93,6 +98,14 @@ def load(
         refuse_unused("a tar archive of a root file system", reference=reference)
         return root_tar.load(source, time=time, limits=limits, platform=platform, data=data)
     return _archive(source, kind, reference, time, limits, platform, data=data)
+
+
+def _is_skopeo_dir(source: Path) -> bool:
+    try:
+        with open(source / "version", "rb") as file:
+            return file.read(64).startswith(b"Directory Transport Version: ") and os.path.isfile(source / "manifest.json")
+    except OSError:
+        return False
 
 
 def _is_containerfile(source: Path) -> bool:
