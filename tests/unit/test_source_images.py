@@ -203,6 +203,38 @@ def test_the_only_image_of_an_index_need_not_say_its_platform(tmp_path: Path, de
     refused("seal.no-platform", platforms(tmp_path / "c", None, None))
 
 
+def test_what_is_null_counts_as_left_out_and_an_image_may_have_no_layers(tmp_path: Path) -> None:
+    config = json.loads(config_of([ONE], variant=None, created=None, history=None, config=None))
+    blobs, manifest = image_blobs([ONE], config=json.dumps(config).encode())
+    said = json.loads(blobs.pop(manifest)) | {"manifests": None, "annotations": None, "subject": None}
+    said["layers"][0] |= {"artifactType": None, "urls": None, "platform": None}
+    blobs[digest(json.dumps(said).encode())] = again = json.dumps(said).encode()
+    entry = descriptor(again, MANIFEST, platform={"os": "linux", "architecture": MACHINE, "variant": None})
+    index = index_of([{**entry, "artifactType": TYPE + "config.v1+json"}], annotations=None)
+    assert load(write_layout(tmp_path / "nulls", blobs, index))[0] == load(oci_layout(tmp_path / "plain", [ONE]))[0]
+    for number, (layers, rootfs) in enumerate(((None, {"type": "layers"}), (None, {"diff_ids": None}), ([], {"diff_ids": []}))):
+        bare = json.dumps({"architecture": MACHINE, "os": "linux", "rootfs": rootfs}).encode()
+        text = json.dumps({"schemaVersion": 2, "config": descriptor(bare, TYPE + "config.v1+json"), "layers": layers}).encode()
+        entry = descriptor(text, MANIFEST)
+        path = write_layout(tmp_path / str(number), {digest(data): data for data in (bare, text)}, index_of([entry]))
+        assert [node.path for node in load(path)[1].tree] == [b""]
+        saved = json.dumps([{"Config": "config.json", "RepoTags": None, "Layers": layers}]).encode()
+        (tmp_path / f"{number}.tar").write_bytes(file(b"config.json", bare) + file(b"manifest.json", saved) + END)
+        assert [node.path for node in load(tmp_path / f"{number}.tar")[1].tree] == [b""]
+
+
+def test_sizes_are_whole_numbers(tmp_path: Path) -> None:
+    for number, size in enumerate((-1, 1.0, "1", 2**80)):
+        blobs, manifest = image_blobs([ONE])
+        said = json.loads(blobs.pop(manifest))
+        said["layers"][0]["size"] = size
+        text = json.dumps(said).encode()
+        path = write_layout(tmp_path / str(number), {**blobs, digest(text): text}, index_of([descriptor(text, MANIFEST)]))
+        with pytest.raises(SteleError) as raised:
+            load(path)
+        assert raised.value.code in {"seal.bad-archive", "seal.digest-mismatch"}
+
+
 def test_an_artifact_is_no_image_and_not_called_damaged(tmp_path: Path) -> None:
     for number, kind in enumerate(("application/vnd.oci.empty.v1+json", "application/vnd.cncf.helm.config.v1+json")):
         manifest = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(b"{}", kind), "layers": []}).encode()

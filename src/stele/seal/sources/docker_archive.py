@@ -22,7 +22,7 @@ class _Saved(msgspec.Struct, frozen=True, rename="pascal"):
     """One image of manifest.json."""
 
     config: str
-    layers: list[str]
+    layers: list[str] = []  # null, where there are none
     repo_tags: list[str] | None = None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -56,7 +56,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     """An OCI descriptor as read (unknown fields are the format's to add)."""
 
     digest: str
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0)]
     media_type: str = ""
     artifact_type: str = ""
     platform: Platform | None = None
@@ -73,7 +73,7 @@ class _Document(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _RootFs(msgspec.Struct, frozen=True):
-    diff_ids: list[str]
+    diff_ids: list[str] = []  # Docker leaves it out where there are no layers
 
 
 class _Run(msgspec.Struct, frozen=True, rename="pascal"):
@@ -115,15 +115,21 @@ T = TypeVar("T")
 
 
 def parse(data: bytes, shape: type[T], what: str) -> T:
-    """JSON of the given shape.
+    """JSON of the given shape; what is null counts as left out, as Go programs, which write most images, take it.
 
     Raises:
         SteleError: `seal.bad-archive`.
     """
     try:
-        return msgspec.json.decode(data, type=shape)
+        return msgspec.convert(_without_nulls(msgspec.json.decode(data)), type=shape)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise bad_archive(what, str(error)) from error
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def mismatch(what: str, expected: str, found: str) -> SteleError:
@@ -187,13 +193,13 @@ def choose(blobs: Blobs, index: bytes, reference: str, notes: Notes, wanted: str
         if document.manifests is None:
             break
         chosen = _for_platform(document.manifests, wanted, notes)
-    if document.config is None or document.layers is None:
+    if document.config is None:
         raise bad_archive(chosen.digest, "it is not an image manifest")
     if document.config.media_type not in CONFIGS:
         raise _artifact(chosen, document.config.media_type)
     config = parse(read_small(blobs, blob_name(document.config.digest), document.config.digest), Config, "the image's config")
     check_platform(chosen.platform or platform_of(config), wanted)  # an index says the variant, which configs often leave out
-    return Image(chosen.digest, said, config, [Layer(blob_name(one.digest), one.digest, one.size) for one in document.layers])
+    return Image(chosen.digest, said, config, [Layer(blob_name(one.digest), one.digest, one.size) for one in document.layers or []])
 
 
 def _artifact(descriptor: Descriptor, kind: str) -> SteleError:
@@ -233,7 +239,7 @@ def _is_attachment(descriptor: Descriptor) -> bool:
     """Whether it is no image but something about one: an attestation, a signature, any referrer."""
     noted = descriptor.annotations or {}
     return (
-        bool(descriptor.artifact_type)
+        descriptor.artifact_type not in CONFIGS  # some say of an image that it is one
         or "vnd.docker.reference.type" in noted
         or noted.get("kind", "").startswith("dev.cosignproject.cosign/sig")
     )
