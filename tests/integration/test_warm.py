@@ -423,6 +423,22 @@ def test_a_caller_that_waited_too_long_is_not_served_beside_what_it_does_itself(
     assert caller.returncode == 0
 
 
+def test_ctrl_c_before_there_is_an_answer_ends_a_call_as_it_does_later(cold):
+    (cold.run / "stele").mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listener:  # of a warm process that has much to do
+        listener.bind(str(cold.run / "stele" / warm_call.SOCKET))
+        listener.listen()
+        command = [sys.executable, "-c", ENTRY, "--data", str(cold.data), "seal", "app", "-f", "stele.yaml"]
+        with subprocess.Popen(command, env=cold.env, cwd=cold.folder, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as call:
+            asked, _ = listener.accept()
+            with asked:
+                assert asked.recv(1)  # the descriptors that come with it are closed
+                call.send_signal(signal.SIGINT)
+                _, said = call.communicate()
+    assert (call.returncode, said.strip()) == (2, b"aborted")
+    assert not (cold.data / "store" / "index.json").exists()
+
+
 @needs_peers
 def test_the_longest_that_can_be_waited_for_a_call_is_waited(cold):
     cold("warm", "start", "--idle", str(30 * 24 * 3600))

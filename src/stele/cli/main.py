@@ -7,6 +7,8 @@ import sys
 
 from stele import __version__
 
+_ABORTED = 2  # as `ends` has it
+
 
 def main() -> None:
     """Entry point of the `stele` script."""
@@ -19,7 +21,11 @@ def main() -> None:
     if "seal" in argv:
         from stele.cli import warm_call
 
-        code = warm_call.run(argv)
+        try:
+            code = warm_call.run(argv)
+        except KeyboardInterrupt:  # before it had an answer: the warm process finds nobody, and ends what it may have begun
+            sys.stderr.write("\naborted\n")
+            code = _ABORTED
     if code is None:
         code = run(argv)
     if code < 0:
