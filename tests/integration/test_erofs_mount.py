@@ -6,7 +6,9 @@ import errno
 import mmap
 import os
 import secrets
+import shutil
 import stat
+import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from stele.host import loop, mounts, verity_device
-from stele.model.tree import Tree
+from stele.model.tree import Node, Tree
 from stele.seal import erofs, erofs_layout, forms
-from tests.trees import Held, file, folder, trees, varied
+from tests.trees import TIME, Held, file, folder, link, trees, varied, with_folders
 
 pytestmark = [pytest.mark.root, pytest.mark.guest]
 
@@ -126,6 +128,48 @@ def test_any_mounted_image_is_its_tree(found):
         made(tree, held, Path(name) / "image")
         with looped(Path(name) / "image") as device, mounted(device, Path(name) / "mnt") as top:
             compare(top, tree, held)
+
+
+def test_what_is_as_long_as_linux_has_it_is_mounted_as_it_was(tmp_path):
+    held = Held()
+    nodes = {}
+    for byte in {*range(1, 256)} - {ord("."), ord("/")}:
+        for size in (1, 255):
+            path = b"names/" + bytes([byte]) * size
+            nodes[path] = file(path, bytes([byte]) * size, held)
+    for size in (1, 2047, 2048, 2049, 4031, 4032, 4033, 4095):  # around the longest tail, a record of one block, and PATH_MAX
+        path = b"symlink-%d" % size
+        nodes[path] = Node(path=path, kind="symlink", mode=0o777, uid=0, gid=0, mtime=TIME, target=b"t" * size)
+        nodes[b"file-%d" % size] = file(b"file-%d" % size, secrets.token_bytes(size), held)
+    deep = b"/".join(b"%x" % (number % 16) * 255 for number in range(14))
+    nodes[deep + b"/leaf"] = file(deep + b"/leaf", b"leaf", held)
+    nodes[b"/".join([b"d"] * 300)] = folder(b"/".join([b"d"] * 300))
+    for count, size in ((1, 0), (1, 65_535), (3, 65_000), (200, 100)):
+        xattrs = tuple((b"user." + (b"%03d" % number).ljust(250, b"n"), secrets.token_bytes(size)) for number in range(count))
+        for kind, node in ((b"file", file), (b"dir", None)):
+            path = b"xattrs-%s-%d-%d" % (kind, count, size)
+            nodes[path] = node(path, b"content" * 300, held, xattrs=xattrs) if node else folder(path, xattrs=xattrs)
+    for owner in (65_536, 2**31, 2**32 - 2):
+        nodes[b"owner-%d" % owner] = file(b"owner-%d" % owner, b"", held, uid=owner, gid=owner)
+    tree = Tree.build(with_folders(nodes))
+    made(tree, held, tmp_path / "image")
+    if shutil.which("fsck.erofs"):  # guests have none
+        subprocess.run(["fsck.erofs", tmp_path / "image"], capture_output=True, check=True)
+    with looped(tmp_path / "image") as device, mounted(device, tmp_path / "mnt") as top:
+        compare(top, tree, held)
+
+
+def test_more_names_of_one_file_than_16_bits_count(tmp_path):
+    held = Held()
+    first = file(b"a", b"one", held)
+    tree = Tree.build([folder(b""), folder(b"links"), first, *(link(b"links/%d" % number, first) for number in range(66_000))])
+    made(tree, held, tmp_path / "image")
+    with looped(tmp_path / "image") as device, mounted(device, tmp_path / "mnt") as top:
+        info = (top / "a").stat()
+        assert info.st_nlink == 66_001
+        with os.scandir(top / "links") as entries:
+            assert sorted(int(entry.name) for entry in entries if entry.inode() == info.st_ino) == list(range(66_000))
+        assert os.path.samestat((top / "links" / "65999").stat(), info)
 
 
 @pytest.fixture
