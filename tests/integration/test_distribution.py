@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,19 @@ def test_while_a_release_is_pushed_nothing_is_removed(places, registry, tmp_path
     pushing.push(places, "app", target, plain_http=False, delta=True, say=prune, record=quiet)
     assert {"pushing"} <= {word for word, _ in said}
     assert {found for _, found in said} == {"store.busy"}
+
+
+def test_releases_that_are_pushed_to_one_tag_at_once_are_all_there(places, registry, tmp_path):
+    digests = [seal(places, str(number)) for number in range(3)]
+    where = f"{registry}/{tmp_path.name.replace('_', '-').lower()}/app"
+    with ThreadPoolExecutor() as pool:
+        pushed = list(pool.map(lambda digest: push(places, digest, f"{where}:v1")["release"], digests))
+    assert pushed == digests
+    to = other(tmp_path, "two", places)
+    assert pull(to, f"{where}:v1")["release"] in digests
+    for digest in digests:
+        assert pull(to, f"{where}@{digest}", whole=True)["release"] == digest
+        assert len(opening.open_store(to).attestations(digest, "https://slsa.dev/provenance/v1")) == 1
 
 
 def test_the_command_line(places, crane, tmp_path):
