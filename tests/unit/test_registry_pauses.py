@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stele.host.http_registry import TRIES, Connections
-from stele.host.registry import Repository
+from stele.host.registry import UNKNOWN_TRIES, Repository
 from stele.model import reference as references
 from tests.refusals import code
 
@@ -29,6 +29,15 @@ class _Busy(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"{}")
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        served: Any = self.server
+        body = served.bodies.pop(0) if len(served.bodies) > 1 else served.bodies[0]
+        self.send_response(400 if body else 201)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -62,3 +71,25 @@ def test_the_pause_that_is_asked_for_is_made(busy):
     refusal, pauses = asked(busy, (429, "7"), (503, "3"), (429, "600"))
     assert refusal == "registry.throttled"
     assert pauses == [7.0, 3.0]  # ten minutes are not waited for
+
+
+UNKNOWN = b'{"errors":[{"code":"DIGEST_INVALID"},{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown to registry"}]}'
+
+
+@pytest.mark.parametrize(
+    ("bodies", "pauses", "refusal"),
+    [
+        ([UNKNOWN, UNKNOWN, b""], 2, ""),
+        ([UNKNOWN], UNKNOWN_TRIES - 1, "registry.refused"),
+        ([b'{"errors":[{"code":"MANIFEST_INVALID"}]}'], 0, "registry.refused"),
+    ],
+)
+def test_a_blob_that_a_registry_does_not_know_for_a_moment_is_waited_for(busy, bodies, pauses, refusal):
+    busy.bodies, waited = bodies, []
+    host = f"127.0.0.1:{busy.server_address[1]}"
+    with Repository(Connections(host, plain_http=True, sleep=waited.append), references.parse(f"{host}/team/app")) as repository:
+        if refusal:
+            assert code(repository.put_manifest, "v1", "application/json", b"{}") == refusal
+        else:
+            repository.put_manifest("v1", "application/json", b"{}")
+    assert len(waited) == pauses

@@ -29,6 +29,8 @@ ACCEPT = ", ".join((MANIFEST_TYPE, INDEX_TYPE, *DOCKER_TYPES))
 MANIFEST_LIMIT = 4 << 20  # bytes; as registries have it
 T = TypeVar("T")
 PAGES = 16  # of a list of referrers
+UNKNOWN_TRIES = 4  # of a manifest that names blobs that were pushed before it
+_UNKNOWN_BLOB = "MANIFEST_BLOB_UNKNOWN"
 TAGS_AT_ONCE, TAG_PAGES = 1000, 1000  # of a list of tags; the registry may give fewer at once
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z", re.ASCII)
 _NEXT = re.compile(r'<([^<>]{1,4096})>\s*;[^,]*\brel\s*=\s*"?next"?', re.ASCII)
@@ -235,14 +237,26 @@ class Repository:
     def put_manifest(self, name: str, media_type: str, data: bytes) -> bool:
         """Store a manifest or index under a tag or its digest; returns whether the registry said that it noted its subject.
 
+        Where several push the same blobs at once, Debian's docker-registry does not know for a moment one that it has: it is asked again.
+
         Raises:
             SteleError: `registry.*`.
         """
         headers = {"Content-Type": media_type}
-        with self.request("PUT", f"manifests/{name}", headers=headers, body=data, writes=True) as answer:
-            if answer.status not in {200, 201, 202}:
-                raise self.refusal(answer, f"the manifest {name}")
-            return bool(answer.headers.get("OCI-Subject"))
+
+        def put() -> bool:
+            with self.request("PUT", f"manifests/{name}", headers=headers, body=data, writes=True) as answer:
+                if answer.status in {200, 201, 202}:
+                    return bool(answer.headers.get("OCI-Subject"))
+                refused = self.refusal(answer, f"the manifest {name}")
+            if _UNKNOWN_BLOB in refused.reason:
+                raise BrokenError(_UNKNOWN_BLOB, status=answer.status) from refused
+            raise refused
+
+        try:
+            return self.connections.again(put, UNKNOWN_TRIES)
+        except BrokenError as error:
+            raise error.__cause__ or error from None
 
     # --- one request
 
