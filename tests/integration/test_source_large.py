@@ -73,7 +73,7 @@ def test_a_file_above_4_gib_is_the_same_from_folder_tar_and_layer(tmp_path):
     (tmp_path / "folder").mkdir()
     write(tmp_path / "folder" / "large")
     member(tmp_path / "root.tar")
-    found = {}
+    found, others = {}, kept()  # pytest has such files, too: what tests print
     with sources.load(tmp_path / "folder", kind="folder") as source:
         found["folder"] = source.tree.digest()
         [node] = source.tree.files()
@@ -84,13 +84,13 @@ def test_a_file_above_4_gib_is_the_same_from_folder_tar_and_layer(tmp_path):
         assert (tmp_path / f"{form}.tar").stat().st_size < 1 << 20
         with sources.load(tmp_path / f"{form}.tar", kind="root-tar") as source:
             found[form] = source.tree.digest()
-            assert kept() < 1 << 20
+            assert kept() - others < 1 << 20
     for name, kind in (("root.tar", "root-tar"), ("layout", "oci-layout")):
         if kind == "oci-layout":
             layout(tmp_path / "layout", tmp_path / "root.tar")
         with sources.load(tmp_path / name, kind=kind) as source:  # type: ignore[arg-type]
             found[kind] = source.tree.digest()
-            assert 0 < kept() < 1 << 30  # what it keeps of the archive has holes, too
+            assert 0 < kept() - others < 1 << 30  # what it keeps of the archive has holes, too
             chunks = source.contents.chunks(node.sha256)
             assert next(chunks).startswith(b"begin")
     assert len(set(found.values())) == 1, found
