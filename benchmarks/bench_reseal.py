@@ -6,7 +6,8 @@ The file is one of the application's own (srv/app/settings.py). Stele's is the w
 changed strata in both forms, SBOM, provenance, signatures, ledger entry; once as it is, and once with a warm process (`stele warm`),
 which the table after the first compares. restic and borg keep a cache of their own; ostree, umoci and
 podman read everything, and are left out where files are added to the root (`--more`): they are far behind. Each has a folder of its
-own, because umoci changes the ctime of all that it reads. Two limits are measured in the same rounds: one os.lstat for each file in a
+own, because umoci changes the ctime of all that it reads. Before each, what others wrote is synced: a seal waits until its own is on the
+disk, and would wait for theirs, too. Two limits are measured in the same rounds: one os.lstat for each file in a
 plain loop, and `find` that prints inode and ctime of each. The last table says what one more file that did not change costs, beside
 what it costs these; from the smallest root to the next the changed stratum grows, too, from little to the most that strata are. Both
 tables come for time and for processor time (children included), which says more on a busy machine; of a warm seal that is not
@@ -157,6 +158,7 @@ def _peers(work: Path, original: Path, files: int, rounds: int, readers: Sequenc
             subprocess.run([STELE, "warm", "start" if name == WARM else "stop"], check=True, stdout=subprocess.DEVNULL)
         if name == WARM:
             _wait_for_one_that_waits()
+        os.sync()
         time.sleep(0.05)  # a file as young as the clock is coarse is read again next time, by whoever is careful
 
     storage = f"--root {work / 'podman'} --runroot {work / 'podman-run'} --storage-driver vfs"

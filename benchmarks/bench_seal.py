@@ -4,12 +4,14 @@
 
 Stele's seal is complete: tree, tar layers with zstd, EROFS images with dm-verity trees, signature, ledger entry. The peers
 do less: a tar layer (umoci: gzip) and a manifest. `stele seal --from` signs a release whose settings are other ones, `umoci config`
-writes another config. AIDE compares the same files with a database of SHA-256.
+writes another config. Before each, what others wrote is synced: Stele's seal waits until its own is on the disk, the peers do not, and whoever
+waits would wait for theirs, too. AIDE compares the same files with a database of SHA-256.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -68,6 +70,7 @@ def _seal(stele: list[str], source: Path, work: Path, data: Path, rounds: int) -
             subprocess.run(["umoci", "new", "--image", f"{work / 'umoci'}:base"], check=True)
         elif name == "podman import":
             shutil.rmtree(work / "podman", ignore_errors=True)
+        os.sync()
 
     def podman() -> float:
         # podman imports a tar: making it is part of the job, as walking the folder is part of the others'
@@ -88,6 +91,7 @@ def _settings(stele: list[str], source: Path, work: Path, data: Path, rounds: in
     def before(name: str) -> None:
         if name == "stele seal --from":
             other.write_bytes(SPEC + b"env: {ROUND: '%d'}\n" % time.monotonic_ns())  # a release that is not there yet
+        os.sync()
 
     candidates = {
         "stele seal --from": command([*stele, "--data", str(data), "seal", "--from", "minbase", "-f", str(other)]),
