@@ -13,6 +13,7 @@ from stele.ledger import archive
 from stele.ledger.reader import LedgerReader
 from stele.ledger.sequencer import Ledger
 from stele.trust import canonical
+from tests.counted import counted
 from tests.ledgers import OTHER, SIGNER, TRUSTED, Clock, event, opened
 from tests.refusals import code
 
@@ -25,10 +26,7 @@ def _worth(monkeypatch) -> None:
 @pytest.fixture
 def listed(monkeypatch) -> list[Path]:
     """One for each time that the archive is listed."""
-    asked: list[Path] = []
-    real = archive.sizes
-    monkeypatch.setattr(archive, "sizes", lambda path: asked.append(path) or real(path))
-    return asked
+    return counted(monkeypatch, archive, "sizes")
 
 
 def add(folder: Path, count: int = 1) -> None:

@@ -16,6 +16,7 @@ from stele.ledger.edge import Edge
 from stele.ledger.reader import LedgerReader
 from stele.ledger.sequencer import Ledger
 from stele.trust import note
+from tests.counted import counted
 from tests.ledgers import SIGNER, TRUSTED, Clock, event, opened, quiet, rows
 from tests.refusals import code
 
@@ -267,10 +268,7 @@ def test_an_altered_count_of_workloads_is_not_signed(tmp_path, monkeypatch):
 @pytest.fixture
 def syncs(monkeypatch) -> list[int]:
     """One for each fdatasync."""
-    done: list[int] = []
-    real = os.fdatasync
-    monkeypatch.setattr(os, "fdatasync", lambda fd: done.append(fd) or real(fd))
-    return done
+    return counted(monkeypatch, os, "fdatasync")
 
 
 def test_what_a_shown_checkpoint_covers_is_not_synced_again(folder, syncs):

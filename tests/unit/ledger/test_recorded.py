@@ -11,16 +11,14 @@ import pytest
 from stele.ledger import projection, recorded
 from stele.ledger.index import Index
 from stele.ledger.reader import LedgerReader
+from tests.counted import counted
 from tests.ledgers import OTHER, event, opened, quiet
 
 
 @pytest.fixture
 def looks(monkeypatch) -> list[Path]:
     """One for each time that a ledger's projection is asked."""
-    asked: list[Path] = []
-    real = Index.open
-    monkeypatch.setattr(Index, "open", lambda path: asked.append(path) or real(path))
-    return asked
+    return counted(monkeypatch, Index, "open")
 
 
 def revoked(number: int):
