@@ -7,8 +7,6 @@ import sys
 
 from stele import __version__
 
-_ABORTED = 2  # as `ends` has it
-
 
 def main() -> None:
     """Entry point of the `stele` script."""
@@ -24,8 +22,10 @@ def main() -> None:
         try:
             code = warm_call.run(argv)
         except KeyboardInterrupt:  # before it had an answer: the warm process finds nobody, and ends what it may have begun
+            from stele.cli.exits import USAGE
+
             sys.stderr.write("\naborted\n")
-            code = _ABORTED
+            code = USAGE
     if code is None:
         code = run(argv)
     if code < 0:

@@ -211,7 +211,7 @@ class Server:
     def _status(self) -> str:
         why = f", the last because {self._why}" if self._why else ""
         ran = f"for {time.monotonic() - self._since:.0f} s"
-        waits = f"; process {self._spare.pid} waits for the next" if self._is_ready() and self._spare else ""
+        waits = f"; process {spare.pid} waits for the next" if (spare := self._ready()) else ""
         return f"process {os.getpid()} is warm {ran}: {self._served} calls run, {self._refused} refused{why}{waits}"
 
     def _objection(self, sock: socket.socket, asked: Request, fds: Sequence[int]) -> str:
@@ -228,17 +228,16 @@ class Server:
         if plain.read(asked.argv) is None:
             return "it is not a plain seal"
         own = circumstances.of(os.getpid())
-        if self._spare is not None and self._is_ready() and not self._spare.is_as(own):
+        if (spare := self._ready()) and not spare.is_as(own):
             self._end_spare()
         try:
             return _other_circumstances(sock, own)
         except OSError as error:
             return f"its circumstances cannot be told ({error.strerror})"
 
-    def _is_ready(self) -> bool:
-        if self._spare is not None:
-            self._spare.look()
-        return self._spare is not None and bool(self._spare.pids)
+    def _ready(self) -> Spare | None:
+        """The spare, if it is ready."""
+        return self._spare if self._spare is not None and self._spare.look() else None
 
     def _begin(self, sock: socket.socket, asked: Request, fds: Sequence[int]) -> tuple[int, int] | str:
         """Begin a command; returns the id and a descriptor of its process, or why it is not to be run."""

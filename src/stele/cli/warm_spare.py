@@ -55,17 +55,15 @@ class Spare:
         self.pids: list[int] = []
         self.pidfd = opened(self.pid)
 
-    def look(self) -> None:
+    def look(self) -> bool:
         """See whether it became ready."""
-        if self.pids:
-            return
-        self._sock.setblocking(False)
-        try:
-            said = self._sock.recv(_PIDS.size)
-        except OSError:
-            return
-        if len(said) == _PIDS.size:
-            self.pids = [self.pid, *_PIDS.unpack(said)]
+        if not self.pids:
+            self._sock.setblocking(False)
+            with contextlib.suppress(OSError):
+                said = self._sock.recv(_PIDS.size)
+                if len(said) == _PIDS.size:
+                    self.pids = [self.pid, *_PIDS.unpack(said)]
+        return bool(self.pids)
 
     def is_as(self, own: Mapping[str, object]) -> bool:
         """Whether it and its lookers still have the circumstances that they were made with, and would go on now."""
@@ -127,9 +125,8 @@ def _wait(sock: socket.socket, run: Callable[[bytes, list[int], Sequence[int]], 
     pids = lookers.stand_by(LOOKERS)
     memory.settle(ROOM)
     sock.sendall(_PIDS.pack(*pids))
-    fds: list[int] = []
     data, ancillary, _flags, _ = sock.recvmsg(1 << 16, socket.CMSG_SPACE(16 * 4))
-    fds += peers.rights_in(ancillary)
+    fds = peers.rights_in(ancillary)
     if not data:
         return 0  # the warm process ended
     while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):

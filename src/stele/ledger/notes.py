@@ -55,7 +55,7 @@ def restore(folder: Path, archive: Archive, kept: Sequence[bytes], end: int, tru
         SteleError: `ledger.damaged`: one is of more entries; `trust.*`: one that is to be written is not by the ledger's keys.
         OSError: it could not be written.
     """
-    notes = {note.size_of(signed): signed for signed in kept}  # of one size the last: those before were not shown
+    notes = {note.claimed(signed).size: signed for signed in kept}  # of one size the last: those before were not shown
     newest = max(notes, default=0)
     if newest > end:
         raise tiles.damaged(f"the write-ahead log ends at {end}, before the signed checkpoint of size {newest}")

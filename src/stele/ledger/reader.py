@@ -35,7 +35,7 @@ class LedgerReader:
                 remedy="seal or apply something first, or name the right folder",
                 code="ledger.none",
             ) from error
-        self.checkpoint = note.parse_body(self.note.partition(b"\n\n")[0] + b"\n")
+        self.checkpoint = note.claimed(self.note)
         self._hashes = tiles.HashReader(folder, self.checkpoint.size)
 
     @property

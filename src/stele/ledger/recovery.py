@@ -107,7 +107,7 @@ def _is_shown(folder: Path, wal: Wal) -> bool:
 
     Where a file of the WAL was begun there is no note in it at first: so who finds none makes its header true.
     """
-    if not wal.notes or note.size_of(wal.notes[-1]) != wal.base + len(wal.recovered):
+    if not wal.notes or note.claimed(wal.notes[-1]).size != wal.base + len(wal.recovered):
         return False
     try:
         return regular.read(folder / "checkpoint", note.MAX_NOTE).startswith(wal.notes[-1])

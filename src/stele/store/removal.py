@@ -82,10 +82,8 @@ def removing(root: Path, wait: float = 0.0) -> Iterator[None]:
         for name in ("removing", "removal"):
             fd = _open(root, name)
             held.callback(os.close, fd)
-            while not _alone(fd):
-                if time.monotonic() >= deadline:
-                    raise _busy(wait)
-                time.sleep(LOOK_S)
+            if not _is_alone_by(fd, deadline):
+                raise _busy(wait)
         yield
 
 
@@ -99,18 +97,25 @@ def packing(root: Path, wait: float = 0.0) -> Iterator[None]:
     deadline = time.monotonic() + wait
     fd = _open(root, "packing")
     try:
-        while not _alone(fd):
-            if time.monotonic() >= deadline:
-                raise SteleError(
-                    "releases are being packed already",
-                    remedy="try again when that is done; `stele store pack --wait 10m` waits longer",
-                    code="store.busy",
-                    retryable=True,
-                )
-            time.sleep(LOOK_S)
+        if not _is_alone_by(fd, deadline):
+            raise SteleError(
+                "releases are being packed already",
+                remedy="try again when that is done; `stele store pack --wait 10m` waits longer",
+                code="store.busy",
+                retryable=True,
+            )
         yield
     finally:
         os.close(fd)
+
+
+def _is_alone_by(fd: int, deadline: float) -> bool:
+    """Wait for a lock alone; False if it was not to be had by then."""
+    while not _alone(fd):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(LOOK_S)
+    return True
 
 
 def _alone(fd: int) -> bool:

@@ -334,13 +334,13 @@ def unverified(note: bytes) -> Checkpoint:
     return parse_body(split_note(note)[0])
 
 
-def size_of(note: bytes) -> int:
-    """Like the size that `unverified` gives, but signatures are not even read: for notes that whoever asks kept.
+def claimed(note: bytes) -> Checkpoint:
+    """Like `unverified`, but signatures are not even read: for notes that whoever asks kept, or verifies later.
 
     Raises:
         SteleError: `trust.bad-note`.
     """
-    return parse_body(note.partition(b"\n\n")[0] + b"\n").size
+    return parse_body(note.partition(b"\n\n")[0] + b"\n")
 
 
 def lines_of(note: bytes, wanted: Callable[[str, bytes], bool]) -> bytes:
