@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stele.model import tree
+from stele.model.names import doubtful, name_fault
 from stele.model.tree import Node, Tree
 from stele.trust import canonical
 from stele.trust.digest import sha256
@@ -180,6 +181,42 @@ def test_what_breaks_a_rule_is_no_tree(name: str) -> None:
         assert tree.decode(data).nodes != tuple(BAD[name])  # the offending field has no spelling
     except SteleError as error:
         assert error.code in {"tree.invalid", "tree.bad-path"}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_breaks_a_rule_is_found_among_many_that_are_alike(name: str) -> None:
+    around = [node(path) for path in (b"!", b"zy", b"zz")] + [node(b"z", "dir"), node(b"z/z", "symlink")]
+    for bad in (BAD[name], [*BAD[name], *around], [*around, *BAD[name]]):
+        with pytest.raises(SteleError, match=r"tree\.invalid"):
+            Tree.build(bad)
+
+
+@given(trees(), st.lists(st.tuples(names, st.sampled_from(["file", "dir", "symlink"]), st.integers(0, 0o10000)), max_size=4), st.data())
+def test_adding_nodes_makes_the_tree_of_them_and_of_what_was_there(
+    one: Tree, new: list[tuple[bytes, Any, int]], data: st.DataObject
+) -> None:
+    folders = data.draw(st.lists(st.sampled_from([each.path for each in one.nodes]), min_size=len(new), max_size=len(new)))
+    paths = [above + b"/" + name if above else name for above, (name, _, _) in zip(folders, new, strict=True)]
+    added = {
+        path: node(path, kind, **({} if kind == "symlink" else {"mode": mode})) for path, (_, kind, mode) in zip(paths, new, strict=True)
+    }
+    # what was the first name of a file and is replaced is told of in another test
+    linked = {each.link for each in one.nodes}
+    added = {path: each for path, each in added.items() if path not in linked}
+    try:
+        expected = Tree.build({**{each.path: each for each in one.nodes}, **added}.values())
+    except SteleError:
+        with pytest.raises(SteleError, match=r"tree\.invalid"):
+            one.with_nodes(added.values())
+    else:
+        assert one.with_nodes(added.values()) == expected
+
+
+@given(st.lists(st.one_of(names, st.sampled_from([b"a" * 255, b"a" * 256, b".", b"..", b"", b"a\0", b"...", b".a"])), max_size=4))
+def test_a_name_is_at_fault_if_a_part_of_it_is(parts: list[bytes]) -> None:
+    bad = not parts or any(not part or part in {b".", b".."} or len(part) > 255 or b"\0" in part for part in parts)
+    assert bool(name_fault(b"/".join(parts))) == bad
+    assert not bad or b"/".join(parts) in doubtful([b"a", b"/".join(parts), b"b/c"])
 
 
 def test_order_of_nodes_given_does_not_matter_and_order_of_lines_does() -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from operator import attrgetter
+from itertools import pairwise
+from operator import attrgetter, lt
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from stele.model.names import MAX_PATH, above, doubtful, name_fault
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
@@ -19,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
 TREE_HEADER = b"stele-tree v0\n"
-MAX_COMPONENT = 255  # bytes, Linux NAME_MAX
-MAX_PATH = 4095  # bytes, Linux PATH_MAX without its NUL
 MAX_ID = 2**32 - 2  # the last value is "no id" for chown(2)
 MAX_TIME = 2**33 - 1
 MAX_SIZE = 2**63 - 1
@@ -51,31 +52,33 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
 
 
-class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A node as it is spelled in the canonical bytes."""
+class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """A node as it is spelled in the canonical bytes, its keys in order."""
 
-    path: str
-    kind: Kind
-    mode: int
-    uid: int
     gid: int
+    kind: Kind
+    link: str | UnsetType = UNSET
+    mode: int
     mtime: int
-    size: int = 0
-    sha256: str = ""
-    target: str = ""
-    link: str | None = None
-    rdev: tuple[int, int] = (0, 0)
-    xattrs: tuple[tuple[str, str], ...] = ()
+    path: str
+    rdev: tuple[int, int] | UnsetType = UNSET
+    sha256: str | UnsetType = UNSET
+    size: int | UnsetType = UNSET
+    target: str | UnsetType = UNSET
+    uid: int
+    xattrs: tuple[tuple[str, str], ...] | UnsetType = UNSET
 
 
 _PATH = b'"path":"'
 _PLAIN = re.compile(rb"[!-$&-~]*\Z")  # 0x21-0x7E without '%'
-_EDGE = frozenset({b"", b".", b"/"})
-_SUSPECT = re.compile(rb"/[./]|\0")
-_HEX64 = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
+_PLAIN_LINES = bytes({*range(0x21, 0x7F), 0x0A} - {0x25})
+_PLAIN_TEXT = re.compile(r"[!-$&-~]*\Z", re.ASCII)
 _QUOTED = re.compile(r"(?:[!-$&-~]|%[0-9A-F]{2})*\Z", re.ASCII)
+_DEVICES = frozenset({"char", "block"})
 _line_decoder = msgspec.json.Decoder(_Line)
-_path_of = attrgetter("path")
+_encoder = msgspec.json.Encoder()
+_path_of, _size_of, _digest_of = attrgetter("path"), attrgetter("size"), attrgetter("sha256")
+_same_in_files = attrgetter("mode", "uid", "gid", "mtime", "target", "rdev", "xattrs")  # in nearly all of them
 
 
 def quote(raw: bytes) -> str:
@@ -91,7 +94,7 @@ def unquote(text: str) -> bytes:
     Raises:
         SteleError: `tree.bad-path`.
     """
-    if "%" not in text and _QUOTED.match(text):
+    if _PLAIN_TEXT.match(text):
         return text.encode("ascii")
     if _QUOTED.match(text):
         first, *rest = text.encode("ascii").split(b"%")
@@ -106,24 +109,40 @@ def parent(path: bytes) -> bytes:
     return path.rpartition(b"/")[0]
 
 
-def _text(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+def _quoted(paths: Sequence[bytes]) -> Sequence[str]:
+    """`quote` of each: nearly always, none needs it."""
+    whole = b"\n".join(paths)
+    texts = [] if whole.translate(None, _PLAIN_LINES) else whole.decode("ascii").split("\n")
+    return texts if len(texts) == len(paths) else list(map(quote, paths))
+
+
+def _spelled(node: Node, path: str) -> _Line:
+    """A node as it is spelled. `path`: its path, quoted."""
+    file = node.kind == "file"
+    return _Line(
+        gid=node.gid,
+        kind=node.kind,
+        link=UNSET if node.link is None else quote(node.link),
+        mode=node.mode,
+        mtime=node.mtime,
+        path=path,
+        rdev=node.rdev if node.kind in _DEVICES else UNSET,
+        sha256=node.sha256 if file else UNSET,
+        size=node.size if file else UNSET,
+        target=quote(node.target) if node.kind == "symlink" else UNSET,
+        uid=node.uid,
+        xattrs=tuple([(quote(name), quote(value)) for name, value in node.xattrs]) if node.xattrs else UNSET,
+    )
 
 
 def line(node: Node) -> bytes:
     """The canonical line of a node, with its line feed."""
-    # canonical JSON (docs/spec/canonical.md) spelled out, for speed: keys in order, ASCII, only '"' and '\' need escapes
-    link = "" if node.link is None else f'"link":{_text(quote(node.link))},'
-    rdev = f'"rdev":[{node.rdev[0]},{node.rdev[1]}],' if node.kind in {"char", "block"} else ""
-    content = f'"sha256":"{node.sha256}","size":{node.size},' if node.kind == "file" else ""
-    target = f'"target":{_text(quote(node.target))},' if node.kind == "symlink" else ""
-    pairs = ",".join(f"[{_text(quote(name))},{_text(quote(value))}]" for name, value in node.xattrs)
-    xattrs = f',"xattrs":[{pairs}]' if pairs else ""
-    return (
-        f'{{"gid":{node.gid},"kind":"{node.kind}",{link}"mode":{node.mode},"mtime":{node.mtime},"path":{_text(quote(node.path))},'
-        f'{rdev}{content}{target}"uid":{node.uid}{xattrs}}}\n'
-    ).encode("ascii")
+    # canonical JSON (docs/spec/canonical.md): the keys of `_Line` are in order, and all text is ASCII without DEL
+    return _encoder.encode(_spelled(node, quote(node.path))) + b"\n"
+
+
+def _is_hex(digits: str) -> bool:
+    return not digits.encode("ascii", "replace").translate(None, b"0123456789abcdef")
 
 
 def _bad(reason: str) -> SteleError:
@@ -132,30 +151,12 @@ def _bad(reason: str) -> SteleError:
     )
 
 
-def name_fault(path: bytes) -> str:
-    """What is wrong with a non-root path as such ("" if nothing): length, NUL, empty, '.' or '..' components."""
-    if len(path) <= MAX_COMPONENT and path[:1] not in _EDGE and path[-1:] != b"/" and not _SUSPECT.search(path):
-        return ""  # as nearly all are
-    if len(path) > MAX_PATH:
-        return f"is longer than {MAX_PATH} bytes"
-    if b"\0" in path:
-        return "holds a NUL byte"
-    for part in path.split(b"/"):
-        if not part:
-            return "has an empty component"
-        if part in {b".", b".."}:
-            return f"has a component {part.decode()!r}"
-        if len(part) > MAX_COMPONENT:
-            return f"has a component longer than {MAX_COMPONENT} bytes"
-    return ""
-
-
 def _node_fault(node: Node) -> str:
     """What is wrong with one node by itself ("" if nothing)."""
     if not (0 <= node.mode <= 0o7777 and 0 <= node.uid <= MAX_ID and 0 <= node.gid <= MAX_ID and 0 <= node.mtime <= MAX_TIME):
         return "mode, owner or time is out of range"
     if node.kind == "file":
-        if not 0 <= node.size <= MAX_SIZE or not _HEX64.match(node.sha256):
+        if not 0 <= node.size <= MAX_SIZE or len(node.sha256) != 64 or not _is_hex(node.sha256):
             return "size or digest is not valid"
     elif node.size or node.sha256:
         return f"a {node.kind} has a size or digest"
@@ -164,7 +165,7 @@ def _node_fault(node: Node) -> str:
             return "a symlink needs a target of 1 to 4095 bytes without NUL, and mode 0777"
     elif node.target:
         return f"a {node.kind} has a target"
-    if node.kind in {"char", "block"}:
+    if node.kind in _DEVICES:
         if not (0 <= node.rdev[0] < 1 << 12 and 0 <= node.rdev[1] < 1 << 20):
             return "device numbers are out of range"
     elif node.rdev != (0, 0):
@@ -179,6 +180,15 @@ def _node_fault(node: Node) -> str:
     return ""
 
 
+def _dubious(nodes: Sequence[Node]) -> Iterable[Node]:
+    """Those for `_node_fault` to look at: of files whose sizes and digests are fine, one of all that are the same but for these."""
+    files = [node for node in nodes if node.kind == "file"]
+    sizes, digests = list(map(_size_of, files)), list(map(_digest_of, files))
+    if min(sizes, default=-1) < 0 or max(sizes) > MAX_SIZE or set(map(len, digests)) != {64} or not _is_hex("".join(digests)):
+        return nodes
+    return [*(node for node in nodes if node.kind != "file"), *{_same_in_files(file): file for file in files}.values()]
+
+
 def check(nodes: tuple[Node, ...]) -> None:
     """Everything that makes a list of nodes a tree (docs/spec/tree.md, Rules).
 
@@ -187,26 +197,28 @@ def check(nodes: tuple[Node, ...]) -> None:
     """
     if not nodes or nodes[0].path != b"" or nodes[0].kind != "dir" or nodes[0].link is not None:
         raise _bad("its first node is not the root directory")
-    seen: dict[bytes, Node] = {}
-    before: bytes | None = None
-    for node in nodes:
-        if before is not None and node.path <= before:
-            raise _bad(f"{quote(node.path)[:200]} is out of order or appears twice")
-        before = node.path
-        fault = _node_fault(node) or (name_fault(node.path) if node.path else "")
-        if fault:
+    paths = list(map(_path_of, nodes))
+    if not all(map(lt, paths, paths[1:])):
+        late = next(path for before, path in pairwise(paths) if path <= before)
+        raise _bad(f"{quote(late)[:200]} is out of order or appears twice")
+    for node in _dubious(nodes):
+        if fault := _node_fault(node):
             raise _bad(f"{quote(node.path)[:200]}: {fault}")
-        if node.path:
-            above = seen.get(parent(node.path))
-            if above is None or above.kind != "dir":
-                raise _bad(f"{quote(node.path)[:200]} has no directory above it")
-        if node.link is not None:
-            first = seen.get(node.link)
-            if first is None or node.kind == "dir" or first.link is not None:
-                raise _bad(f"{quote(node.path)[:200]} links to what is not the first name of a file")
-            if msgspec.structs.replace(node, path=first.path, link=None) != first:
-                raise _bad(f"{quote(node.path)[:200]} differs from {quote(node.link)[:200]}, whose other name it is")
-        seen[node.path] = node
+    for path in doubtful(paths[1:]):
+        if fault := name_fault(path):
+            raise _bad(f"{quote(path)[:200]}: {fault}")
+    folders = {node.path for node in nodes if node.kind == "dir"}
+    if not folders.issuperset([path.rpartition(b"/")[0] for path in paths]):  # which are before it, by the order
+        lost = next(path for path in paths if parent(path) not in folders)
+        raise _bad(f"{quote(lost)[:200]} has no directory above it")
+    linked = [node for node in nodes if node.link is not None]
+    firsts = {node.path: node for node in nodes if node.link is None} if linked else {}
+    for node in linked:
+        first = firsts.get(node.link or b"")
+        if first is None or node.kind == "dir" or first.path > node.path:
+            raise _bad(f"{quote(node.path)[:200]} links to what is not the first name of a file")
+        if msgspec.structs.replace(node, path=first.path, link=None) != first:
+            raise _bad(f"{quote(node.path)[:200]} differs from {quote(first.path)[:200]}, whose other name it is")
 
 
 def joined(lines: Iterable[bytes | memoryview]) -> bytes:
@@ -259,11 +271,12 @@ class Tree(msgspec.Struct, frozen=True):
 
     def encode(self) -> bytes:
         """The canonical bytes: the header line, then one canonical JSON line per node."""
-        return joined(self.lines())
+        spelled = list(map(_spelled, self.nodes, _quoted(list(map(_path_of, self.nodes)))))
+        return TREE_HEADER + _encoder.encode_lines(spelled)
 
     def lines(self) -> list[bytes]:
         """The canonical line of each node, in order."""
-        return list(map(line, self.nodes))
+        return self.encode()[len(TREE_HEADER) :].splitlines(keepends=True)
 
     def digest(self) -> str:
         """The tree digest, `sha256:<hex>` of `encode()`."""
@@ -300,6 +313,12 @@ class Tree(msgspec.Struct, frozen=True):
         added = {node.path: node for node in new}
         if not added and not without:
             return self
+        # whether they say nothing of other nodes, and those nothing of what goes, unless that stays a directory
+        beside = (node.link is None and ((was := self.get(node.path)) is None or was.kind == node.kind == "dir") for node in added.values())
+        if not without and all(beside):
+            there = {node.path: node for path in added for node in map(self.get, above(path)) if node}
+            Tree.build({**there, **added}.values())  # these are a tree, too, or the whole is none
+            return Tree(tuple(sorted([*(node for node in self.nodes if node.path not in added), *added.values()], key=_path_of)))
         kept = [node for node in self.nodes if node.path not in added and node.path not in without]
         kept_paths = {node.path for node in kept}
         promoted: dict[bytes, bytes] = {}
@@ -318,30 +337,21 @@ class Tree(msgspec.Struct, frozen=True):
         return sum(node.size for node in self.files())
 
 
-def _node(raw_line: bytes) -> Node:
-    try:
-        raw = _line_decoder.decode(raw_line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _bad(f"a line cannot be read: {error}") from error
-    node = Node(
+def _node(raw: _Line) -> Node:
+    return Node(
         path=unquote(raw.path),
         kind=raw.kind,
         mode=raw.mode,
         uid=raw.uid,
         gid=raw.gid,
         mtime=raw.mtime,
-        size=raw.size,
-        sha256=raw.sha256,
-        target=unquote(raw.target),
-        link=None if raw.link is None else unquote(raw.link),
-        rdev=raw.rdev,
-        xattrs=tuple((unquote(name), unquote(value)) for name, value in raw.xattrs),
+        size=raw.size or 0,
+        sha256=raw.sha256 or "",
+        target=unquote(raw.target or ""),
+        link=None if raw.link is UNSET else unquote(raw.link),
+        rdev=raw.rdev or (0, 0),
+        xattrs=tuple([(unquote(name), unquote(value)) for name, value in raw.xattrs or ()]),
     )
-    if _node_fault(node):
-        raise _bad(f"{raw.path[:200]}: {_node_fault(node)}")
-    if line(node) != raw_line + b"\n":
-        raise _bad(f"{raw.path[:200]} is not spelled the one way")
-    return node
 
 
 def path_of(line: bytes) -> bytes:
@@ -357,7 +367,15 @@ def path_of(line: bytes) -> bytes:
 
 def decode_line(data: bytes) -> Node:
     """One node from its line (without the line feed), checked by itself. Raises like `decode`."""
-    return _node(data)
+    try:
+        node = _node(_line_decoder.decode(data))
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _bad(f"a line cannot be read: {error}") from error
+    if fault := _node_fault(node):
+        raise _bad(f"{quote(node.path)[:200]}: {fault}")
+    if line(node) != data + b"\n":
+        raise _bad(f"{quote(node.path)[:200]} is not spelled the one way")
+    return node
 
 
 def decode(data: bytes) -> Tree:
@@ -370,6 +388,12 @@ def decode(data: bytes) -> Tree:
         raise _bad("it does not begin with the header of version 0")
     if not data.endswith(b"\n") or len(data) == len(TREE_HEADER):
         raise _bad("it is cut short")
-    nodes = tuple(map(_node, lines_of(data)))
-    check(nodes)
-    return Tree(nodes)
+    try:
+        lines = _line_decoder.decode_lines(memoryview(data)[len(TREE_HEADER) :])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _bad(f"a line cannot be read: {error}") from error
+    tree = Tree(tuple(map(_node, lines)))
+    check(tree.nodes)
+    if tree.encode() != data:
+        raise _bad("a line is not spelled the one way")
+    return tree

@@ -9,7 +9,7 @@ import os
 import struct
 from typing import NamedTuple
 
-from stele.model.tree import MAX_PATH
+from stele.model.names import MAX_PATH
 from stele.seal.erofs_layout import BLOCK, DIRENT, FILE_TYPE, FLAT_INLINE, FLAT_PLAIN, INODE, ROOT_NID, SLOT, Piece
 
 _INODE = struct.Struct("<HHHHQI")  # the beginning of struct erofs_inode_extended

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
-from stele.model.tree import MAX_ID, MAX_TIME, MAX_XATTR, Node, Tree, name_fault, parent, quote
+from stele.model.names import doubtful, name_fault
+from stele.model.tree import MAX_ID, MAX_TIME, MAX_XATTR, Node, Tree, parent, quote
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 MOUNT_POINTS = (b"dev", b"proc", b"sys", b"run")  # mounted over at run time; their content is not sealed
 MAX_INSTANCE_ID = 65_535  # an instance's block of ids
 CAPABILITY = b"security.capability"
+_WHITEOUT = b".wh."  # names that begin so mean deletion in OCI layers
+_DEVICES = frozenset({"char", "block"})
+_fields = attrgetter("kind", "uid", "gid")
 _VFS_CAP_2 = 0x0200_0000
 _VFS_CAP_3 = 0x0300_0000
 
@@ -82,7 +86,7 @@ def tree_of(root: Inode, *, time: int, notes: Notes, data: bool = False) -> Tree
     if not data:
         _empty_mount_points(root, notes)
     found = sorted(walk(root), key=itemgetter(0))
-    for path, inode in found:
+    for path, inode in found if _is_doubtful(found) else ():
         _refuse(path, inode)
         if inode.uid > MAX_INSTANCE_ID or inode.gid > MAX_INSTANCE_ID:
             notes.add(f"owners above {MAX_INSTANCE_ID}, which no instance has (there they are nobody's)", path)
@@ -110,7 +114,7 @@ def _node(path: bytes, inode: Inode, link: bytes | None, mtime: int) -> Node:
         sha256=inode.sha256,
         target=inode.target,
         link=link,
-        xattrs=tuple(sorted(inode.xattrs.items())),
+        xattrs=tuple(sorted(inode.xattrs.items())) if inode.xattrs else (),
     )
 
 
@@ -132,8 +136,17 @@ def _empty_mount_points(root: Inode, notes: Notes) -> None:
             inode.children = {}
 
 
+def _is_doubtful(found: list[tuple[bytes, Inode]]) -> bool:
+    """Whether something may have to be refused, or told of, as a look at all at once tells."""
+    paths = [path for path, _ in found if path]
+    if doubtful(paths) or b"/" + _WHITEOUT in b"/" + b"/".join(paths):
+        return True
+    ids = range(MAX_INSTANCE_ID + 1)
+    return any(kind in _DEVICES or uid not in ids or gid not in ids for kind, uid, gid in {_fields(inode) for _, inode in found})
+
+
 def _refuse(path: bytes, inode: Inode) -> None:
-    if inode.kind in {"char", "block"}:
+    if inode.kind in _DEVICES:
         where = "" if path.startswith(b"dev/") else " outside /dev"
         reason = f"/{quote(path)[:300]} is a {inode.kind} device ({inode.rdev[0]}:{inode.rdev[1]}){where}"
         if inode.kind == "char" and inode.rdev == (0, 0):
@@ -148,7 +161,7 @@ def _refuse(path: bytes, inode: Inode) -> None:
     fault = name_fault(path)
     if fault:
         raise SteleError(f"the path /{quote(path)[:300]} {fault}", remedy="rename it in the source", code="seal.bad-name")
-    if path.rpartition(b"/")[2].startswith(b".wh."):
+    if path.rpartition(b"/")[2].startswith(_WHITEOUT):
         raise SteleError(
             f"/{quote(path)[:300]}: names that begin with '.wh.' mean deletion in OCI layers and cannot be sealed",
             remedy="rename it in the source; of an AUFS or OCI layer, seal the whole image instead",

@@ -95,7 +95,7 @@ def seal(
     """
     from stele.seal import packages  # who remakes strata only needs none of its readers
 
-    lines = Lines()
+    lines = Lines(dict(zip([node.path for node in tree.nodes], tree.lines(), strict=True)))
     known = packages.find(tree, contents) if known is None else known
     cut = strata.explained(tree, spec, known)
     with forms.Makers() as makers:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from stele.host.below import open_below
+from stele.model.names import above, name_fault
 from stele.model.spec import parse_mode, parse_owner
-from stele.model.tree import Node, Tree, name_fault, quote
+from stele.model.tree import Node, Tree, quote
 from stele.seal.contents import Contents
 from stele.seal.normalise import MOUNT_POINTS
 from stele.trust.errors import SteleError
@@ -88,12 +89,6 @@ def _directory(path: bytes, time: int) -> Node:
     return Node(path=path, kind="dir", mode=0o755, uid=0, gid=0, mtime=time)
 
 
-def _ancestors(path: bytes) -> list[bytes]:
-    """The directories above a path, the root excluded, outermost first."""
-    parts = path.split(b"/")
-    return [b"/".join(parts[:depth]) for depth in range(1, len(parts))]
-
-
 def _mount_point(tree: Tree, new: dict[bytes, Node], item: Writable, time: int) -> None:
     path = os.fsencode(item.path)[1:]
     _directories(tree, new, path, "writable", time)
@@ -112,14 +107,14 @@ def _directories(tree: Tree, new: dict[bytes, Node], path: bytes, field: str, ti
             remedy=f"correct `{field}` in the spec",
             code="seal.bad-mount-point",
         )
-    for above in (*_ancestors(path), path):
-        node = new.get(above) or tree.get(above)
+    for folder in (*above(path)[1:], path):
+        node = new.get(folder) or tree.get(folder)
         if node is None:
-            new[above] = _directory(above, time)
+            new[folder] = _directory(folder, time)
         elif node.kind != "dir":
             leads = f" to {quote(node.target)[:200]}" if node.kind == "symlink" else ""
             raise SteleError(
-                f"the {field} path /{quote(path)[:300]} cannot be mounted: /{quote(above)[:300]} is a {node.kind}{leads} in the source",
+                f"the {field} path /{quote(path)[:300]} cannot be mounted: /{quote(folder)[:300]} is a {node.kind}{leads} in the source",
                 remedy=f"name a directory in `{field}`, and where a symlink leads elsewhere, the path that it leads to",
                 code="seal.bad-mount-point",
             )
@@ -129,13 +124,13 @@ def _place(tree: Tree, new: dict[bytes, Node], setting: Setting, content: bytes,
     path = os.fsencode(setting.path)[1:]
     if not path or name_fault(path) or path.rpartition(b"/")[2].startswith(b".wh."):
         raise _bad(setting.path, "the path is not one that a release can hold", "correct `path` in the spec")
-    for above in _ancestors(path):
-        node = new.get(above) or tree.get(above)
+    for folder in above(path)[1:]:
+        node = new.get(folder) or tree.get(folder)
         if node is None:
-            new[above] = _directory(above, time)
+            new[folder] = _directory(folder, time)
         elif node.kind != "dir":
             raise _bad(
-                setting.path, f"/{quote(above)[:300]} is a {node.kind} in the source, not a directory", "name the path that it leads to"
+                setting.path, f"/{quote(folder)[:300]} is a {node.kind} in the source, not a directory", "name the path that it leads to"
             )
     present = new.get(path) or tree.get(path)
     if present is not None and present.kind in {"dir", "symlink"}:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from stele.host import states
 from stele.host.below import open_below
 from stele.host.states import State
-from stele.model.tree import Kind, name_fault, quote
+from stele.model.names import name_fault
+from stele.model.tree import Kind, quote
 from stele.seal.contents import Contents, InFolder, InRoom, Place, changed, unreadable
 from stele.seal.inode import Inode, Notes
 from stele.seal.normalise import MOUNT_POINTS, folder_owner, is_kept_xattr, kept_xattrs, tree_of

@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from stele.model.tree import MAX_ID, MAX_PATH, name_fault, quote
+from stele.model.names import MAX_PATH, name_fault
+from stele.model.tree import MAX_ID, quote
 from stele.seal.sources import sparse
 from stele.seal.sources.stream import bad_archive
 from stele.trust.errors import SteleError
