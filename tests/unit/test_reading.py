@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from stele.host import states
-from stele.seal.sources.reading import Reader, Reading, Wanted
+from stele.seal.hands import Hands
+from stele.seal.sources.reading import READ, Reader, Reading, Wanted
 from stele.trust.errors import SteleError
 
 COUNT = 700  # several batches
@@ -29,12 +30,17 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def reading_of(reader: Reader, hands: Hands) -> Reading:
+    hands.serve(READ, reader.serve)
+    return Reading(reader, hands)
+
+
 def read(root: Path):
     room = mmap.mmap(-1, 1 << 20)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         reader, at, paths = Reader(fd, room), 0, []
-        with Reading(reader) as reading:
+        with Hands() as hands, reading_of(reader, hands) as reading:
             for folder in sorted(root.iterdir()):
                 path = os.fsencode(folder.name) + b"/deep"
                 reading.folder(path)
@@ -91,7 +97,7 @@ def test_what_changed_or_went_is_not_told_of_and_named_by_who_reads_it_again(roo
         os.mkfifo(folder / "21")
         (folder / "28").unlink()
         (folder / "28").symlink_to("35")
-        with Reading(reader) as reading:
+        with Hands() as hands, reading_of(reader, hands) as reading:
             reading.folder(b"0/deep")
             for each in wanted:
                 reading.add(each)
@@ -138,7 +144,7 @@ def test_a_walk_that_fails_leaves_nobody_behind(root):
     threads, processes = set(threading.enumerate()), children()
 
     def fail() -> None:
-        with Reading(Reader(fd, room)) as reading:
+        with Hands() as hands, reading_of(Reader(fd, room), hands) as reading:
             for folder in sorted(root.iterdir()):
                 reading.folder(os.fsencode(folder.name) + b"/deep")
                 for file in sorted((folder / "deep").iterdir()):

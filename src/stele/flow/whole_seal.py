@@ -11,7 +11,7 @@ from stele.flow import accompany, attesting, caches, opening
 from stele.model import spec as specs
 from stele.model.reference import Reference
 from stele.model.tree import quote
-from stele.seal import codec, command, settings, sources
+from stele.seal import codec, command, makers, settings, sources
 from stele.seal import release as releases
 from stele.seal.again import last as last_seals
 from stele.seal.noted import Noted
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stele.model.release import Release
     from stele.model.spec import Spec
     from stele.model.tree import Tree
+    from stele.seal.hands import Hands
     from stele.seal.release import Sealed
     from stele.seal.sources.source import Source
     from stele.store.layout import Layout
@@ -68,7 +69,7 @@ def _make(
     say(f"reading {source}")
     packing = cast("Compression", options.compression)
     same = {} if options.paranoid else reuse.strata(store, source if isinstance(source, str) else spec.name, codec.codec_name(packing))
-    with read(store, source, spec, options, cache, store.partial) as found:
+    with makers.helpers() as hands, read(store, source, spec, options, cache, store.partial, hands) as found:
         applied = settings.apply_settings(found.tree, found.contents, spec, asked.spec_file.parent)
         noted = Noted(applied.contents)
         examined = accompany.examine(places, applied.tree, applied.contents, noted, spec)
@@ -84,6 +85,7 @@ def _make(
             reuse=same,
             known=examined.packages,
             meanwhile=aside.make,
+            hands=hands,
         )
         came_from = _from(found)
         made_from = attesting.materials(asked, came_from, [item.source for item in spec.settings if item.source], sealed.release)
@@ -193,8 +195,9 @@ def read(
     options: Options,
     cache: statcache.StatCache,
     keep: Callable[[str], Draft],
+    hands: Hands | None = None,
 ) -> Source:
-    """Read a source, whatever it is. `keep`: where a registry's blobs go. Raises like their `load`s."""
+    """Read a source, whatever it is. `keep`: where a registry's blobs go. `hands`: help. Raises like their `load`s."""
     data = spec.kind == "dataset"
     built = {"build_network": options.network, "build_arg": options.arguments}
     if isinstance(source, str):
@@ -222,6 +225,7 @@ def read(
         reference=options.reference,
         time=spec.time,
         cache=cache,
+        hands=hands,
         platform=options.platform,
         network=options.network,
         arguments=options.arguments,

@@ -18,8 +18,12 @@ class Beside(Generic[T]):
         self._work = work
         self._found: list[T] = []
         self._raised: BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        self._thread: threading.Thread | None = threading.Thread(target=self._run)
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread is to be had: it is done at once
+            self._thread = None
+            self._run()
 
     def _run(self) -> None:
         try:
@@ -31,11 +35,12 @@ class Beside(Generic[T]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def result(self) -> T:
         """Wait for the work; what it returned, or raise what it raised."""
-        self._thread.join()
+        self.__exit__()
         if self._raised is not None:
             raise self._raised
         return self._found[0]

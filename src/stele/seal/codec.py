@@ -1,7 +1,7 @@
 """Compression of layers (docs/spec/release.md, Layers). The output is a function of the input and the named codec.
 
-zstd runs with at least one worker: its output is then the same for any number of workers (without, it differs), and for
-any division of the input. The gzip header carries no time and no name.
+zstd compresses what is not large in one call. What is larger, it compresses with at least one worker: the output is then the same for
+any number of workers (without, it differs), and for any division of the input. The gzip header carries no time and no name.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Compression = Literal["zstd", "gzip", "none"]
 ZSTD_LEVEL = 3
+WHOLE = 32 << 20  # bytes that zstd compresses in one call
 GZIP_LEVEL = 6
 _own = threading.local()
 
@@ -42,28 +43,65 @@ class _Plain:
         return b""
 
 
+class _Zstd:
+    """What comes is held as long as it may be all of it."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._held: bytearray | None = bytearray()
+        self._encoder: Encoder | None = None
+
+    def compress(self, data: bytes | memoryview, /) -> bytes:
+        if self._encoder is not None:
+            return self._encoder.compress(data)
+        if self._held is not None and len(self._held) + len(data) <= WHOLE:
+            self._held += data
+            return b""
+        held, self._held = self._held, None
+        self._encoder = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=self._workers, write_content_size=False).compressobj()
+        return self._encoder.compress(held or b"") + self._encoder.compress(data)
+
+    def flush(self) -> bytes:
+        if self._encoder is not None:
+            return self._encoder.flush()
+        held, self._held = self._held, None
+        return _one_call(held or b"")
+
+
+def _one_call(data: bytes | bytearray | memoryview) -> bytes:
+    if not hasattr(_own, "compressor"):
+        _own.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=False)
+    compressor: zstandard.ZstdCompressor = _own.compressor  # its memory, which is zeroed when it is new, is used again
+    return compressor.compress(data)
+
+
 def codec_name(compression: Compression) -> str:
     """What a release records: library, version, parameters."""
     if compression == "zstd":
-        return f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))} level {ZSTD_LEVEL} mt"
+        return f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))} level {ZSTD_LEVEL}"
     if compression == "gzip":
         return f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {GZIP_LEVEL}"
     return "none"
 
 
 def encoder(compression: Compression, *, alone: bool = True) -> Encoder:
-    """A fresh encoder. `alone`: whether all processors are for this one, or half of them; of such a thread has one at a time."""
-    if compression == "zstd" and not alone:
-        if not hasattr(_own, "compressor"):
-            _own.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=max(1, min(4, (os.cpu_count() or 1) // 2)))
-        own: zstandard.ZstdCompressor = _own.compressor  # its memory, which is zeroed when it is new, is used again
-        return own.compressobj()
+    """A fresh encoder. `alone`: whether all processors are for this one, or half of them."""
     if compression == "zstd":
-        workers = max(1, min(8, os.cpu_count() or 1))
-        return zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=workers).compressobj()
+        count = os.cpu_count() or 1
+        return _Zstd(max(1, min(8, count) if alone else min(4, count // 2)))
     if compression == "gzip":
         return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
     return _Plain()
+
+
+def compressed(data: memoryview, compression: Compression) -> bytes | memoryview:
+    """All of what an encoder gives for `data`."""
+    if compression == "zstd" and len(data) <= WHOLE:
+        return _one_call(data)
+    if compression == "none":
+        return data
+    packing = encoder(compression, alone=False)
+    return packing.compress(data) + packing.flush()
 
 
 @contextlib.contextmanager

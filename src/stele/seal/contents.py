@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from stele.host.below import open_below
 from stele.model.tree import quote
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from stele.model.ports import ContentReader
 
 CHUNK = 1 << 20
 
@@ -89,6 +91,40 @@ class Contents:
         place = self._places[digest]
         return len(place) if isinstance(place, bytes) else place.size
 
+    def fill(self, digest: str, room: memoryview) -> int:
+        """Put one content into `room`; returns its size in bytes, of which no more than fits was put. Raises like `chunks`."""
+        place = self._places[digest]
+        if isinstance(place, InFolder) and place.size == len(room):
+            self._fill_from_folder(place, digest, room)
+        elif isinstance(place, InRoom) and place.size == len(room):
+            room[:] = self._room[place.offset : place.offset + place.size]
+        else:
+            return filled(self.chunks(digest), room)
+        return len(room)
+
+    def portable(self, digests: Iterable[str]) -> list[tuple[str, int, bytes, int]]:
+        """Where some contents are, as `Contents.ported` takes it: for another process that has the same folder and room."""
+        found = []
+        for digest in digests:
+            place = self._places[digest]
+            if isinstance(place, bytes):
+                found.append((digest, -1, place, 0))
+            elif isinstance(place, InFolder):
+                found.append((digest, -2, place.path, place.size))
+            elif isinstance(place, InRoom):
+                found.append((digest, place.offset, b"", place.size))
+            else:
+                raise TypeError(f"{place} is only here")
+        return found
+
+    @classmethod
+    def ported(cls, places: Iterable[tuple[str, int, bytes, int]], folder: int, room: memoryview) -> Self:
+        """The contents of which another process says where they are; see `portable`."""
+        found: dict[str, Place] = {}
+        for digest, offset, data, size in places:
+            found[digest] = data if offset == -1 else InFolder(data, size) if offset == -2 else InRoom(offset, size)
+        return cls(found, folder=folder, room=room)
+
     def position(self, digest: str) -> tuple[int, int, bytes]:
         """A sort key by which reading many contents is cheapest (memory, then spool by offset, then folder by path)."""
         place = self._places[digest]
@@ -152,13 +188,32 @@ class Contents:
             left -= len(piece)
             yield piece
 
-    def _from_folder(self, place: InFolder, digest: str, size: int) -> Iterator[bytes]:
+    def _opened(self, place: InFolder) -> int:
         try:
-            fd = open_below(self._folder, place.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            return open_below(self._folder, place.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except PermissionError as error:
             raise unreadable(place.path, error) from error
         except OSError as error:
             raise changed(place.path) from error
+
+    def _fill_from_folder(self, place: InFolder, digest: str, room: memoryview) -> None:
+        fd = self._opened(place)
+        try:
+            state = hashlib.sha256()
+            done = 0
+            while done < place.size:
+                count = os.preadv(fd, [room[done : done + CHUNK]], done)
+                if not count:
+                    raise changed(place.path)
+                state.update(room[done : done + count])
+                done += count
+            if os.pread(fd, 1, done) or state.hexdigest() != digest:
+                raise changed(place.path)
+        finally:
+            os.close(fd)
+
+    def _from_folder(self, place: InFolder, digest: str, size: int) -> Iterator[bytes]:
+        fd = self._opened(place)
         try:
             state = hashlib.sha256()
             left = place.size
@@ -173,6 +228,21 @@ class Contents:
                 raise changed(place.path)
         finally:
             os.close(fd)
+
+
+def fill(contents: ContentReader, digest: str, room: memoryview) -> int:
+    """Put a content into `room`; returns its size in bytes, of which no more than fits was put. Raises what `contents` raises."""
+    return contents.fill(digest, room) if isinstance(contents, Contents) else filled(contents.chunks(digest), room)
+
+
+def filled(chunks: Iterable[bytes], room: memoryview) -> int:
+    """Put a content into `room`; returns its size in bytes, of which no more than fits was put."""
+    done = 0
+    for chunk in chunks:
+        part = chunk[: max(0, len(room) - done)]
+        room[done : done + len(part)] = part
+        done += len(chunk)
+    return done
 
 
 class _Chunked(io.RawIOBase):

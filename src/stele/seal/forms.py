@@ -1,7 +1,7 @@
 """The two forms of a stratum: its tar, compressed, and its EROFS image with the hash tree (docs/spec/strata.md, erofs.md).
 
-A stratum of the usual size has its image in memory until it is whole: each content is then read once for both forms, and
-the image is hashed where it lies and written in one go. Of a larger one, both forms stream, each by itself.
+A stratum of the usual size has both in memory: each content is read once, into the tar and from there into the image; both are hashed
+where they lie, and written in one go. Of a larger one, both forms stream, each by itself.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ import contextlib
 import hashlib
 import mmap
 import os
-from typing import TYPE_CHECKING, NamedTuple, Self
+import threading
+from typing import TYPE_CHECKING, NamedTuple
 
 from stele.host import durable
 from stele.host.hashing import hash_fd
 from stele.model.release import LAYER_TYPES, Descriptor
 from stele.seal import codec, erofs, erofs_layout, tar, verity
+from stele.seal import contents as held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Sequence
 
-    from stele.model.ports import BlobSink, ContentReader, Draft
+    from stele.model.ports import BlobSink, ContentReader
     from stele.model.tree import Node
     from stele.seal.codec import Compression, Encoder
-    from stele.seal.erofs_layout import Piece
 
 PIECE = 1 << 20  # bytes handed to hash and disk at a time
-IN_MEMORY = 32 << 20  # bytes of content of a stratum whose image is made in memory; few are larger (strata.TARGET)
-_WORKERS = 2  # threads; more processors are for their compressors: each thread's own takes as much memory as an image
 _STAGE = 256 << 10  # bytes: what is smaller is gathered before it is hashed and compressed
+_own = threading.local()
 
 
 class Image(NamedTuple):
@@ -40,104 +40,68 @@ class Image(NamedTuple):
     verity_root: str
 
 
-class Made(NamedTuple):
-    """Both forms of a stratum, as they were kept."""
+class Layer(NamedTuple):
+    """A finished layer: digest of its tar, digest and size in bytes of what was written."""
 
     diff_id: str
-    layer: Descriptor
-    image: Image
+    digest: str
+    size: int
 
 
-class Makers:
-    """Makes strata, two at a time. A context manager."""
+def write_both(
+    blob: int, image: int, nodes: Sequence[Node], uuid: bytes, contents: ContentReader, compression: Compression
+) -> tuple[Layer, Image]:
+    """Make both forms in memory, and write them to two empty files.
 
-    def __init__(self, *, in_memory: int = IN_MEMORY) -> None:
-        """`in_memory`: as the constant."""
-        from concurrent.futures import ThreadPoolExecutor  # with all of logging, which who splices need not load
+    Args:
+        blob: file for the layer.
+        image: file for the image.
+        nodes: the stratum's.
+        uuid: of them.
+        contents: the bytes of its files.
+        compression: of the layer.
 
-        self._pool = ThreadPoolExecutor(_WORKERS)
-        self._waiting = ThreadPoolExecutor(2 * _WORKERS)  # for compression to end, and for the disk
-        self._in_memory = in_memory
+    Raises:
+        SteleError: `seal.source-changed`, `seal.xattr-not-supported`, and what `contents` raises.
+        OSError: a file could not be written.
+    """
+    layout = erofs_layout.plan(nodes)
+    room = _memory(verity.file_size(layout.data_size))  # new, and zeros
+    pieces = layout.pieces()
 
-    def __enter__(self) -> Self:
-        return self
+    def put(node: Node, part: memoryview) -> None:
+        if held.fill(contents, node.sha256, part) != node.size:
+            raise tar.resized(node)
+        for start, size, offset in pieces.pop(node.sha256, ()):
+            room[offset : offset + size] = part[start : start + size]
 
-    def __exit__(self, *raised: object) -> None:
-        self._pool.shutdown(cancel_futures=raised[0] is not None)
-        self._waiting.shutdown()
-
-    def begin(
-        self, sink: BlobSink, nodes: tuple[Node, ...], encoded: bytes, contents: ContentReader, compression: Compression
-    ) -> Callable[[], Made]:
-        """Begin to make both forms of a stratum; returns how to wait for them.
-
-        Args:
-            sink: takes them.
-            nodes: the stratum's.
-            encoded: their canonical bytes.
-            contents: the bytes of its files.
-            compression: of the layer.
-
-        Raises:
-            SteleError: those of `sink` and `contents`, when it is waited for.
-        """
-        uuid = erofs.uuid_of(encoded)
-        size = sum(node.size for node in nodes if node.link is None)
-        if size <= self._in_memory:
-            both = self._pool.submit(self._both, sink, nodes, uuid, contents, compression)
-
-            def wait() -> Made:
-                return both.result()()
-
-            return wait
-        image = self._pool.submit(_image, sink, nodes, uuid, contents)
-        layer = self._pool.submit(keep_layer, sink, tar.stream(nodes, contents), compression)
-        return lambda: Made(*layer.result(), image.result())
-
-    def _both(
-        self, sink: BlobSink, nodes: tuple[Node, ...], uuid: bytes, contents: ContentReader, compression: Compression
-    ) -> Callable[[], Made]:
-        """Make both forms in memory; returns how to wait until they are on the disk."""
-        layout = erofs_layout.plan(nodes)
-        room = mmap.mmap(-1, verity.file_size(layout.data_size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            room.madvise(mmap.MADV_HUGEPAGE)  # a fault for each small page costs more than all that is written to it
-        image = memoryview(room)  # nobody closes it: it goes with the last view of it
-        for data, offset in erofs.structure(layout, uuid):
-            image[offset : offset + len(data)] = data
-        with _kept(sink.draft("blob")) as blob:
-            writing = _Writing(blob.fd, codec.encoder(compression, alone=False))
-            writing.all(tar.stream(nodes, _Placed(contents, layout.pieces(), image)))
-            ending = self._waiting.submit(writing.end)
-            try:
-                root = verity.fill(image, layout.data_size, uuid)
-                made = Image("sha256:" + hashlib.sha256(image).hexdigest(), len(image), layout.data_size, root)
-                with _kept(sink.draft("image")) as file:
-                    _write_image(file.fd, image)
-                keeping_image = self._waiting.submit(_commit, file, made.digest)
-            finally:
-                diff_id, digest, size = ending.result()  # then this thread's encoder is free
-        keeping_layer = self._waiting.submit(_commit, blob, digest)
-
-        def finish() -> Made:
-            keeping_layer.result()
-            keeping_image.result()
-            return Made(diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size), made)
-
-        return finish
+    for data, offset in erofs.structure(layout, uuid):
+        room[offset : offset + len(data)] = data
+    found, size = tar.headers(nodes)
+    whole = _tar_room(size)
+    tar.fill(whole, nodes, found, put)
+    packed = codec.compressed(whole, compression)
+    layer = Layer("sha256:" + hashlib.sha256(whole).hexdigest(), "sha256:" + hashlib.sha256(packed).hexdigest(), len(packed))
+    durable.write_all(blob, packed)
+    root = verity.fill(room, layout.data_size, uuid)
+    made = Image("sha256:" + hashlib.sha256(room).hexdigest(), len(room), layout.data_size, root)
+    _write_image(image, room)
+    return layer, made
 
 
-@contextlib.contextmanager
-def _kept(draft: Draft) -> Iterator[Draft]:
-    """A draft that is kept open for who commits it, unless writing it fails."""
-    with contextlib.ExitStack() as undo:
-        yield undo.enter_context(draft)
-        undo.pop_all()
+def _memory(size: int) -> memoryview:
+    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        room.madvise(mmap.MADV_HUGEPAGE)  # a fault for each small page costs more than all that is written to it
+    return memoryview(room)  # nobody closes it: it goes with the last view of it
 
 
-def _commit(draft: Draft, digest: str) -> None:
-    with draft:
-        draft.commit(digest)
+def _tar_room(size: int) -> memoryview:
+    """Memory of this thread's own, used again: whatever is in it."""
+    if len(getattr(_own, "room", b"")) < size:
+        _own.room = _memory(size)
+    room: memoryview = _own.room
+    return room[:size]
 
 
 def _write_image(fd: int, image: memoryview) -> None:
@@ -145,31 +109,6 @@ def _write_image(fd: int, image: memoryview) -> None:
     for at in range(0, len(image), PIECE):
         if not durable.is_hole(image[at : at + PIECE]):
             durable.write_at(fd, image[at : at + PIECE], at)
-
-
-class _Placed:
-    """Contents that are put into an image when they are first read."""
-
-    def __init__(self, contents: ContentReader, pieces: dict[str, list[Piece]], image: memoryview) -> None:
-        self._contents, self._pieces, self._image = contents, pieces, image
-
-    def read(self, digest: str) -> bytes:
-        """See the port."""
-        data = self._contents.read(digest)
-        view, image = memoryview(data), self._image
-        for start, size, offset in self._pieces.pop(digest, ()):
-            if start + size <= len(data):  # else it is not what it should be, which who reads it sees
-                image[offset : offset + size] = view[start : start + size]
-        return data
-
-    def chunks(self, digest: str, size: int = PIECE) -> Iterator[bytes]:
-        """See the port."""
-        pieces, done = self._pieces.pop(digest, ()), 0
-        for chunk in self._contents.chunks(digest, size):
-            for part, offset in erofs.placed(pieces, chunk, done):
-                self._image[offset : offset + len(part)] = part
-            done += len(chunk)
-            yield chunk
 
 
 def keep_layer(
@@ -182,13 +121,13 @@ def keep_layer(
     with sink.draft("blob") as draft:
         writing = _Writing(draft.fd, codec.encoder(compression, alone=known is None), known)
         writing.all(parts)
-        diff_id, digest, size = writing.end()
-        draft.commit(digest)
-    return diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=digest, size=size)
+        layer = writing.end()
+        draft.commit(layer.digest)
+    return layer.diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=layer.digest, size=layer.size)
 
 
-def write_layer(fd: int, parts: Iterable[bytes | memoryview], compression: Compression) -> tuple[str, str, int]:
-    """Write a stratum's tar, compressed, to `fd`; returns its diff_id, and digest and size of what was written."""
+def write_layer(fd: int, parts: Iterable[bytes | memoryview], compression: Compression) -> Layer:
+    """Write a stratum's tar, compressed, to `fd`."""
     writing = _Writing(fd, codec.encoder(compression))
     writing.all(parts)
     return writing.end()
@@ -229,20 +168,18 @@ class _Writing:
             self._size += len(data)
             durable.write_all(self._fd, data)
 
-    def end(self) -> tuple[str, str, int]:
-        """All of it is there; returns its diff_id, and digest and size of what was written."""
+    def end(self) -> Layer:
+        """All of it is there."""
         self._write(self._encoder.flush())
         diff_id = "sha256:" + self._plain.hexdigest() if self._known is None else self._known()
-        return diff_id, "sha256:" + self._packed.hexdigest(), self._size
+        return Layer(diff_id, "sha256:" + self._packed.hexdigest(), self._size)
 
 
-def _image(sink: BlobSink, nodes: tuple[Node, ...], uuid: bytes, contents: ContentReader) -> Image:
-    with sink.draft("image") as draft:
-        layout = erofs_layout.plan(nodes)
-        erofs.write(draft.fd, layout, uuid, contents)
-        image = finish_image(draft.fd, layout.data_size, uuid)
-        draft.commit(image.digest)
-    return image
+def write_image(fd: int, nodes: Sequence[Node], uuid: bytes, contents: ContentReader) -> Image:
+    """Write a stratum's image to the empty file `fd`. Raises like `erofs.write`."""
+    layout = erofs_layout.plan(nodes)
+    erofs.write(fd, layout, uuid, contents)
+    return finish_image(fd, layout.data_size, uuid)
 
 
 def finish_image(fd: int, data_size: int, uuid: bytes) -> Image:

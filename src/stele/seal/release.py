@@ -11,7 +11,8 @@ from stele.host import durable
 from stele.model import release as releases
 from stele.model.release import MANIFEST_TYPE, TREE_TYPE, Descriptor, Referrer, Release, Stratum
 from stele.model.tree import joined, line
-from stele.seal import codec, forms, strata
+from stele.seal import codec, strata
+from stele.seal.makers import Makers
 from stele.trust import canonical
 from stele.trust.digest import sha256
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from stele.model.spec import Spec
     from stele.model.tree import Node, Tree
     from stele.seal.codec import Compression
-    from stele.seal.forms import Makers
+    from stele.seal.hands import Hands
     from stele.seal.packages import Package
     from stele.seal.strata import Cut, Slice
 
@@ -76,6 +77,7 @@ def seal(
     reuse: Mapping[str, Stratum] | None = None,
     known: tuple[Package, ...] | None = None,
     meanwhile: Callable[[Begun], None] = lambda _: None,
+    hands: Hands | None = None,
 ) -> Sealed:
     """Make a release of a tree; its blobs and images go to `sink`, which then lacks only `publish`.
 
@@ -89,6 +91,7 @@ def seal(
         reuse: strata whose images `sink` holds, in this compression, by the digest of their nodes.
         known: `packages.find` of the tree, where that was asked already.
         meanwhile: done while others make the strata.
+        hands: who these are, where `contents` lie in a folder that they see.
 
     Raises:
         SteleError: `seal.*`, and those of `sink`.
@@ -98,10 +101,9 @@ def seal(
     lines = Lines(dict(zip([node.path for node in tree.nodes], tree.lines(), strict=True)))
     known = packages.find(tree, contents) if known is None else known
     cut = strata.explained(tree, spec, known)
-    with forms.Makers() as makers:
-        making = {  # the largest first, so that none is left for the end
-            piece.name: begin(makers, sink, piece, lines, contents, compression, reuse or {}) for piece in sorted(cut.slices, key=_size)
-        }
+    with Makers(sink, contents, compression, helping=hands) as makers:
+        # the largest first, so that none is left for the end
+        making = {piece.name: begin(makers, piece, lines, reuse or {}) for piece in sorted(cut.slices, key=_size)}
         whole = joined(map(lines.of, tree.nodes))
         meanwhile(Begun(sha256(whole), whole, known, cut))
         table = tuple(making[piece.name]() for piece in cut.slices)
@@ -168,22 +170,14 @@ def _size(piece: Slice) -> int:
     return -sum(node.size for node in piece.nodes)
 
 
-def begin(
-    makers: Makers,
-    sink: BlobSink,
-    piece: Slice,
-    lines: Lines,
-    contents: ContentReader,
-    compression: Compression,
-    reuse: Mapping[str, Stratum],
-) -> Callable[[], Stratum]:
+def begin(makers: Makers, piece: Slice, lines: Lines, reuse: Mapping[str, Stratum]) -> Callable[[], Stratum]:
     """Begin to make a stratum, unless it is there; returns how to wait for it."""
     encoded = joined(map(lines.of, piece.nodes))
     nodes = sha256(encoded)
     same = reuse.get(nodes)
     if same is not None:
         return lambda: msgspec.structs.replace(same, name=piece.name)
-    making = makers.begin(sink, piece.nodes, encoded, contents, compression)
+    making = makers.begin(piece.nodes, encoded)
 
     def finish() -> Stratum:
         made = making()

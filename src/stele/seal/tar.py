@@ -8,13 +8,14 @@ from stele.model.tree import quote
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from stele.model.ports import ContentReader
     from stele.model.tree import Node
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
+_PADDING = bytes(BLOCK)
 SMALL = 1 << 20  # bytes; contents up to this size are read whole
 _TYPE = {"file": b"0", "symlink": b"2", "char": b"3", "block": b"4", "dir": b"5", "fifo": b"6"}
 _LINK = b"1"
@@ -108,6 +109,48 @@ def member(node: Node) -> bytes:
     return out + _header(name[:_MAX_NAME], kind, numbers, target[:_MAX_NAME], node.rdev)
 
 
+def resized(node: Node) -> SteleError:
+    """The error for a file whose content is not as long as it was."""
+    return SteleError(
+        f"/{quote(node.path)[:300]} changed its size while it was sealed",
+        remedy="stop what writes to the source, or seal a copy of it; then seal again",
+        code="seal.source-changed",
+        retryable=True,
+    )
+
+
+def headers(nodes: Sequence[Node]) -> tuple[list[bytes], int]:
+    """The header blocks of each node, and the size in bytes of the whole tar. Raises like `member`."""
+    found = list(map(member, nodes))
+    contents = sum([node.size + -node.size % BLOCK for node in nodes if node.kind == "file" and node.link is None])
+    return found, sum(map(len, found)) + contents + len(END)
+
+
+def fill(room: memoryview, nodes: Sequence[Node], found: Sequence[bytes], put: Callable[[Node, memoryview], None]) -> None:
+    """The whole tar in memory: what `stream` gives.
+
+    Args:
+        room: as long as the tar; whatever was in it.
+        nodes: as for `stream`.
+        found: their `headers`.
+        put: puts the content of a node into its part of the room.
+
+    Raises:
+        SteleError: what `put` raises.
+    """
+    at = 0
+    for node, header in zip(nodes, found, strict=True):
+        ends = at + len(header)
+        room[at:ends] = header
+        at = ends
+        if node.kind == "file" and node.link is None and node.size:
+            ends = at + node.size
+            put(node, room[at:ends])
+            at = ends + -ends % BLOCK
+            room[ends:at] = _PADDING[: at - ends]
+    room[at:] = END
+
+
 def stream(nodes: Sequence[Node], contents: ContentReader) -> Iterator[bytes]:
     """The tar of a stratum in pieces, in the order of its nodes, ended by two zero blocks.
 
@@ -129,11 +172,6 @@ def stream(nodes: Sequence[Node], contents: ContentReader) -> Iterator[bytes]:
             done += len(chunk)
             yield chunk
         if done != node.size:
-            raise SteleError(
-                f"/{quote(node.path)[:300]} changed its size while it was sealed",
-                remedy="stop what writes to the source, or seal a copy of it; then seal again",
-                code="seal.source-changed",
-                retryable=True,
-            )
+            raise resized(node)
         padding = bytes(-done % BLOCK)
     yield padding + END

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from stele.model import tree as trees
-from stele.seal import forms, strata
 from stele.seal import release as releases
+from stele.seal import strata
 from stele.seal.again import splice
 from stele.seal.again.changes import Edit, NotPlain
 from stele.seal.contents import Contents, InFolder
+from stele.seal.makers import Makers
 from stele.seal.normalise import folder_owner
 
 if TYPE_CHECKING:
@@ -195,7 +196,5 @@ def _anew(name: str, edits: Sequence[Edit], encoded: bytes, root: int, sink: Blo
     places: dict[str, Place] = {node.sha256: InFolder(node.path, node.size) for node in nodes if node.kind == "file"}
     places.update((edit.new.sha256, edit.changed.data) for edit in edits if edit.changed.data is not None)
     by_path = {node.path: line + b"\n" for node, line in zip(nodes, lines, strict=True)}
-    with forms.Makers() as makers:
-        return releases.begin(
-            makers, sink, strata.Slice(name, nodes), releases.Lines(by_path), Contents(places, folder=root), compression, {}
-        )()
+    with Makers(sink, Contents(places, folder=root), compression) as makers:
+        return releases.begin(makers, strata.Slice(name, nodes), releases.Lines(by_path), {})()

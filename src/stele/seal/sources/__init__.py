@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from stele.seal.hands import Hands
     from stele.seal.sources.source import Limits, Source
     from stele.seal.sources.statcache import StatCache
 
@@ -31,6 +32,7 @@ def load(
     time: int = DEFAULT_TIME,
     limits: Limits | None = None,
     cache: StatCache | None = None,
+    hands: Hands | None = None,
     platform: str = "",
     network: bool = False,
     arguments: Sequence[str] = (),
@@ -41,9 +43,8 @@ def load(
     Args:
         source: a folder, an OCI layout (folder or archive), a docker archive, the tar archive of a root file system, a
             Containerfile, or a Debian package list; archives may be gzip or zstd.
-        kind: what it is; `auto` looks: a folder with `oci-layout` and `index.json` is an OCI layout, a file named
-            Containerfile or Dockerfile is built, one named `*.debian.yaml` is a package list. A folder with a Containerfile
-            is still a folder.
+        kind: what it is; `auto` looks: a folder with `oci-layout` and `index.json` is an OCI layout, a file named Containerfile or
+            Dockerfile is built, one named `*.debian.yaml` is a package list. A folder with a Containerfile is still a folder.
         reference: which image, where it holds several: a tag or a digest.
         time: modification time for all nodes, seconds since 1970 (the spec's `time`).
         limits: on what archives may unfold to.
@@ -52,6 +53,7 @@ def load(
         arguments: `NAME=value`, for a Containerfile's ARG lines.
         data: whether it is to be a data set, in which nothing is mounted.
         cache: what a folder's files held at an earlier seal; without it, or of an archive, everything is read.
+        hands: help with reading a folder, and stay ready for what is made of it.
 
     Raises:
         SteleError: `seal.source-missing`, `seal.unused-option`, and those listed in docs/spec/sources.md.
@@ -83,7 +85,7 @@ def load(
                     "is what skopeo keeps in a `dir:`; copy it to an `oci:`, or seal the bare files with --kind folder",
                 )
             refuse_unused("a folder", reference=reference, platform=platform)
-            return folder.load(source, time=time, cache=cache, data=data)
+            return folder.load(source, time=time, cache=cache, data=data, hands=hands)
         if kind in {"docker-archive", "root-tar"}:
             raise _not(source, "is a folder, not an archive")
         from stele.seal.sources import oci_layout

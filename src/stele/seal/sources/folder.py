@@ -14,9 +14,10 @@ from stele.host.states import State
 from stele.model.names import name_fault
 from stele.model.tree import Kind, quote
 from stele.seal.contents import Contents, InFolder, InRoom, Place, changed, unreadable
+from stele.seal.hands import Hands
 from stele.seal.inode import Inode, Notes
 from stele.seal.normalise import MOUNT_POINTS, folder_owner, is_kept_xattr, kept_xattrs, tree_of
-from stele.seal.sources.reading import Found, Reader, Reading, Wanted
+from stele.seal.sources.reading import READ, Found, Reader, Reading, Wanted
 from stele.seal.sources.source import Source
 from stele.seal.sources.statcache import Known, Listed, StatCache
 from stele.trust.errors import SteleError
@@ -32,8 +33,8 @@ _KINDS: dict[int, Kind] = {
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
 
 
-def load(folder: Path, *, time: int, cache: StatCache | None = None, data: bool = False) -> Source:
-    """Read a folder. `cache`: says of files what they hold, and is told. `data`: as in `tree_of`.
+def load(folder: Path, *, time: int, cache: StatCache | None = None, data: bool = False, hands: Hands | None = None) -> Source:
+    """Read a folder. `cache`: says of files what they hold, and is told. `data`: as in `tree_of`. `hands`: help.
 
     Raises:
         SteleError: `seal.source-missing`, `seal.unreadable`, `seal.source-changed`, and those of `normalise.tree_of`.
@@ -49,7 +50,8 @@ def load(folder: Path, *, time: int, cache: StatCache | None = None, data: bool 
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, root)
         walk = _Walk(root, cache or StatCache(), data=data)
-        top = walk.run()
+        with contextlib.nullcontext(hands) if hands else Hands() as helping:
+            top = walk.run(helping)
         tree = tree_of(top, time=time, notes=walk.notes, data=data)
         undo.pop_all()
         return Source(tree=tree, contents=Contents(walk.places, folder=root, room=walk.room), kind="folder", notes=walk.notes.lines())
@@ -86,11 +88,13 @@ class _Walk:
         self.room = memoryview(room)
         self.reader = Reader(root, room)
 
-    def run(self) -> Inode:
+    def run(self, hands: Hands) -> Inode:
         """Walk; returns the root directory."""
         top = self._inode("dir", os.fstat(self.root))
         pending = [(b"", top)]
-        with Reading(self.reader) as self.reading:
+        hands.root, hands.room = self.root, self.room
+        hands.serve(READ, self.reader.serve)
+        with Reading(self.reader, hands) as self.reading:
             while pending:
                 path, inode = pending.pop()
                 pending += self._directory(path, inode)

@@ -6,19 +6,20 @@ that one is read again by this process, which says what is wrong.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import mmap
 import os
-import queue
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from stele.host import helper, states
+from stele.host import states
 from stele.host.below import open_below
+from stele.host.sharing import Sharing
 from stele.host.states import State
+from stele.seal import hands
 from stele.seal.byte_code import PYC_HEADER, compiled_from
 from stele.seal.contents import CHUNK, changed, unreadable
 from stele.seal.normalise import is_kept_xattr
@@ -26,7 +27,7 @@ from stele.seal.normalise import is_kept_xattr
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HELPERS = min(2, (os.cpu_count() or 1) - 1)
+READ = b"r"  # what helpers are asked for
 _BATCH_FILES, _BATCH_BYTES = 128, 4 << 20  # a batch is not larger than needed
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
@@ -154,29 +155,22 @@ def _xattrs(fd: int) -> dict[bytes, bytes]:
 class Reading:
     """Batches that are being read. A context manager: leaving it ends whoever reads."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self, reader: Reader, helping: hands.Hands) -> None:
+        self._reader, self._hands = reader, helping
         self._batch: Batch = []
         self._files = self._bytes = 0
-        self._waiting: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        self._sharing: Sharing[tuple[int, bytes]] = Sharing()
         self._answers: dict[int, bytes] = {}
         self._count = 0
-        self._helpers: list[helper.Helper] = []
-        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._reader.stopped.set()
-        for each in self._helpers:
-            each.kill()
-        for _ in self._threads:
-            self._waiting.put(None)
-        for thread in self._threads:
-            thread.join()
-        for each in self._helpers:
-            each.close()
+        if raised[0] is not None:
+            self._reader.stopped.set()
+            self._hands.kill()
+        self._sharing.__exit__(*raised)
 
     def folder(self, path: bytes) -> None:
         """What is added from now on lies in this folder."""
@@ -189,57 +183,32 @@ class Reading:
         self._bytes += wanted.state[states.SIZE]
         if self._files >= _BATCH_FILES or self._bytes >= _BATCH_BYTES:
             self._flush()
-            if self._count == 1:
-                self._begin()
+            if self._count == 1:  # there is enough to read for more than one
+                self._hands.begin()
+                self._sharing.begin(partial(self._ask, ask) for ask in self._hands.asks() or [self._alone] * hands.OTHERS)
 
     def _flush(self) -> None:
         last = self._batch[-1][0] if self._batch else b""
-        self._waiting.put((self._count, msgspec.msgpack.encode(self._batch)))
+        self._sharing.add((self._count, msgspec.msgpack.encode(self._batch)))
         self._count += 1
         self._batch, self._files, self._bytes = [(last, [])], 0, 0
 
-    def _begin(self) -> None:
-        """There is enough to read for more than one."""
-        asking: list[Callable[[bytes], bytes | None]] = []
-        if helper.possible():
-            with contextlib.suppress(OSError):
-                for _ in range(HELPERS):
-                    self._helpers.append(helper.Helper(self._reader.serve))
-            asking += [each.ask for each in self._helpers]
-        else:
-            asking += [self._reader.serve] * HELPERS
-        with contextlib.suppress(RuntimeError):  # no thread is to be had: this one does what is left
-            for ask in asking:
-                thread = threading.Thread(target=self._work, args=(ask,), daemon=True)
-                thread.start()
-                self._threads.append(thread)
+    def _alone(self, _: bytes, request: bytes) -> bytes:
+        return self._reader.serve(request)
 
-    def _work(self, ask: Callable[[bytes], bytes | None]) -> None:
-        while (item := self._waiting.get()) is not None:
-            answer = None
-            with contextlib.suppress(Exception):  # whoever does it instead meets it, too
-                answer = ask(item[1])
-            if answer is None:
-                self._waiting.put(item)  # for this thread's creator, who takes what is left
-                return
+    def _ask(self, ask: Callable[[bytes, bytes], bytes | None], item: tuple[int, bytes]) -> bool:
+        answer = ask(READ, item[1])
+        if answer is not None:
             self._answers[item[0]] = answer
+        return answer is not None
+
+    def _here(self, item: tuple[int, bytes]) -> None:
+        self._answers[item[0]] = self._reader.serve(item[1])
 
     def results(self) -> Iterator[Found | None]:
         """What is known of each file, in the order in which they were added: None of those that could not be read."""
         if self._files:
             self._flush()
-        self._help()
-        for _ in self._threads:
-            self._waiting.put(None)
-        for thread in self._threads:
-            thread.join()
-        self._help()  # what helpers gave back
+        self._sharing.finish(self._here)
         for number in range(self._count):
             yield from _answers.decode(self._answers.pop(number))
-
-    def _help(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                item = self._waiting.get_nowait()
-                if item is not None:
-                    self._answers[item[0]] = self._reader.serve(item[1])

@@ -1,0 +1,62 @@
+"""Processes that help with one seal of a folder: with reading its files, then with making strata of them.
+
+They are forked while this process is small, see the source folder and the room of small contents as this one does, and are told the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Self
+
+from stele.host import helper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OTHERS = max(1, min(3, (os.cpu_count() or 1) - 1))  # besides this process; each has a stratum in memory at a time
+
+
+class Hands:
+    """A context manager: leaving it ends them.
+
+    `root`: descriptor of the source folder; `room`: of small contents (see `contents.InRoom`); both are there when they are forked.
+    """
+
+    def __init__(self) -> None:
+        self.root = -1
+        self.room = memoryview(b"")
+        self._served: dict[bytes, Callable[[bytes], bytes]] = {}
+        self._helpers: list[helper.Helper] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        while self._helpers:
+            self._helpers.pop().close()
+        self.room = memoryview(b"")
+
+    def serve(self, what: bytes, how: Callable[[bytes], bytes]) -> None:
+        """What they do when they are asked for `what` (one byte)."""
+        self._served[what] = how
+
+    def begin(self) -> None:
+        """Fork them, where that is possible and was not done."""
+        if not self._helpers and helper.possible():
+            with contextlib.suppress(OSError):
+                for _ in range(OTHERS):
+                    self._helpers.append(helper.Helper(self._answer))
+
+    def _answer(self, request: bytes) -> bytes:
+        return self._served[request[:1]](request[1:])
+
+    def asks(self) -> list[Callable[[bytes, bytes], bytes | None]]:
+        """How to ask each of those that were forked, for something and with a request; one thread asks one at a time. See `Helper.ask`."""
+        return [lambda what, request, of=each: of.ask(what + request) for each in self._helpers]  # type: ignore[misc]
+
+    def kill(self) -> None:
+        """End all, whatever they are at: who waits for an answer gets none."""
+        for each in self._helpers:
+            each.kill()
