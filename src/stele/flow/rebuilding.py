@@ -10,8 +10,8 @@ from stele.flow.asked import read_spec
 from stele.model import difference
 from stele.model import spec as specs
 from stele.model.release import LAYER_TYPES
+from stele.seal import makers, settings
 from stele.seal import release as releases
-from stele.seal import settings
 from stele.seal.sources import statcache
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def rebuild(store: Layout, name: str, source: Path | Reference, spec_file: Path,
     compression = next(key for key, kind in LAYER_TYPES.items() if kind == release.strata[0].layer.media_type)
     say(f"reading {source}")
     nowhere = packing.Nowhere()
-    with whole_seal.read(store, source, spec, options, statcache.StatCache(), nowhere.draft) as found:
+    with makers.helpers() as hands, whole_seal.read(store, source, spec, options, statcache.StatCache(), nowhere.draft, hands) as found:
         applied = settings.apply_settings(found.tree, found.contents, spec, spec_file.parent)
         say(f"sealing {len(applied.tree)} paths again")
         made = releases.seal(
@@ -82,6 +82,7 @@ def rebuild(store: Layout, name: str, source: Path | Reference, spec_file: Path,
             nowhere,
             compression=cast("Compression", compression),
             platform=found.platform or releases.platform_of(applied.tree, applied.contents),
+            hands=hands,
         ).release
     differs = _differs(release, made)
     told = None

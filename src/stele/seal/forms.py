@@ -17,7 +17,7 @@ from stele.host import durable
 from stele.host.hashing import hash_fd
 from stele.model.release import LAYER_TYPES, Descriptor
 from stele.seal import codec, erofs, erofs_layout, tar, verity
-from stele.seal import contents as held
+from stele.seal.contents import fill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -70,7 +70,7 @@ def write_both(
     pieces = layout.pieces()
 
     def put(node: Node, part: memoryview) -> None:
-        if held.fill(contents, node.sha256, part) != node.size:
+        if fill(contents, node.sha256, part) != node.size:
             raise tar.resized(node)
         for start, size, offset in pieces.pop(node.sha256, ()):
             room[offset : offset + size] = part[start : start + size]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from stele.model.tree import Kind, quote
 
@@ -11,8 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@dataclass(slots=True, eq=False)
-class Inode:
+class Inode(msgspec.Struct, eq=False):
     """One file, directory, … of a source, as recorded there. Hard links are one Inode under several names.
 
     `mtime`: whole seconds, floored. `compiled`: for a Python byte code file that checks times, the (mtime, size)
@@ -28,9 +28,9 @@ class Inode:
     sha256: str = ""
     target: bytes = b""
     rdev: tuple[int, int] = (0, 0)
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    xattrs: dict[bytes, bytes] = {}
     compiled: tuple[int, int] | None = None
-    children: dict[bytes, Inode] = field(default_factory=dict)
+    children: dict[bytes, Inode] = {}
     layer: int = 0
 
 

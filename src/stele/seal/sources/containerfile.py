@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import tempfile
@@ -80,7 +79,7 @@ def load(source: Path, *, network: bool, arguments: Sequence[str], platform: str
         _remove(work, env)
     inputs = (Input(uri=f"file:{file.name}", digest=_digest(file)), *used, *(Input(uri=f"arg:{text}", digest="") for text in arguments))
     note = "built with the network" if network else "built without the network"
-    return dataclasses.replace(read, kind="containerfile", reference="", inputs=inputs, notes=(*read.notes, note))
+    return msgspec.structs.replace(read, kind="containerfile", reference="", inputs=inputs, notes=(*read.notes, note))
 
 
 def _failed(file: Path, said: bytes, *, network: bool) -> SteleError:

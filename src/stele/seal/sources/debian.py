@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import tempfile
@@ -110,7 +109,7 @@ def load(path: Path, *, time: int, limits: Limits) -> Source:
         resolved = tuple(_resolved((work / "resolved").read_bytes(), wanted.suite))
     note = f"{wanted.suite}: {len(resolved)} packages resolved"
     # the archive's own digest says nothing: it holds times. What identifies the input is what was resolved
-    return dataclasses.replace(source, inputs=resolved, notes=(*source.notes, note), input_digest="")
+    return msgspec.structs.replace(source, inputs=resolved, notes=(*source.notes, note), input_digest="")
 
 
 def _resolved(data: bytes, suite: str) -> Iterator[Input]:

@@ -6,7 +6,6 @@ What is read there goes the same way as an OCI layout: the same choice of image,
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -157,4 +156,4 @@ def load(
                 blobs.close()
         where = f"docker://{reference.registry}/{reference.repository}"
         inputs = [Input(uri=f"{where}@{digest}", digest=digest) for digest in dict.fromkeys((found.digest, image.digest))]
-        return dataclasses.replace(source, reference=str(reference), inputs=tuple(inputs), drafts=kept.pop_all())
+        return msgspec.structs.replace(source, reference=str(reference), inputs=tuple(inputs), drafts=kept.pop_all())

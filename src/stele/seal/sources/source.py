@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+import msgspec
 
 from stele.model.ports import ContentReader
 from stele.trust.errors import SteleError
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 Kind = Literal["folder", "docker-archive", "oci-layout", "registry", "root-tar", "debian", "containerfile", "release"]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Bounds on what an archive may unfold to.
 
     `max_bytes`: of all files of all layers together. `max_entries`: of all layers together. `max_extensions`:
@@ -33,18 +33,16 @@ class Limits:
     free_bytes: int = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(msgspec.Struct, frozen=True):
     """What an image's own configuration offers for a spec; nothing of it is sealed by itself."""
 
     command: tuple[str, ...] = ()
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = {}
     user: str = ""
     workdir: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(msgspec.Struct, frozen=True):
     """Something that a source was made of. `uri`: what it is; `digest`: `sha256:<hex>`, "" where it has none."""
 
     uri: str
@@ -58,8 +56,7 @@ class Held(ContentReader, Protocol):
         """Give them up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """A source as read. A context manager: leaving it gives up the contents' descriptors and temporary file, and `drafts`, if there are.
 
     `input_digest`: the OCI manifest's digest, for a docker archive the image id; "" for a folder, whose identity is
@@ -73,7 +70,7 @@ class Source:
     input_digest: str = ""
     reference: str = ""
     platform: str = ""
-    defaults: Defaults = field(default_factory=Defaults)
+    defaults: Defaults = Defaults()
     inputs: tuple[Input, ...] = ()
     notes: tuple[str, ...] = ()
     drafts: ExitStack | None = None

@@ -7,8 +7,9 @@ maps that do not fit), a hostile archive could show one tree to a scanner and an
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from stele.model.names import MAX_PATH, name_fault
 from stele.model.tree import MAX_ID, quote
@@ -47,8 +48,7 @@ _TIME = re.compile(rb"(-?[0-9]{1,18})(\.[0-9]*)?\Z")
 _LENGTH = re.compile(rb"([1-9][0-9]{0,6}) ")
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(msgspec.Struct):
     """One member. `path`: normal, relative; the root is b"". `target`: of a symlink as is, of a hard link a normal path.
 
     `mtime`: whole seconds, floored. `xattrs`: as recorded. `at`: its number in the archive.
@@ -63,12 +63,11 @@ class Entry:
     size: int = 0
     target: bytes = b""
     rdev: tuple[int, int] = (0, 0)
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    xattrs: dict[bytes, bytes] = {}
     at: int = 0
 
 
-@dataclass(slots=True)
-class _Extensions:
+class _Extensions(msgspec.Struct):
     """What the extension headers before a member say about it."""
 
     pax: dict[bytes, bytes] | None = None
