@@ -42,6 +42,16 @@ class Sharing(Generic[T]):
                 thread.start()
                 self._threads.append(thread)
 
+    def one(self, do: Callable[[T], None]) -> bool:
+        """Do one that is left; whether there was one. Raises what `do` raises."""
+        try:
+            while (item := self._waiting.get_nowait()) is None:
+                pass
+        except queue.Empty:
+            return False
+        do(item)
+        return True
+
     def finish(self, do: Callable[[T], None]) -> None:
         """Do what is left, wait for the others, and do what they gave back. Raises what `do` raises."""
         self._help(do)
@@ -58,11 +68,8 @@ class Sharing(Generic[T]):
                 return
 
     def _help(self, do: Callable[[T], None]) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                item = self._waiting.get_nowait()
-                if item is not None:
-                    do(item)
+        while self.one(do):
+            pass
 
     def _join(self) -> None:
         for _ in self._threads:

@@ -209,6 +209,8 @@ class Reading:
         """What is known of each file, in the order in which they were added: None of those that could not be read."""
         if self._files:
             self._flush()
-        self._sharing.finish(self._here)
-        for number in range(self._count):
+        for number in range(self._count):  # some are taken while others are read still
+            while number not in self._answers:
+                if not self._sharing.one(self._here):
+                    self._sharing.finish(self._here)
             yield from _answers.decode(self._answers.pop(number))
