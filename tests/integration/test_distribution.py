@@ -164,6 +164,30 @@ def test_the_command_line(places, crane, tmp_path):
     assert "release.pulled" in log
 
 
+def test_a_tree_is_repaired_where_a_layer_is_gone_whose_image_is_whole(places, crane, tmp_path):
+    """Nobody needs the layer, until the tree is to be made again."""
+    target = f"{crane}/repair-a-tree"
+    digest = seal(places, "1")
+    push(places, digest, target + ":v1")
+    to = other(tmp_path, "two", places)
+    pulling.pull(to, target + ":v1", plain_http=False, whole=False, say=quiet, record=sealing.event_recorder(to, quiet))
+    store = opening.open_store(to)
+    release = store.find(digest)
+    for stratum in release.strata:
+        store.image(stratum)
+    blobs = store.root / "blobs/sha256"
+    (blobs / release.strata[0].layer.digest.partition(":")[2]).unlink()
+    tree = blobs / release.tree_digest.partition(":")[2]
+    whole = tree.read_bytes()
+    tree.chmod(0o644)
+    tree.write_bytes(whole[:-1])
+    done = repairing.run(to, opening.open_store(to), (), local=True, plain_http=False, record=quiet, say=quiet)
+    assert [finding.path for finding in done.left] == [str(tree.relative_to(store.root))]
+    done = repairing.run(to, opening.open_store(to), (), local=False, plain_http=False, record=quiet, say=quiet)
+    assert done.left == ()
+    assert tree.read_bytes() == whole
+
+
 def test_a_store_is_repaired_from_where_its_release_came(places, registry, tmp_path):
     """Each file of it lost in turn; the ledger says where to ask."""
     target = f"{registry}/repair-{tmp_path.name.replace('_', '-').lower()}"

@@ -11,6 +11,7 @@ from stele.host.http_registry import Connections
 from stele.host.registry import Repository
 from stele.seal.delta import codec
 from stele.store import reindex
+from stele.store.census import Part
 from stele.store.layout import MANIFEST_LIMIT, TREE_LIMIT
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from stele.model.reference import Reference
     from stele.model.release import Release, Stratum
-    from stele.store.census import Part
     from stele.store.layout import Layout
 
 PASSING = ("store.full", "store.not-writable")  # of these nothing else can be tried
@@ -144,6 +144,15 @@ def tree(store: Layout, release: Release) -> bool:
     """A release's tree, out of its layers, images or deltas."""
     store.tree(release.digest)
     return store.has_blob(release.tree_digest)
+
+
+def tree_with_layers(store: Layout, registries: Registries, release: Release) -> bool:
+    """A release's tree, out of layers of which those that are not here are fetched. Raises like `from_registry`."""
+    for stratum in release.strata:
+        layer = stratum.layer
+        if not store.has_blob(layer.digest):
+            from_registry(store, registries, Part(layer.digest, layer.size, "layer", stratum=stratum.name), [release.digest])
+    return tree(store, release)
 
 
 def layer_from_image(store: Layout, release: Release, stratum: Stratum) -> bool:

@@ -242,6 +242,10 @@ class _Repair:
         if part.role == "tree":
             for release in self._releases(finding):
                 yield "made again", lambda release=release: mending.tree(store, release)  # type: ignore[misc]
+                yield (
+                    "made again of layers that were fetched",
+                    lambda release=release: mending.tree_with_layers(store, self._registries, release),  # type: ignore[misc]
+                )
         if part.form == "image":
             yield from self._image_ways(finding, part, needs)
             return
