@@ -117,8 +117,9 @@ class Makers:
         self._sink, self._contents, self._compression, self._in_memory = sink, contents, compression, in_memory
         self._hands = helping
         self._sharing: Sharing[_Work] = Sharing()
-        self._made: list[_Forms] = []
-        self._works = 0
+        self._layers: dict[int, Layer] = {}
+        self._images: dict[int, Image] = {}
+        self._strata = self._works = 0
         self._keeping: list[Beside[None]] = []
 
     def __enter__(self) -> Self:
@@ -142,8 +143,8 @@ class Makers:
             SteleError: those of `sink` and `contents`, when they are made.
         """
         uuid = erofs.uuid_of(encoded)
-        number = len(self._made)
-        self._made.append((None, None))
+        number = self._strata
+        self._strata += 1
         size = sum([node.size for node in nodes if node.link is None]) + _ENTRY * len(nodes)
         parts: tuple[Form, ...] = ("both",) if size <= self._in_memory else ("layer", "image")
         for form in parts:
@@ -158,10 +159,9 @@ class Makers:
         self._sharing.finish(self._here)
         while self._keeping:
             self._keeping.pop().result()
-        layer, image = self._made[number]
-        assert layer is not None
-        assert image is not None
-        return Made(layer.diff_id, Descriptor(media_type=LAYER_TYPES[self._compression], digest=layer.digest, size=layer.size), image)
+        layer = self._layers[number]
+        kept = Descriptor(media_type=LAYER_TYPES[self._compression], digest=layer.digest, size=layer.size)
+        return Made(layer.diff_id, kept, self._images[number])
 
     def _here(self, work: _Work) -> None:
         with contextlib.ExitStack() as undo:
@@ -193,8 +193,11 @@ class Makers:
 
     def _keep(self, work: _Work, made: _Forms, drafts: Sequence[Draft], opened: contextlib.ExitStack) -> None:
         """Keep what was made: in a thread of its own, since the disk may take its time."""
-        before = self._made[work.number]
-        self._made[work.number] = (made[0] or before[0], made[1] or before[1])
+        layer, image = made
+        if layer is not None:
+            self._layers[work.number] = layer
+        if image is not None:
+            self._images[work.number] = image
 
         def commit() -> None:
             with opened:
