@@ -71,7 +71,10 @@ def packed(states: Iterable[State]) -> bytes:
     """
     try:
         return b"".join(
-            [_pack(*four, *divmod(mtime, _SECOND), *divmod(ctime, _SECOND)) for *four, mtime, ctime in states],
+            [
+                _pack(device, inode, mode, size, mtime // _SECOND, mtime % _SECOND, ctime // _SECOND, ctime % _SECOND)
+                for device, inode, mode, size, mtime, ctime in states
+            ]
         )
     except struct.error as error:
         raise OverflowError(str(error)) from error

@@ -32,7 +32,10 @@ SMALL = 1 << 20  # bytes: a file that its name singles out is read up to here
 SHOWN = 10  # findings that an error names
 
 _OPEN_PLACES = (b"etc/", b"root/", b"home/", b"srv/", b"var/www/", b"opt/")  # where packaged files are there to be edited
-_RECORDS = (b"var/lib/dpkg/", b"var/lib/apt/lists/", b"lib/apk/db/", b"usr/lib/apk/db/", b"var/lib/rpm/", b"usr/lib/sysimage/rpm/")
+_RECORDS = (
+    b"var/lib/dpkg/", b"var/lib/apt/lists/", b"lib/apk/db/", b"usr/lib/apk/db/", b"var/lib/rpm/", b"usr/lib/sysimage/rpm/",
+    b"var/cache/debconf/templates.dat",
+)  # fmt: skip
 _TEST = Late(
     rb"(?:^|/)(?:[^/]*[._-])?(?:tests?|testing|selftest|__tests__|testdata|fixtures?|examples?|samples?|demos?|docs?|mocks?|specs?)"
     rb"(?:[._-][^/]*)?(?:/|$)|\.(?:md|rst|adoc)$|(?:^|/)(?:README|CHANGELOG|CHANGES|HISTORY)[^/]*$",

@@ -52,13 +52,15 @@ class Cut(NamedTuple):
     """How a tree is cut, and why so.
 
     `slices`: the strata, lowest first. `where`: the stratum of each path in one. `keys`: class and key of the paths that are divided by
-    size. `sizes`: of each class and key. `folders`: bytes that count for each folder above a path of class `files`.
+    size. `sizes`, `names`: bytes that count for each class and key, and its stratum. `folders`: bytes that count for each folder above a
+    path of class `files`.
     """
 
     slices: tuple[Slice, ...]
     where: dict[bytes, str]
     keys: dict[bytes, Key]
     sizes: dict[Key, int]
+    names: dict[Key, str]
     folders: dict[bytes, int]
 
 
@@ -78,13 +80,14 @@ def explained(tree: Tree, spec: Spec, packages: Sequence[Package] = ()) -> Cut:
     where: dict[bytes, str] = {}  # path → stratum, for what is in one place from the start
     keys: dict[bytes, Key] = {}  # path → class and key, for what is divided by size
     loose: list[Node] = []
+    owner_of = owners.get
     for node in tree.nodes:
         path = node.path
         if (node.kind == "dir" and path not in childless) or node.link is not None:
             continue
         if path in settings:
             where[path] = SETTINGS
-        elif (owner := owners.get(path) or owners.get(_python_source(path))) is not None:
+        elif (owner := owner_of(path) or owner_of(_python_source(path))) is not None:
             keys[path] = owner
         elif _is_rewritten(path):
             where[path] = DATABASE
@@ -93,32 +96,29 @@ def explained(tree: Tree, spec: Spec, packages: Sequence[Package] = ()) -> Cut:
     folders = _folder_sizes(loose)
     keys.update((path, ("files", key)) for path, key in _by_directory(loose, folders).items())
     sizes: dict[Key, int] = defaultdict(int)
+    key_of = keys.get
     for node in tree.nodes:
-        if node.path in keys:
-            sizes[keys[node.path]] += node.size + ENTRY
+        if (key := key_of(node.path)) is not None:
+            sizes[key] += node.size + ENTRY
     names = divided(sizes)
-    where.update((path, names[key]) for path, key in keys.items())
+    where.update(zip(keys, map(names.__getitem__, keys.values()), strict=True))
     where.update((node.path, where[node.link]) for node in tree.nodes if node.link is not None)
-    return Cut(_slices(tree, where), where, keys, sizes, folders)
+    return Cut(_slices(tree, where), where, keys, sizes, names, folders)
 
 
 def _owners(packages: Iterable[Package]) -> dict[bytes, Key]:
     """Path → class and key of its package: of the system's first, then of the languages'."""
     found: dict[bytes, Key] = {}
-    for package in sorted(packages, key=lambda package: _CLASSES[package.ecosystem] != "system"):
+    first = sorted(packages, key=lambda package: _CLASSES[package.ecosystem] != "system")
+    for package in reversed(first):  # of two that own a path, the first is the last to say so
         owner = (_CLASSES[package.ecosystem], f"{package.ecosystem}\0{package.name}".encode())
-        for path in (*package.paths, *package.database):
-            found.setdefault(path, owner)
+        found.update(dict.fromkeys((*package.paths, *package.database), owner))
     return found
 
 
 def _childless(tree: Tree) -> set[bytes]:
     """Directories with nothing below: no other path would bring them along."""
-    found = {node.path for node in tree.nodes if node.kind == "dir"}
-    for node in tree.nodes:
-        found.discard(parent(node.path))
-    found.discard(b"")
-    return found
+    return {node.path for node in tree.nodes if node.kind == "dir"} - {node.path.rpartition(b"/")[0] for node in tree.nodes}
 
 
 def _python_source(path: bytes) -> bytes:
@@ -215,24 +215,22 @@ def _parts(sizes: dict[bytes, int], cap: int) -> list[tuple[str, list[bytes]]]:
 
 def _slices(tree: Tree, where: dict[bytes, str]) -> tuple[Slice, ...]:
     above: dict[str, set[bytes]] = defaultdict(set)  # directories that each stratum needs
-    for path, name in where.items():
-        seen = above[name]
-        folder = path
-        while folder:
-            folder = parent(folder)
-            if folder in seen:
-                break
+    for lowest, name in set(zip([path.rpartition(b"/")[0] for path in where], where.values(), strict=True)):
+        folder, seen = lowest, above[name]
+        while folder not in seen:
             seen.add(folder)
+            folder = parent(folder)
     found: dict[str, list[Node]] = {name: [] for name in above}
     needing: dict[bytes, list[str]] = defaultdict(list)
     for name, folders in above.items():
         for folder in folders:
             needing[folder].append(name)
     for node in tree.nodes:
-        if node.path in where:
-            found[where[node.path]].append(node)
+        path = node.path
+        if path in where:
+            found[where[path]].append(node)
         else:
-            for name in needing[node.path]:
+            for name in needing.get(path, ()):
                 found[name].append(node)
     if not found:
         return (Slice("files", tree.nodes),)

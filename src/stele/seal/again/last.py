@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections import defaultdict
 from hashlib import sha256
+from itertools import accumulate, chain, count, groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -15,7 +17,6 @@ import msgspec
 import stele
 from stele.host import states
 from stele.host.states import Folder
-from stele.model.tree import TREE_HEADER
 from stele.seal import cached
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from stele.host.states import State
     from stele.model.tree import Tree
     from stele.seal.sources.statcache import Listed
-    from stele.seal.strata import Cut
+    from stele.seal.strata import Cut, Key
 
 HEADER = b"stele-last-seal v2\n"
 UNKNOWN = (0, 0, 0, 0, 0, 0)  # a state that nothing has
@@ -132,36 +133,33 @@ class Seen(NamedTuple):
 
 def columns(seen: Seen) -> dict[str, Any]:
     """Of `LastSeal`: folders, names, states, roles, parts, sizes, runs, members."""
-    strata = {piece.name: number for number, piece in enumerate(seen.cut.slices)}
-    parts: dict[Any, int] = {}
-    table: list[Part] = []
-    apart = _apart(seen)
-    kept, roles = bytearray(), array("I")
+    cut = seen.cut
+    parts: dict[bytes, Key | str] = {**cut.where, **cut.keys}  # by path; a stratum alone, where it is not divided
+    for path in _apart(seen):
+        parts.pop(path, None)
+    numbers: defaultdict[Key | str | None, int] = defaultdict(count().__next__)  # in the order in which they are met
+    numbers[None] = PARTICULAR
+    roles = array("I")
     for folder in seen.folders:
-        kept += _settled(folder.states, seen.begun_ns)
         prefix = folder.path + b"/" if folder.path else b""
         for name, plain in zip(folder.names, folder.plain, strict=True):
-            path = prefix + name
-            role = PARTICULAR
-            if plain and path not in apart and path in seen.cut.where:
-                key = seen.cut.keys.get(path)
-                stratum = seen.cut.where[path]
-                role = parts.setdefault(key or stratum, len(table))
-                if role == len(table):
-                    table.append(Part(*(key or ("", b"")), seen.cut.sizes[key] if key else 0, strata[stratum]))
-            roles.append(role)
-    for key, size in seen.cut.sizes.items():  # parts without anything plain count, too
-        if key not in parts:
-            parts[key] = len(table)
-            table.append(Part(*key, size, -1))
+            roles.append(numbers[parts.get(prefix + name) if plain else None])
+    strata = {piece.name: number for number, piece in enumerate(cut.slices)}
+    table: list[Part] = []
+    for part in numbers:
+        if isinstance(part, tuple):
+            table.append(Part(*part, cut.sizes[part], strata[cut.names[part]]))
+        elif part is not None:
+            table.append(Part("", b"", 0, strata[part]))
+    table += [Part(*key, size, -1) for key, size in cut.sizes.items() if key not in numbers]  # without anything plain they count, too
     runs, members = _runs(seen)
     return {
         "folders": b"\0".join(folder.path for folder in seen.folders),
         "names": b"\0".join(b"/".join(folder.names) for folder in seen.folders),
-        "states": memoryview(kept),
+        "states": memoryview(_settled(list(chain.from_iterable(folder.states for folder in seen.folders)), seen.begun_ns)),
         "roles": roles.tobytes(),
         "parts": table,
-        "sizes": dict(seen.cut.folders),
+        "sizes": dict(cut.folders),
         "runs": runs.tobytes(),
         "members": [numbers.tobytes() for numbers in members],
     }
@@ -174,28 +172,27 @@ def _runs(seen: Seen) -> tuple[array[int], list[array[int]]]:
     for number, piece in enumerate(seen.cut.slices):
         for node in piece.nodes:
             where[line[node.path]] |= 1 << number
+    ends = list(accumulate(map(len, seen.encoded.splitlines(keepends=True))))  # of the header, and of each line
     runs, members = array("Q"), [array("I") for _ in seen.cut.slices]
-    before, at = 0, len(TREE_HEADER)
-    for strata in where:
-        if strata != before:
-            before = strata
-            runs.append(0)
-            for number, of_it in enumerate(members):
-                if strata >> number & 1:
-                    of_it.append(len(runs) - 1)
-        ends = seen.encoded.index(b"\n", at) + 1
-        runs[-1] += ends - at
-        at = ends
+    having = {strata: [of_it for number, of_it in enumerate(members) if strata >> number & 1] for strata in set(where)}
+    at = 0
+    for strata, alike in groupby(where):
+        begins = ends[at]
+        at += len(list(alike))
+        for of_it in having[strata]:
+            of_it.append(len(runs))
+        runs.append(ends[at] - begins)
     return runs, members
 
 
 def _settled(found: Sequence[State], begun_ns: int) -> bytes:
     """States, packed, but for those that are too young to be believed, and those that cannot be packed."""
     limit = begun_ns - states.SETTLED_NS
+    settled = [UNKNOWN if state[states.CTIME] >= limit else state for state in found]
     try:
-        return states.packed([UNKNOWN if state[states.CTIME] >= limit else state for state in found])
+        return states.packed(settled)
     except OverflowError:
-        return b"".join(map(_one, (UNKNOWN if state[states.CTIME] >= limit else state for state in found)))
+        return b"".join(map(_one, settled))
 
 
 def _one(state: State) -> bytes:
@@ -211,18 +208,17 @@ def _apart(seen: Seen) -> set[bytes]:
     from stele.seal.packages.records import MAX_RECORD
 
     found = set(seen.places)
+    read, owned = seen.read, seen.owned
     for node in seen.tree.nodes:
         if node.kind != "file":
             continue
-        if (
-            node.sha256 in seen.read
-            or node.size > MAX_RECORD
-            or (node.mode & 0o111 and (node.size < _SMALL_PROGRAM or node.path not in seen.owned))
-        ):
-            found.add(node.path)
-        if node.path.endswith(b".pyc"):
-            found.add(source_of(node.path) or b"")
-    for node in seen.source.nodes if seen.source is not seen.tree else ():
-        if node.kind == "file" and seen.tree.get(node.path) != node:  # a setting took its place
+        path, size = node.path, node.size
+        if node.sha256 in read or size > MAX_RECORD or (node.mode & 0o111 and (size < _SMALL_PROGRAM or path not in owned)):
+            found.add(path)
+        if path.endswith(b".pyc"):
+            found.add(source_of(path) or b"")
+    kept = set(map(id, seen.tree.nodes))
+    for node in seen.source.nodes:
+        if id(node) not in kept and node.kind == "file" and seen.tree.get(node.path) != node:  # a setting took its place
             found.add(node.path)
     return found
