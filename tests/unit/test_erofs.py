@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stele.model.tree import Node, Tree
 from stele.seal import erofs, erofs_layout
@@ -94,6 +95,16 @@ def test_contents_may_be_placed_in_any_order_and_in_any_pieces(tmp_path):
         for digest, at in places:
             erofs.place(out.fileno(), layout.pieces()[digest], held.read(digest)[at : at + 777], at)
     assert (tmp_path / "other").read_bytes() == expected
+
+
+@given(st.binary(max_size=200), st.integers(4, 300))
+def test_the_checksum_of_zeros_behind_is_that_of_all_byte_by_byte(data, zeros):
+    crc = 0xFFFF_FFFF
+    for byte in data + bytes(zeros):
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F6_3B78 if crc & 1 else 0)
+    assert erofs.crc32c(data, zeros) == crc
 
 
 def test_equal_contents_are_stored_once(tmp_path):

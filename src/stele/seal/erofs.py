@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from stele.host import durable
@@ -28,7 +30,7 @@ SUPER_OFFSET = 1024
 COMPAT_CHECKSUM = 1
 _SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23x")  # struct erofs_super_block, 128 bytes
 _INODE = struct.Struct("<HHHHQIIIIQII16x")  # struct erofs_inode_extended
-_DIRENT = struct.Struct("<QHBB")
+_DIRENT = struct.Struct("<QHBx")
 _UUID = 48  # where the superblock has it
 _TYPE_BITS = {"file": 0o100000, "dir": 0o040000, "symlink": 0o120000, "char": 0o020000, "block": 0o060000, "fifo": 0o010000}
 _BUFFER = 1 << 20
@@ -48,71 +50,92 @@ def uuid_of(encoded: bytes) -> bytes:
     return bytes(raw)
 
 
+@cache
 def _crc32c_table() -> tuple[int, ...]:
     table = []
     for value in range(256):
         for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)  # noqa: PLW2901
+            value = _crc32c_bit(value)  # noqa: PLW2901
         table.append(value)
     return tuple(table)
 
 
-def crc32c(data: bytes) -> int:
-    """CRC-32C as EROFS has it: starting from all ones, not inverted at the end."""
+def _crc32c_bit(crc: int) -> int:
+    """What a zero bit makes of the state."""
+    return crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+
+
+@cache
+def _crc32c_zeros(count: int) -> tuple[int, ...]:
+    """What `count` zero bytes, 4 or more, make of each bit of the state, the lowest first: of all of it, the sum of these."""
+    table, crc = _crc32c_table(), 1
+    for _ in range(count - 4):
+        crc = crc >> 8 ^ table[crc & 0xFF]
+    found = []
+    for _ in range(32):  # a higher bit is that much later where the lowest was at first
+        crc = _crc32c_bit(crc)
+        found.append(crc)
+    return tuple(reversed(found))
+
+
+def crc32c(data: bytes | bytearray, zeros: int) -> int:
+    """CRC-32C as EROFS has it, starting from all ones and not inverted at the end, of data and so many zero bytes behind, 4 or more."""
     table, crc = _crc32c_table(), 0xFFFF_FFFF
     for byte in data:
         crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
-    return crc
+    found = 0
+    for bit, after in enumerate(_crc32c_zeros(zeros)):
+        if crc >> bit & 1:
+            found ^= after
+    return found
 
 
 def super_block(layout: Layout, uuid: bytes) -> bytes:
     """Block 0: 1024 zero bytes, the superblock, zeros; with the checksum over all behind the first 1024 bytes."""
-
-    def with_checksum(checksum: int) -> bytes:
-        head = (MAGIC, checksum, COMPAT_CHECKSUM, 12, 0, ROOT_NID, len(layout.inodes), 0, 0, layout.data_size // BLOCK, 0, 0)
-        return _SUPER.pack(*head, uuid, b"", 0, 0, 0, 0, 0, 0, 0, 0, 0).ljust(BLOCK - SUPER_OFFSET, b"\0")
-
-    return bytes(SUPER_OFFSET) + with_checksum(crc32c(with_checksum(0)))
+    head = (MAGIC, 0, COMPAT_CHECKSUM, 12, 0, ROOT_NID, len(layout.inodes), 0, 0, layout.data_size // BLOCK, 0, 0)
+    return _checked(bytearray(_SUPER.pack(*head, uuid, b"", 0, 0, 0, 0, 0, 0, 0, 0, 0)))
 
 
 def with_uuid(block: bytes, uuid: bytes) -> bytes:
     """Block 0 of an image with another UUID."""
-    super_ = bytearray(block[SUPER_OFFSET:])
-    super_[4:8] = bytes(4)
+    super_ = bytearray(block[SUPER_OFFSET : SUPER_OFFSET + _SUPER.size])
     super_[_UUID : _UUID + 16] = uuid
-    super_[4:8] = crc32c(bytes(super_)).to_bytes(4, "little")
-    return block[:SUPER_OFFSET] + bytes(super_)
+    return _checked(super_)
 
 
-def directory_blocks(entries: Sequence[tuple[bytes, int, int]]) -> bytes:
+def _checked(super_: bytearray) -> bytes:
+    """Block 0 with a superblock, whose checksum it gets."""
+    super_[4:8] = bytes(4)
+    super_[4:8] = crc32c(super_, BLOCK - SUPER_OFFSET - _SUPER.size).to_bytes(4, "little")
+    return (bytes(SUPER_OFFSET) + super_).ljust(BLOCK, b"\0")
+
+
+def directory_blocks(layout: Layout, path: bytes) -> bytes:
     """A directory's content: per block its entries, then their names; all blocks but the last are padded."""
-    out = bytearray()
+    names, paths = layout.directories[path]
+    nids, types = [layout.nids[inode] for inode in paths], [layout.types[inode] for inode in paths]
+    out = b""
     start = 0
-    for count, _ in blocks_of_names([name for name, _, _ in entries]):
-        out += bytes(-len(out) % BLOCK)
-        batch = entries[start : start + count]
-        at = DIRENT * count
-        for name, nid, kind in batch:
-            out += _DIRENT.pack(nid, at, kind, 0)
-            at += len(name)
-        out += b"".join([name for name, _, _ in batch])
+    for count, _ in blocks_of_names(names):
+        batch = slice(start, start + count)
+        offsets = accumulate(map(len, names[batch][:-1]), initial=DIRENT * count)
+        entries = b"".join(map(_DIRENT.pack, nids[batch], offsets, types[batch]))
+        out = b"".join((out, bytes(-len(out) % BLOCK), entries, *names[batch]))
         start += count
-    return bytes(out)
+    return out
 
 
 def inode_record(inode: Inode, number: int) -> bytes:
     """An inode and its xattrs. `number`: from 1, what 32-bit programs see as its inode number."""
-    node = inode.node
-    where = inode.block
-    if node.kind in {"char", "block"}:
-        major, minor = node.rdev
+    node, _, size, tail, where, nlink, xattrs = inode
+    if not size:
+        major, minor = node.rdev  # zeros, but of devices
         where = (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
-    elif node.kind == "fifo" or not inode.size:
-        where = 0
-    layout = FLAT_INLINE if inode.tail else FLAT_PLAIN
-    units = (len(inode.xattrs) - 12) // 4 + 1 if inode.xattrs else 0
-    fields = (1 | layout << 1, units, _TYPE_BITS[node.kind] | node.mode, 0, inode.size, where, number)
-    return _INODE.pack(*fields, node.uid, node.gid, node.mtime, 0, inode.nlink) + inode.xattrs
+    layout = FLAT_INLINE if tail else FLAT_PLAIN
+    units = (len(xattrs) - 12) // 4 + 1 if xattrs else 0
+    mode = _TYPE_BITS[node.kind] | node.mode
+    record = _INODE.pack(1 | layout << 1, units, mode, 0, size, where, number, node.uid, node.gid, node.mtime, 0, nlink)
+    return record + xattrs if xattrs else record
 
 
 def structure(layout: Layout, uuid: bytes) -> Iterator[tuple[bytes | bytearray, int]]:
@@ -125,18 +148,17 @@ def structure(layout: Layout, uuid: bytes) -> Iterator[tuple[bytes | bytearray, 
             buffer, base = bytearray(), inode.offset
         buffer += bytes(inode.offset - base - len(buffer))
         buffer += inode_record(inode, number)
-        content = b""
-        if inode.node.kind == "dir":
-            content = directory_blocks(layout.entries(inode.node.path))
-        elif inode.node.kind == "symlink":
-            content = inode.node.target
-        if content:
-            whole = inode.size - inode.tail
-            buffer += content[whole:]
-            if whole:
-                yield content[:whole], inode.block * BLOCK
-        elif inode.tail:
-            buffer += bytes(inode.tail)
+        node = inode.node
+        if node.kind == "dir":
+            content = directory_blocks(layout, node.path)
+        elif node.kind == "symlink":
+            content = node.target
+        else:
+            continue
+        whole = inode.size - inode.tail
+        buffer += content[whole:]
+        if whole:
+            yield content[:whole], inode.block * BLOCK
     yield buffer, base
 
 

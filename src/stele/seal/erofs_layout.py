@@ -7,13 +7,15 @@ long symlinks in path order; blocks of files in path order, equal contents once.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.model.tree import parent, quote
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from stele.model.tree import Node
 
@@ -56,11 +58,6 @@ class Inode(NamedTuple):
     xattrs: bytes
 
     @property
-    def nid(self) -> int:
-        """The node id by which directories name it."""
-        return self.offset // SLOT
-
-    @property
     def tail_offset(self) -> int:
         """Where in the image its tail lies, in bytes."""
         return self.offset + INODE + len(self.xattrs)
@@ -74,11 +71,18 @@ class Piece(NamedTuple):
     offset: int
 
 
+class Directory(NamedTuple):
+    """What a directory holds, "." and ".." included, sorted by name: names, and for each the path of its inode."""
+
+    names: list[bytes]
+    paths: list[bytes]
+
+
 class Layout(NamedTuple):
-    """A whole image. `data_size`: bytes, a multiple of 4096. `directories`: what each directory (by path) holds."""
+    """A whole image. `data_size`: bytes, a multiple of 4096. `directories`: by path. `nids`, `types`: of each inode by its path."""
 
     inodes: tuple[Inode, ...]
-    directories: dict[bytes, list[tuple[bytes, bytes]]]
+    directories: dict[bytes, Directory]
     nids: dict[bytes, int]
     types: dict[bytes, int]
     data_size: int
@@ -87,24 +91,18 @@ class Layout(NamedTuple):
         """Where the bytes of each file content (by SHA-256 hex) go, in the order of the image."""
         found: dict[str, list[Piece]] = {}
         for inode in self.inodes:
-            if inode.node.kind != "file" or not inode.size:
+            node, _, size, tail, block, _, _ = inode
+            if not size or node.kind != "file":
                 continue
-            places = found.setdefault(inode.node.sha256, [])
-            whole = inode.size - inode.tail
+            places = found.setdefault(node.sha256, [])
+            whole = size - tail
             if whole:
-                piece = Piece(0, whole, inode.block * BLOCK)
+                piece = Piece(0, whole, block * BLOCK)
                 if piece not in places:
                     places.append(piece)
-            if inode.tail:
-                places.append(Piece(whole, inode.tail, inode.tail_offset))
+            if tail:
+                places.append(Piece(whole, tail, inode.tail_offset))
         return found
-
-    def entries(self, path: bytes) -> list[tuple[bytes, int, int]]:
-        """The directory entries (name, nid, type) of the directory `path`, "." and ".." included, sorted by name."""
-        out = [(name, self.nids[target], self.types[target]) for name, target in self.directories[path]]
-        out += [(b".", self.nids[path], FILE_TYPE["dir"]), (b"..", self.nids[parent(path)], FILE_TYPE["dir"])]
-        out.sort()
-        return out
 
 
 def xattr_area(node: Node) -> bytes:
@@ -140,24 +138,47 @@ def _unsupported(node: Node, reason: str) -> SteleError:
     )
 
 
-def blocks_of_names(names: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+def blocks_of_names(names: Sequence[bytes]) -> list[tuple[int, int]]:
     """How sorted entries are packed into directory blocks: (entries, bytes used) of each block."""
+    used = DIRENT * len(names) + sum(map(len, names))
+    if used <= BLOCK:
+        return [(len(names), used)]
+    found = []
     count = used = 0
     for name in names:
         need = DIRENT + len(name)
         if used + need > BLOCK:
-            yield count, used
+            found.append((count, used))
             count = used = 0
         count += 1
         used += need
-    yield count, used
+    return [*found, (count, used)]
 
 
-def _directory_size(names: list[bytes]) -> int:
+def _directory_size(names: Sequence[bytes]) -> int:
     """Bytes of a directory: whole blocks but for the last, which ends with its last name."""
-    names.sort()
-    used = [size for _, size in blocks_of_names(names)]
-    return (len(used) - 1) * BLOCK + used[-1]
+    blocks = blocks_of_names(names)
+    return (len(blocks) - 1) * BLOCK + blocks[-1][1]
+
+
+def _directories(nodes: Sequence[Node]) -> dict[bytes, Directory]:
+    """All directories by path. What is in one comes in the order of its names, as the nodes do."""
+    found: dict[bytes, Directory] = {}
+    for node in nodes:
+        path, link = node.path, node.link
+        above, _, name = path.rpartition(b"/")
+        if path:
+            names, paths = found[above]
+            names.append(name)
+            paths.append(path if link is None else link)
+        if node.kind == "dir":
+            found[path] = Directory([], [])
+    for path, (names, paths) in found.items():
+        for name, inode in ((b".", path), (b"..", parent(path))):
+            at = bisect_left(names, name)
+            names.insert(at, name)
+            paths.insert(at, inode)
+    return found
 
 
 def plan(nodes: Sequence[Node]) -> Layout:
@@ -166,45 +187,37 @@ def plan(nodes: Sequence[Node]) -> Layout:
     Raises:
         SteleError: `seal.xattr-not-supported`, `seal.stratum-too-large`.
     """
-    directories: dict[bytes, list[tuple[bytes, bytes]]] = {}
-    links: dict[bytes, int] = {}
-    inner: dict[bytes, int] = {}
+    directories = _directories(nodes)
+    links = Counter(node.link for node in nodes if node.link is not None)
+    inner = Counter(parent(path) for path in directories if path)
+    placed: list[tuple[Node, int, int, int, int, bytes]] = []  # as an `Inode`, without the block
+    nids: dict[bytes, int] = {}
     types: dict[bytes, int] = {}
-    for node in nodes:
-        if node.kind == "dir":
-            directories[node.path] = []
-        if node.path:
-            above, _, name = node.path.rpartition(b"/")
-            directories[above].append((name, node.path if node.link is None else node.link))
-            if node.kind == "dir":
-                inner[above] = inner.get(above, 0) + 1
-        if node.link is not None:
-            links[node.link] += 1
-        else:
-            links[node.path] = 1
-            types[node.path] = FILE_TYPE[node.kind]
-    inodes: list[Inode] = []
     end = BLOCK
     for node in nodes:
         if node.link is not None:
             continue
-        nlink = links[node.path]
-        size = node.size
+        path, size, nlink = node.path, node.size, 1
         if node.kind == "dir":
-            nlink = 2 + inner.get(node.path, 0)
-            size = _directory_size([b".", b"..", *(name for name, _ in directories[node.path])])
+            nlink, size = 2 + inner[path], _directory_size(directories[path].names)
         elif node.kind == "symlink":
             size = len(node.target)
-        xattrs = xattr_area(node)
+        if path in links:
+            nlink += links[path]
+        xattrs = xattr_area(node) if node.xattrs else b""
         tail = tail_of(size, len(xattrs))
         need = INODE + len(xattrs) + tail
         if need > BLOCK or end % BLOCK + need > BLOCK:  # a record lies in one block, or begins one
             end += -end % BLOCK
-        inodes.append(Inode(node, end, size, tail, NO_BLOCK, nlink, xattrs))
+        placed.append((node, end, size, tail, nlink, xattrs))
+        nids[path], types[path] = end // SLOT, FILE_TYPE[node.kind]
         end += need + -need % SLOT
-    placed, blocks = _place_blocks(inodes, -(-end // BLOCK))
-    nids = {inode.node.path: inode.nid for inode in placed}
-    return Layout(tuple(placed), directories, nids, types, blocks * BLOCK)
+    blocks, last = _blocks(placed, -(-end // BLOCK))
+    inodes = [
+        Inode(node, offset, size, tail, block, nlink, xattrs)
+        for (node, offset, size, tail, nlink, xattrs), block in zip(placed, blocks, strict=True)
+    ]
+    return Layout(tuple(inodes), directories, nids, types, last * BLOCK)
 
 
 def tail_of(size: int, xattrs: int) -> int:
@@ -215,27 +228,29 @@ def tail_of(size: int, xattrs: int) -> int:
     return tail
 
 
-def _place_blocks(inodes: list[Inode], first: int) -> tuple[list[Inode], int]:
-    """Give blocks to contents from block `first` on: what is not a file first. Returns the inodes and the end."""
-    block = first
+def _blocks(placed: Sequence[tuple[Node, int, int, int, int, bytes]], first: int) -> tuple[list[int], int]:
+    """Blocks for contents, from block `first` on, what is not a file first: the first of each, and the end."""
+    blocks = [NO_BLOCK] * len(placed)
+    files = []
+    end = first
+    for at, (node, _, size, tail, _, _) in enumerate(placed):
+        if size == tail:
+            continue
+        if node.kind == "file":
+            files.append(at)
+            continue
+        blocks[at] = end
+        end += -(-(size - tail) // BLOCK)
     known: dict[tuple[str, int], int] = {}
-    placed = list(inodes)
-    for files in (False, True):
-        for at, inode in enumerate(placed):
-            if (inode.node.kind == "file") != files or inode.size == inode.tail:
-                continue
-            key = (inode.node.sha256, inode.tail)
-            here = known.get(key) if files else None
-            if here is None:
-                here = block
-                block += -(-(inode.size - inode.tail) // BLOCK)
-                if files:
-                    known[key] = here
-            placed[at] = inode._replace(block=here)
-    if block > MAX_BLOCKS:
+    for at in files:
+        node, _, size, tail, _, _ = placed[at]
+        blocks[at] = known.setdefault((node.sha256, tail), end)
+        if blocks[at] == end:
+            end += -(-(size - tail) // BLOCK)
+    if end > MAX_BLOCKS:
         raise SteleError(
             "a stratum is larger than 16 TiB, which is all that EROFS can hold",
             remedy="seal the data in several releases",
             code="seal.stratum-too-large",
         )
-    return placed, block
+    return blocks, end
