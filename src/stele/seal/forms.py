@@ -65,28 +65,35 @@ def write_both(
         SteleError: `seal.source-changed`, `seal.xattr-not-supported`, and what `contents` raises.
         OSError: a file could not be written.
     """
-    layout = erofs_layout.plan(nodes)
-    room = _memory(verity.file_size(layout.data_size))  # new, and zeros
-    pieces = layout.pieces()
+    layout = erofs_layout.plan(nodes)  # before anything is written: it may not fit an image
+    parts: dict[str, memoryview] = {}
 
     def put(node: Node, part: memoryview) -> None:
         if fill(contents, node.sha256, part) != node.size:
             raise tar.resized(node)
-        for start, size, offset in pieces.pop(node.sha256, ()):
-            room[offset : offset + size] = part[start : start + size]
+        parts[node.sha256] = part
 
-    for data, offset in erofs.structure(layout, uuid):
-        room[offset : offset + len(data)] = data
     found, size = tar.headers(nodes)
     whole = _tar_room(size)
     tar.fill(whole, nodes, found, put)
-    packed = codec.compressed(whole, compression)
-    layer = Layer("sha256:" + hashlib.sha256(whole).hexdigest(), "sha256:" + hashlib.sha256(packed).hexdigest(), len(packed))
-    durable.write_all(blob, packed)
+    layer = _write_packed(blob, whole, compression)
+    room = _memory(verity.file_size(layout.data_size))  # new, and zeros; not sooner, so that what was compressed is gone
+    for data, offset in erofs.structure(layout, uuid):
+        room[offset : offset + len(data)] = data
+    for digest, pieces in layout.pieces().items():
+        part = parts[digest]
+        for start, count, offset in pieces:
+            room[offset : offset + count] = part[start : start + count]
     root = verity.fill(room, layout.data_size, uuid)
     made = Image("sha256:" + hashlib.sha256(room).hexdigest(), len(room), layout.data_size, root)
     _write_image(image, room)
     return layer, made
+
+
+def _write_packed(fd: int, whole: memoryview, compression: Compression) -> Layer:
+    packed = codec.compressed(whole, compression)
+    durable.write_all(fd, packed)
+    return Layer("sha256:" + hashlib.sha256(whole).hexdigest(), "sha256:" + hashlib.sha256(packed).hexdigest(), len(packed))
 
 
 def _memory(size: int) -> memoryview:
