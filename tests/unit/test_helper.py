@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from stele.host import helper as helpers
 from stele.host.helper import Helper, possible
 
 
@@ -27,7 +28,7 @@ def begin():
 
 
 def test_it_answers_every_request_in_its_own_process(begin):
-    helper = begin(lambda request: b"%d " % os.getpid() + request[::-1])
+    helper = begin(lambda request, _: b"%d " % os.getpid() + request[::-1])
     for request in (b"", b"abc", bytes(3 << 20), b"x" * 70_000):
         pid, _, answer = helper.ask(request).partition(b" ")
         assert answer == request[::-1]
@@ -35,7 +36,7 @@ def test_it_answers_every_request_in_its_own_process(begin):
 
 
 def test_one_that_fails_gives_no_answer_and_ends(begin):
-    def serve(request: bytes) -> bytes:
+    def serve(request: bytes, _) -> bytes:
         if request == b"fail":
             raise ValueError
         return request
@@ -49,7 +50,7 @@ def test_one_that_fails_gives_no_answer_and_ends(begin):
 def test_who_waits_for_one_that_is_killed_gets_no_answer(begin):
     out, into = os.pipe()
 
-    def serve(request: bytes) -> bytes:
+    def serve(request: bytes, _) -> bytes:
         os.write(into, b"busy")
         signal.pause()
         return request
@@ -66,8 +67,55 @@ def test_who_waits_for_one_that_is_killed_gets_no_answer(begin):
     os.close(into)
 
 
+def test_it_writes_to_the_files_that_come_with_a_request_and_has_none_of_them_afterwards(begin, tmp_path):
+    def serve(request: bytes, files) -> bytes:
+        for fd in files:
+            os.write(fd, request)
+        return b"%d of %d" % (len(files), len(os.listdir("/proc/self/fd")))
+
+    helper = begin(serve)
+    before = helper.ask(b"")
+    for number in range(3):
+        fds = [os.open(tmp_path / f"{number}.{which}", os.O_WRONLY | os.O_CREAT) for which in range(2)]
+        count, _, opened = (helper.ask(b"as asked", fds) or b"").partition(b" of ")
+        assert (count, int(opened)) == (b"2", int(before.rpartition(b" ")[2]) + 2)
+        for fd in fds:
+            os.close(fd)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"as asked"] * 6
+
+
+@pytest.mark.parametrize("size", [0, 8 << 20])  # the second: more than is sent at once
+def test_one_that_somebody_stopped_is_ended_and_done_without(begin, monkeypatch, size):
+    monkeypatch.setattr(helpers, "_PATIENCE_S", 0.05)
+    helper = begin(lambda request, _: b"%d" % os.getpid())
+    pid = int(helper.ask(b""))
+    os.kill(pid, signal.SIGSTOP)
+    assert helper.ask(bytes(size)) is None
+    assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT).si_status == signal.SIGKILL
+
+
+def test_one_that_takes_its_time_is_waited_for(begin, monkeypatch):
+    monkeypatch.setattr(helpers, "_PATIENCE_S", 0.001)
+    out, into = os.pipe()
+
+    def serve(request: bytes, _) -> bytes:
+        os.read(out, 1)
+        return request
+
+    helper = begin(serve)
+    answers: list[bytes | None] = []
+    asking = threading.Thread(target=lambda: answers.append(helper.ask(b"x")))
+    asking.start()
+    asking.join(0.2)  # many times its patience
+    os.write(into, b".")
+    asking.join()
+    assert answers == [b"x"]
+    os.close(out)
+    os.close(into)
+
+
 def test_several_do_not_keep_each_other_alive(begin):
-    helpers = [begin(lambda request: request) for _ in range(3)]
+    helpers = [begin(lambda request, _: request) for _ in range(3)]
     assert [helper.ask(b"x") for helper in helpers] == [b"x"] * 3
     helpers[0].kill()
     assert helpers[0].ask(b"x") is None
@@ -77,7 +125,7 @@ def test_several_do_not_keep_each_other_alive(begin):
 def test_it_is_gone_when_who_forked_it_is_killed():
     program = (
         "import os, signal, sys\nfrom stele.host.helper import Helper\n"
-        "def serve(request):\n    print(os.getpid(), flush=True)\n    signal.pause()\n"
+        "def serve(request, files):\n    print(os.getpid(), flush=True)\n    signal.pause()\n"
         "Helper(serve).ask(b'x')\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as forker:
@@ -102,6 +150,15 @@ def test_with_other_threads_there_is_none():
     assert alone.stdout == "True\n"
 
 
+def test_where_children_are_ignored_there_is_none():
+    """As under a supervisor that ignores SIGCHLD: the kernel gives their numbers to others at once."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert not possible()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_right_after_the_fork_does_not_have_it_clean_up_in_place_of_its_asker(number):
     program = f"""
@@ -111,7 +168,7 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 mine = os.getpid()
 os.register_at_fork(after_in_child=functools.partial(getattr(ctypes.CDLL(None), "raise"), {number:d}))
 try:
-    Helper(lambda request: request).ask(b"x")
+    Helper(lambda request, _: request).ask(b"x")
 finally:
     os.write(1, b"cleaned by %s\\n" % (b"its asker" if os.getpid() == mine else b"the helper"))
 """

@@ -118,10 +118,10 @@ class Asked:
         self._out, self._into = os.pipe2(os.O_NONBLOCK)
         make = self.hands._served[MAKE]
 
-        def serve(request: bytes) -> bytes:
+        def serve(request: bytes, files) -> bytes:
             os.write(self._into, b".")
             first()
-            return make(request)
+            return make(request, files)
 
         self.hands.serve(MAKE, serve)
 

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Self
 from stele.host import helper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-OTHERS = max(1, min(3, (os.cpu_count() or 1) - 1))  # besides this process; each has a stratum in memory at a time
+    from stele.host.helper import Serve
+
+    Ask = Callable[[bytes, bytes, Sequence[int]], bytes | None]  # for something, with a request and files; see `Helper.ask`
+
+OTHERS = max(1, min(3, len(os.sched_getaffinity(0)) - 1))  # besides this process; each has a stratum in memory at a time
 
 
 class Hands:
@@ -26,7 +30,7 @@ class Hands:
     def __init__(self) -> None:
         self.root = -1
         self.room = memoryview(b"")
-        self._served: dict[bytes, Callable[[bytes], bytes]] = {}
+        self._served: dict[bytes, Serve] = {}
         self._helpers: list[helper.Helper] = []
 
     def __enter__(self) -> Self:
@@ -38,7 +42,7 @@ class Hands:
             self._helpers.pop().close()
         self.room = memoryview(b"")
 
-    def serve(self, what: bytes, how: Callable[[bytes], bytes]) -> None:
+    def serve(self, what: bytes, how: Serve) -> None:
         """What they do when they are asked for `what` (one byte)."""
         self._served[what] = how
 
@@ -49,12 +53,12 @@ class Hands:
                 for _ in range(OTHERS):
                     self._helpers.append(helper.Helper(self._answer))
 
-    def _answer(self, request: bytes) -> bytes:
-        return self._served[request[:1]](request[1:])
+    def _answer(self, request: bytes, files: Sequence[int]) -> bytes:
+        return self._served[request[:1]](request[1:], files)
 
-    def asks(self) -> list[Callable[[bytes, bytes], bytes | None]]:
-        """How to ask each of those that were forked, for something and with a request; one thread asks one at a time. See `Helper.ask`."""
-        return [lambda what, request, of=each: of.ask(what + request) for each in self._helpers]  # type: ignore[misc]
+    def asks(self) -> list[Ask]:
+        """How to ask each of those that were forked; one thread asks one at a time."""
+        return [lambda what, request, files, of=each: of.ask(what + request, files) for each in self._helpers]  # type: ignore[misc]
 
     def kill(self) -> None:
         """End all, whatever they are at: who waits for an answer gets none."""

@@ -1,13 +1,12 @@
 """Making the strata of a release: by this process, and by helpers at the same time.
 
-A helper is told what to make and which files to write it to, and answers with the digests; what it does not make, this process makes,
+A helper is told what to make, given the files to write it to, and answers with the digests; what it does not make, this process makes,
 and then meets what was in the way.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from stele.model.ports import BlobSink, ContentReader, Draft
     from stele.seal.codec import Compression
+    from stele.seal.hands import Ask
 
 MAKE = b"m"  # what helpers are asked for
 IN_MEMORY = 32 << 20  # bytes of a stratum that is made in memory; few are larger (strata.TARGET)
@@ -50,15 +50,13 @@ class _Work(NamedTuple):
 
 
 class _Request(msgspec.Struct, frozen=True, array_like=True):
-    """`files`: descriptors of the process `asker`, for a layer and an image. `places`: see `Contents.portable`."""
+    """What comes with the files for a layer and an image. `places`: see `Contents.portable`."""
 
     form: Form
     nodes: tuple[Node, ...]
     uuid: bytes
     compression: Literal["zstd", "gzip", "none"]
     places: list[tuple[str, int, bytes, int]]
-    asker: int
-    files: list[int]
 
 
 _KINDS: dict[Form, tuple[Literal["blob", "image"], ...]] = {"both": ("blob", "image"), "layer": ("blob",), "image": ("image",)}
@@ -83,16 +81,11 @@ def helpers() -> hands.Hands:
     return found
 
 
-def _serve(helping: hands.Hands, request: bytes) -> bytes:
+def _serve(helping: hands.Hands, request: bytes, files: Sequence[int]) -> bytes:
     """What a helper does: make, and say what came out. Raises what making it raises."""
     asked = _requests.decode(request)
     contents = Contents.ported(asked.places, helping.root, helping.room)
-    with contextlib.ExitStack() as opened:
-        files = []
-        for fd in asked.files:
-            files.append(os.open(f"/proc/{asked.asker}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC))
-            opened.callback(os.close, files[-1])
-        return msgspec.msgpack.encode(_make(asked, files, contents, asked.compression))
+    return msgspec.msgpack.encode(_make(asked, files, contents, asked.compression))
 
 
 class Makers:
@@ -174,16 +167,15 @@ class Makers:
         self._here(work)
         return True
 
-    def _there(self, ask: Callable[[bytes, bytes], bytes | None], work: _Work) -> bool:
+    def _there(self, ask: Ask, work: _Work) -> bool:
         """The same by a helper; whether it was made."""
         assert isinstance(self._contents, Contents)
         digests = {node.sha256 for node in work.nodes if node.kind == "file" and node.size}
         places = self._contents.portable(digests)
         with contextlib.ExitStack() as undo:
             drafts = self._drafts(work, undo)
-            files = [draft.fd for draft in drafts]
-            request = _Request(work.form, work.nodes, work.uuid, self._compression, places, os.getpid(), files)
-            answer = ask(MAKE, msgspec.msgpack.encode(request))
+            request = _Request(work.form, work.nodes, work.uuid, self._compression, places)
+            answer = ask(MAKE, msgspec.msgpack.encode(request), [draft.fd for draft in drafts])
             if answer is not None:
                 self._keep(work, _answers.decode(answer), drafts, undo.pop_all())
         return answer is not None

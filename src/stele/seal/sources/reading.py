@@ -25,7 +25,7 @@ from stele.seal.contents import CHUNK, changed, unreadable
 from stele.seal.normalise import is_kept_xattr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
 
 READ = b"r"  # what helpers are asked for
 _BATCH_FILES, _BATCH_BYTES = 128, 4 << 20  # a batch is not larger than needed
@@ -61,7 +61,7 @@ class Reader:
         self._root, self._room = root, memoryview(room)
         self.stopped = threading.Event()
 
-    def serve(self, request: bytes) -> bytes:
+    def serve(self, request: bytes, _: Sequence[int] = ()) -> bytes:
         """What a batch holds: of each file that could be read, in order; both encoded."""
         return msgspec.msgpack.encode(list(self._each(_batches.decode(request))))
 
@@ -193,11 +193,11 @@ class Reading:
         self._count += 1
         self._batch, self._files, self._bytes = [(last, [])], 0, 0
 
-    def _alone(self, _: bytes, request: bytes) -> bytes:
-        return self._reader.serve(request)
+    def _alone(self, _: bytes, request: bytes, files: Sequence[int]) -> bytes:
+        return self._reader.serve(request, files)
 
-    def _ask(self, ask: Callable[[bytes, bytes], bytes | None], item: tuple[int, bytes]) -> bool:
-        answer = ask(READ, item[1])
+    def _ask(self, ask: hands.Ask, item: tuple[int, bytes]) -> bool:
+        answer = ask(READ, item[1], ())
         if answer is not None:
             self._answers[item[0]] = answer
         return answer is not None
