@@ -191,7 +191,17 @@ def test_content_that_changed_after_the_walk_is_not_streamed_as_the_old(tmp_path
         path.rename(path.with_name("aside"))
         path.symlink_to("aside")
 
-    changes: list[Callable[[Path], None]] = [rewritten, grown, cut, gone, swapped_for_a_symlink]
+    def swapped_for_a_fifo(path: Path) -> None:
+        path.unlink()
+        os.mkfifo(path)
+
+    def swapped_for_a_folder(path: Path) -> None:
+        path.unlink()
+        path.mkdir()
+
+    changes: list[Callable[[Path], None]] = [
+        rewritten, grown, cut, gone, swapped_for_a_symlink, swapped_for_a_fifo, swapped_for_a_folder
+    ]  # fmt: skip
     for number, change in enumerate(changes):
         copy = tmp_path / f"copy{number}"
         shutil.copytree(root, copy, symlinks=True, ignore=lambda *_: ["queue"])
@@ -201,6 +211,20 @@ def test_content_that_changed_after_the_walk_is_not_streamed_as_the_old(tmp_path
             with pytest.raises(SteleError, match=r"seal\.source-changed"):
                 for _ in source.contents.chunks(digest):
                     pass
+            with pytest.raises(SteleError, match=r"seal\.source-changed"):
+                source.contents.fill(digest, memoryview(bytearray(source.contents.size(digest))))
+
+
+def test_a_file_that_its_disk_does_not_give_any_more_is_named(tmp_path: Path) -> None:
+    """As memory that no process has: reading it at its beginning fails with EIO."""
+    fd = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)
+    held = contents.Contents({"0" * 64: contents.InFolder(b"mem", 4096)}, folder=fd)
+    for read in (lambda: list(held.chunks("0" * 64)), lambda: held.fill("0" * 64, memoryview(bytearray(4096)))):
+        with pytest.raises(SteleError, match=r"/mem cannot be read: Input/output error") as caught:
+            read()
+        assert caught.value.code == "seal.unreadable"
+        assert "dmesg" in caught.value.remedy
+    held.close()
 
 
 def test_a_folder_on_the_way_that_becomes_a_symlink_is_noticed(tmp_path: Path) -> None:

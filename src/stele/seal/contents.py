@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
+import stat
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from stele.host.below import open_below
@@ -54,10 +56,13 @@ def changed(path: bytes) -> SteleError:
 
 
 def unreadable(path: bytes, error: OSError) -> SteleError:
-    """The error for a path of the source that this user may not read."""
+    """The error for a path of the source that this user may not read, or nobody can."""
+    denied = isinstance(error, PermissionError)
     return SteleError(
         f"/{quote(path)[:300]} cannot be read: {error.strerror}",
-        remedy="seal as a user who may read the whole source (sudo), or correct its permissions",
+        remedy="seal as a user who may read the whole source (sudo), or correct its permissions"
+        if denied
+        else "see what the kernel says of its disk or file system (dmesg); then seal again, or seal a copy of it",
         code="seal.unreadable",
     )
 
@@ -188,17 +193,23 @@ class Contents:
             left -= len(piece)
             yield piece
 
-    def _opened(self, place: InFolder) -> int:
+    @contextlib.contextmanager
+    def _opened(self, place: InFolder) -> Iterator[int]:
         try:
-            return open_below(self._folder, place.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            fd = open_below(self._folder, place.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except PermissionError as error:
             raise unreadable(place.path, error) from error
         except OSError as error:
             raise changed(place.path) from error
+        try:
+            yield fd
+        except OSError as error:
+            raise (unreadable(place.path, error) if stat.S_ISREG(os.fstat(fd).st_mode) else changed(place.path)) from error
+        finally:
+            os.close(fd)
 
     def _fill_from_folder(self, place: InFolder, digest: str, room: memoryview) -> None:
-        fd = self._opened(place)
-        try:
+        with self._opened(place) as fd:
             state = hashlib.sha256()
             done = 0
             while done < place.size:
@@ -209,12 +220,9 @@ class Contents:
                 done += count
             if os.pread(fd, 1, done) or state.hexdigest() != digest:
                 raise changed(place.path)
-        finally:
-            os.close(fd)
 
     def _from_folder(self, place: InFolder, digest: str, size: int) -> Iterator[bytes]:
-        fd = self._opened(place)
-        try:
+        with self._opened(place) as fd:
             state = hashlib.sha256()
             left = place.size
             while left:
@@ -226,8 +234,6 @@ class Contents:
                 yield piece
             if os.read(fd, 1) or state.hexdigest() != digest:
                 raise changed(place.path)
-        finally:
-            os.close(fd)
 
 
 def fill(contents: ContentReader, digest: str, room: memoryview) -> int:
