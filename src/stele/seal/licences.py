@@ -12,8 +12,8 @@ MAX_NAME = 120  # characters
 _TOKEN = re.compile(r"\s*([()]|[A-Za-z0-9.+-]+)")
 _GNU = re.compile(r"(A|L)?GPL-?v?([123])(\.[0-9])?(?:\.0)*(\+|-only|-or-later)?\Z", re.IGNORECASE)
 _GFDL = re.compile(r"GFDL(-NIV)?-(1\.[123])(\+)?\Z", re.IGNORECASE)
-_COMMON = re.compile(rb"/usr/share/common-licenses/([A-Za-z0-9.+-]{1,40})")
-_STANZA = re.compile(rb"^License:[ \t]*([^\n]{1,300})$", re.MULTILINE)
+_COMMON, _COMMON_NAME = b"/usr/share/common-licenses/", re.compile(rb"[A-Za-z0-9.+-]{1,40}")
+_STANZA, _STANZA_NAME = b"\nLicense:", re.compile(rb"[ \t]*([^\n]{1,300})$", re.MULTILINE)
 # other names in wide use, lower case
 _OTHER = {
     "apache": "Apache-2.0", "apache 2": "Apache-2.0", "apache 2.0": "Apache-2.0", "apache license 2.0": "Apache-2.0",
@@ -93,9 +93,10 @@ def expression(text: str) -> str:
 
 def of_copyright(data: bytes) -> tuple[str, ...]:
     """The licences that a Debian copyright file names, sorted: of its stanzas (DEP-5), else of common licences that it refers to."""
-    data = data[:MAX_COPYRIGHT]
-    found = (_STANZA if b"\nFormat:" in b"\n" + data[:4096] else _COMMON).findall(data)
-    names = {b" ".join(name.split()).strip(b" .,").decode("utf-8", "replace")[:MAX_NAME] for name in found}
+    data = b"\n" + data[:MAX_COPYRIGHT]
+    before, name = (_STANZA, _STANZA_NAME) if b"\nFormat:" in data[:4097] else (_COMMON, _COMMON_NAME)
+    found = [match[match.lastindex or 0] for match in map(name.match, data.split(before)[1:]) if match]
+    names = {b" ".join(text.split()).strip(b" .,").decode("utf-8", "replace")[:MAX_NAME] for text in found}
     return tuple(sorted(name for name in names if name and name.isprintable()))[:MAX_NAMES]
 
 

@@ -39,8 +39,8 @@ def find(records: Records) -> Iterator[Package]:
             listed = [line[34:] for line in records.read(alone + b".md5sums").split(b"\n")]
         else:
             database = tuple(sorted(info.get(stem, ())))
-            listed = records.read(ADMIN + b"/info/" + stem + b".list").split(b"\n")
-        moved = [to if by != name else line for line in listed for by, to in (diverted.get(line, (name, line)),)]
+            listed = _relative(records.read(ADMIN + b"/info/" + stem + b".list"))
+        moved = {diverted[line][1] if line in diverted and diverted[line][0] != name else line for line in listed}
         above = {line.rpartition(b"/")[0] for line in moved}  # a directory to dpkg may be a symlink here (usrmerge)
         source, _, source_version = fields.get(b"source", name).partition(b" ")
         yield Package(
@@ -49,7 +49,7 @@ def find(records: Records) -> Iterator[Package]:
             version=text(version),
             architecture=text(fields.get(b"architecture", b"")),
             source=f"{text(source)} {text(source_version.strip(b'() ') or version)}",
-            paths=records.owned(line for line in moved if line not in above),
+            paths=records.owned(moved - above),
             database=database,
         )
 
@@ -68,7 +68,12 @@ def _paragraphs(data: bytes) -> Iterator[dict[bytes, bytes]]:
             yield fields
 
 
+def _relative(data: bytes) -> list[bytes]:
+    """Lines, without the slash that an absolute path begins with."""
+    return (b"\n" + data).replace(b"\n/", b"\n")[1:].split(b"\n")
+
+
 def _diversions(data: bytes) -> dict[bytes, tuple[bytes, bytes]]:
     """Diverted path → (the package that keeps it, where everybody else's file lies)."""
-    lines = data.split(b"\n")
+    lines = _relative(data)
     return {path: (by, to) for path, to, by in zip(lines[0::3], lines[1::3], lines[2::3], strict=False)}

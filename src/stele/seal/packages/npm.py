@@ -29,7 +29,7 @@ class _Manifest(msgspec.Struct, frozen=True):
 def find(records: Records) -> Iterator[Package]:
     """The packages in `node_modules` folders, wherever they lie; one inside another is its own."""
     owned: dict[bytes, list[bytes]] = {}
-    for node in records.tree.nodes:
+    for node in records.tree.nodes if records.is_in_a_path(_MODULES) else ():
         if node.kind != "dir" and _MODULES in node.path:
             folder = _folder(node.path)
             if folder:

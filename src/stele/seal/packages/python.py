@@ -23,7 +23,7 @@ _MAX_LICENCE = 200  # characters: some projects put the whole text into the fiel
 
 def find(records: Records) -> Iterator[Package]:
     """The distributions that Python finds installed."""
-    for node in records.tree.nodes:
+    for node in records.tree.nodes if records.is_in_a_path(_END) else ():
         if node.path.endswith(_END) and node.kind == "file":
             folder = parent(node.path)
             # the body is the description, as long as a book and of no interest

@@ -24,11 +24,17 @@ class Records:
         self.tree = tree
         self._contents = contents
         self._nodes = {node.path: node for node in tree.nodes}
-        self._folders: dict[bytes, bytes | None] = {b"": b""}
+        self._directories = {node.path for node in tree.nodes if node.kind == "dir"}
+        self._all_paths = b"\0".join(self._nodes)
+        self._folders: dict[bytes, bytes | None] = {b"": b""}  # resolved
 
     def node(self, path: bytes) -> Node | None:
         """The node at exactly this path."""
         return self._nodes.get(path)
+
+    def is_in_a_path(self, part: bytes) -> bool:
+        """Whether this is a part of any path."""
+        return part in self._all_paths
 
     def read(self, path: bytes) -> bytes:
         """A regular file's bytes; nothing where there is none, or it is too large for a record."""
@@ -39,12 +45,10 @@ class Records:
 
     def owned(self, names: Iterable[bytes]) -> tuple[bytes, ...]:
         """The files and symlinks of the tree that these paths mean, sorted, each once."""
-        found = set()
-        for name in names:
-            path = self.resolve(name)
-            if path is not None and self._nodes[path].kind != "dir":
-                found.add(path)
-        return tuple(sorted(found))
+        all_names = set(names)
+        found = all_names & self._nodes.keys()
+        found.update(path for name in all_names - found if (path := self.resolve(name)) is not None)
+        return tuple(sorted(found - self._directories))
 
     def resolve(self, name: bytes) -> bytes | None:
         """The path in the tree that `name` means when symlinks on the way are followed (not at its end), or None.
