@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from typing import Any
@@ -34,9 +35,8 @@ _OTHER = {
 @cache
 def _ids() -> tuple[dict[str, str], dict[str, str]]:
     """Licence and exception ids, by their lower-case spelling."""
-    from importlib import resources
-
-    lines = resources.files("stele.seal").joinpath("spdx-ids.txt").read_text("ascii").splitlines()
+    with open(os.path.join(os.path.dirname(__file__), "spdx-ids.txt"), encoding="ascii") as file:  # importlib.resources is a lot to load
+        lines = file.readlines()
     licences, exceptions = ({name.lower(): name for name in line.split()} for line in lines)
     return licences, exceptions
 
