@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
 from stele import __version__
+
+OBJECTS = 200_000  # that may come before unused ones are looked for: loading makes many that stay, a short call few that go
 
 
 def main() -> None:
@@ -39,6 +42,7 @@ def run(argv: list[str]) -> int:
     """Run one command line here; returns its exit code."""
     code = None
     if "seal" in argv:
+        gc.set_threshold(OBJECTS)
         from stele.cli import plain
 
         code = plain.run(argv)

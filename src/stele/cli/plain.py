@@ -5,7 +5,6 @@ Whatever is not as plain as that is click's; what is means the same to it (tests
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
 _VALUES = {"-f": "file", "--file": "file", "--compression": "compression", "--kind": "kind"}
 _MEANT = {"compression": {"zstd", "gzip", "none"}, "kind": {"auto", "folder"}}
-OBJECTS = 200_000  # that may come before unused ones are looked for: a short call makes fewer
 
 
 class Plain(NamedTuple):
@@ -72,7 +70,6 @@ def run(argv: list[str]) -> int | None:
     asked = read(argv)
     if asked is None or not is_for_here(asked):
         return None
-    gc.set_threshold(OBJECTS)
     _load_msgspec()
     from stele.cli.ends import exit_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stele.model.release import TREE_TYPE
-from stele.seal import attest, bom_identity, checkout, provenance
+from stele.seal import attest, bom_identity, provenance
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def materials(asked: Asked, found: From, local: Sequence[str], release: Release)
 
 def _of_recipe(source: Path, *, whole: bool) -> list[provenance.Material]:
     """The commit of what a source is made by: of a Containerfile and its context (`whole`), of a package list."""
+    from stele.seal import checkout
+
     folder = source if source.is_dir() else source.parent
     return _commit("source-commit", folder, lambda: checkout.names_below(folder) if whole else [os.fsencode(source.name)], whole=whole)
 
@@ -66,7 +68,11 @@ def _of_recipe(source: Path, *, whole: bool) -> list[provenance.Material]:
 def _commit(name: str, folder: Path, names: Callable[[], Sequence[bytes]], *, whole: bool) -> list[provenance.Material]:
     try:
         real = folder.resolve()
-        found = checkout.find(real, names(), whole=whole) if checkout.is_in_one(real) else None
+        if not any(os.path.lexists(top / ".git") for top in (real, *real.parents)):
+            return []
+        from stele.seal import checkout
+
+        found = checkout.find(real, names(), whole=whole)
     except OSError:
         return []
     return [provenance.from_checkout(name, found)] if found else []

@@ -33,15 +33,17 @@ def source_of(text: str, kind: str) -> Path | Reference:
     Raises:
         SteleError: `registry.bad-reference`, `seal.source-missing` where nothing was named.
     """
-    from stele.model import reference as references
-
     if not text:  # which a path would take for the folder that one is in
         raise SteleError("no source was named", remedy="give the path of a folder or an archive", code="seal.source-missing")
-    if kind == "registry" or text.startswith("docker://"):
-        return references.parse(text.removeprefix("docker://"))
-    if kind == "auto" and not os.path.lexists(text) and not text.startswith(("/", ".")):
-        with contextlib.suppress(SteleError):
-            return references.parse(text)
+    is_one = kind == "registry" or text.startswith("docker://")
+    if is_one or (kind == "auto" and not os.path.lexists(text) and not text.startswith(("/", "."))):
+        from stele.model import reference as references
+
+        try:
+            return references.parse(text.removeprefix("docker://"))
+        except SteleError:
+            if is_one:
+                raise
     return Path(text)
 
 

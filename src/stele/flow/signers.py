@@ -6,16 +6,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from stele.host import key_service
-from stele.trust import key_files
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
     from stele.flow.places import Places
     from stele.trust.release_key import PrivateKey, ReleaseSigner
 
-_URI = re.compile(r"([a-z][a-z0-9+.-]*):", re.ASCII)
-_OTHER_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
+_URI = r"([a-z][a-z0-9+.-]*):"
+_OTHER_URI = r"([A-Za-z][A-Za-z0-9+.-]*)://"
 
 
 class Ask(Protocol):
@@ -51,11 +49,15 @@ def open_signer(places: Places, key: str, ask: Ask) -> ReleaseSigner:
         SteleError: `trust.bad-key`, `trust.wrong-passphrase`, `trust.no-passphrase`, `trust.no-such-key`, and those of
             `key_service.open_signer`.
     """
-    if (uri := _URI.match(key)) and uri[1] in key_service.SCHEMES:
+    if not key:
+        return read_private(own_key(places, ""), ask)
+    from stele.host import key_service  # which few keys are of
+
+    if (uri := re.match(_URI, key)) and uri[1] in key_service.SCHEMES:
         return key_service.open_signer(key, ask)
-    if other := _OTHER_URI.match(key):
+    if other := re.match(_OTHER_URI, key):
         raise key_service.unknown(other[1])
-    path = own_key(places, key) if not key or (_name(key) and own_key(places, key).exists()) else Path(key)
+    path = own_key(places, key) if _name(key) and own_key(places, key).exists() else Path(key)
     return read_private(path, ask)
 
 
@@ -78,11 +80,15 @@ def read_private(path: Path, ask: Ask) -> PrivateKey:
             remedy="name a key file, a signer of `stele key list`, or the URI of a key service; `stele init` makes this data folder's keys",
             code="trust.no-such-key",
         ) from error
+    from stele.trust import key_files
+
     return key_files.load(data, secret_of(path, data, ask))
 
 
 def secret_of(path: Path, data: bytes, ask: Ask) -> bytes | None:
     """What opens the private key that was read from `path`; None if it is under no passphrase."""
+    from stele.trust import key_files
+
     return as_bytes(ask(f"passphrase of {path.name}")) if key_files.is_encrypted(data) else None
 
 

@@ -97,11 +97,6 @@ def names_below(folder: Path) -> list[bytes]:
     return found
 
 
-def is_in_one(folder: Path) -> bool:
-    """Whether an absolute folder may lie in a checkout; quickly."""
-    return any(os.path.lexists(top / ".git") for top in (folder, *folder.parents))
-
-
 def _read(path: Path, limit: int) -> bytes | None:
     """A regular file of at most `limit` bytes; None where it is none."""
     try:
