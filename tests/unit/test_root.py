@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
@@ -159,9 +160,9 @@ def test_a_theft_and_a_revocation_are_not_taken_back():
         return code(roots.follow, signed(text(3, logs=logs, stolen=stolen, lines=lines), ALICE, BOB), present)
 
     assert third([gone], lines) == ""
-    assert third([gone._replace(size=49)], lines) == ""
+    assert third([msgspec.structs.replace(gone, size=49)], lines) == ""
     assert third([], lines) == "trust.bad-root"
-    assert third([gone._replace(size=51)], lines) == "trust.bad-root"
+    assert third([msgspec.structs.replace(gone, size=51)], lines) == "trust.bad-root"
     assert third([gone], (RELEASE, "rule * 1 release")) == "trust.bad-root"
     assert third([gone], (RELEASE, f"revoke {KEY_ID} 41 stolen", "rule * 1 release")) == "trust.bad-root"
     other = f"key release 0 - {base64.b64encode(type(KEY).generate().public.der).decode()}"
@@ -295,7 +296,7 @@ def test_what_is_parsed_is_what_was_written():
     again = roots.encode(root.origin, root.version, root.threshold, root.holders, root.logs, root.stolen, root.policy.lines)
     assert again == root.text
     assert root.pin.digest == "sha256:" + hashlib.sha256(root.text).hexdigest()
-    assert policy.decide(root.policy, "shop", [KEY_ID], {}, 5)[0].signers == ("release",)
+    assert policy.decide(root.policy, "shop", [KEY_ID], {}, 5).rule.signers == ("release",)
 
 
 def test_the_example_of_the_spec():

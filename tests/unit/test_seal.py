@@ -174,7 +174,7 @@ def test_a_bundle_holds_by_its_key_and_by_no_other():
     sink, item = publication(key)
     bundle = blob_of(sink, item.referrers[-1])
     digest = item.release.digest
-    assert cosign.check_bundle(bundle, digest, (other.public, key.public)) == ("valid", key.public.hint, "")
+    assert cosign.check_bundle(bundle, digest, (other.public, key.public)) == cosign.Checked("valid", key.public.hint)
     assert cosign.check_bundle(bundle, digest, (other.public,)).state == "unknown"
     assert cosign.check_bundle(bundle, "sha256:" + "0" * 64, (key.public,)).state == "bad"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from stele.flow import initialise, keyring, opening, sealing
@@ -49,7 +50,8 @@ def data(tmp_path) -> Data:
 def test_a_release_whose_data_set_is_no_longer_accepted_is_not_started(data):
     assert data.standing.why_not(data.app) == ""
     policy = policies.parse(data.places.policy.read_bytes())
-    data.write(policies.revoked(policy._replace(lines=(*policy.lines, "running stop")), policy.key(key_id(data.alice)), 0, "stolen", ""))
+    stopping = msgspec.structs.replace(policy, lines=(*policy.lines, "running stop"))
+    data.write(policies.revoked(stopping, policy.key(key_id(data.alice)), 0, "stolen", ""))
     assert "revoked" in data.standing.why_not(data.app)
     assert data.standing.stops(data.app)
     with pytest.raises(SteleError) as raised:
@@ -59,7 +61,7 @@ def test_a_release_whose_data_set_is_no_longer_accepted_is_not_started(data):
 
 def test_what_could_not_be_looked_at_is_not_started_nor_stopped_and_looked_at_again(data):
     policy = policies.parse(data.places.policy.read_bytes())
-    data.write(policy._replace(lines=(*policy.lines, "running stop")))
+    data.write(msgspec.structs.replace(policy, lines=(*policy.lines, "running stop")))
     manifest = data.store.root / "blobs" / "sha256" / data.app[7:]
     manifest.rename(data.folder / "away")
     assert "missing" in data.standing.why_not(data.app)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -23,7 +23,7 @@ Compression = Literal["zstd", "gzip", "none"]
 _READ = (1 << 20) + 1  # bytes of a spec: one more than it may have, so that its parser sees that it is too large
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True):
     """What was asked of a seal.
 
     `source`: a path, an image in a registry, or the name of a release. `spec`: the bytes of `spec_file`, which is read once, as what was
@@ -70,7 +70,7 @@ def read_spec(path: Path) -> bytes:
         ) from error
 
 
-class Way(NamedTuple):
+class Way(msgspec.Struct, frozen=True):
     """How a seal goes.
 
     `key`: signs. `begun_ns`: when it began, UTC. `say`: told of each step. `record`: commits `release.sealed`.

@@ -7,7 +7,9 @@ import hashlib
 import os
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from stele.model.release import TREE_TYPE
 from stele.seal import attest, bom_identity, provenance
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from stele.trust.release_key import ReleaseSigner
 
 
-class From(NamedTuple):
+class From(msgspec.Struct, frozen=True):
     """What a release was made from. `kind`, `reference`, `input_digest`, `inputs`: as in `Source`. `names`: of files and symlinks."""
 
     kind: str

@@ -64,13 +64,12 @@ class Authority:
             changes = recorded.key_changes(self._places.ledger)
             _agree(policy, changes)
             _as_strict(policy, changes, workload)
-        indexes: dict[str, int] = {}
-        size = 0
+        seen = recorded.Recorded({}, 0, "")
         if not policy.timeless:
-            indexes, size, origin = recorded.signatures(self._places.ledger, workload, digest, policy.keys[0].id if policy.keys else "")
-            if origin != policy.ledger:  # also where there is none: a ledger that is gone does not make a retired key valid again
-                raise other_ledger(policy, origin)
-        found = policies.decide(policy, workload, [key_id(key) for key in keys], indexes, size)
+            seen = recorded.signatures(self._places.ledger, workload, digest, policy.keys[0].id if policy.keys else "")
+            if seen.origin != policy.ledger:  # also where there is none: a ledger that is gone does not make a retired key valid again
+                raise other_ledger(policy, seen.origin)
+        found = policies.decide(policy, workload, [key_id(key) for key in keys], seen.indexes, seen.size)
         if isinstance(found, Refused):
             raise SteleError(f"release {digest[:19]} is not accepted: {found.reason}", remedy=found.remedy, code=found.code)
         return Counted(found.keys, found.signers, sha256(policy.encode()))

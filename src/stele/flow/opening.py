@@ -9,6 +9,8 @@ import os
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from stele.flow import rooted
 from stele.flow.authority import Authority
 from stele.host import locks
@@ -47,7 +49,7 @@ def open_ledger(places: Places) -> Ledger:
     """
     from stele.ledger.sequencer import Ledger
 
-    return _witnessed(places, lambda terms: Ledger.open(places.ledger, **terms._asdict()))
+    return _witnessed(places, lambda terms: Ledger.open(places.ledger, **msgspec.structs.asdict(terms)))
 
 
 def in_turn(here: Callable[[], _Done], through_agent: Callable[[], _Done]) -> _Done:
@@ -100,7 +102,7 @@ def _witnessed(places: Places, begin: Callable[[Terms], _Held]) -> _Held:
     terms = _terms(places)
     collector = _collector(places, terms)
     try:
-        held = begin(terms._replace(cosign=collector))
+        held = begin(msgspec.structs.replace(terms, cosign=collector))
     except BaseException:
         if collector is not None:
             collector.close()

@@ -8,6 +8,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stele.flow import rooted, signers
@@ -96,7 +97,7 @@ def rotate(places: Places, at: int | None) -> bytes:
     reader = recorded.open_reader(places.ledger)
     size = at if at is not None else (reader.size if reader else 0) + MARGIN
     _, signer = rooted.next_signer(places, root.origin, root.version + 1)
-    ended = [key._replace(end=size) if key.end is None else key for key in root.logs]
+    ended = [msgspec.structs.replace(key, end=size) if key.end is None else key for key in root.logs]
     return _with_logs(root, [*ended, *(LogKey(size, None, key) for key in signer.verifiers)], root.stolen)
 
 

@@ -13,7 +13,9 @@ import warnings
 from array import array
 from bisect import bisect_left
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
+
+import msgspec
 
 from stele.host import states
 
@@ -29,7 +31,7 @@ _FEW = 500  # entries that are worth one more that stands by
 _LENGTHS = struct.Struct("=4Q")  # of root, paths, names and states, which follow
 
 
-class _Looker(NamedTuple):
+class _Looker(msgspec.Struct, frozen=True):
     """`out`: from where what it finds is read, to its end."""
 
     pid: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -28,7 +28,7 @@ _MAX = 4096  # bytes of `.state/archive`
 _SIZE = re.compile(r"[1-9][0-9]{0,18}", re.ASCII).fullmatch
 
 
-class _State(NamedTuple):
+class _State(msgspec.Struct, frozen=True):
     """What changes with every name that comes or goes."""
 
     dev: int
@@ -112,7 +112,7 @@ class Archive:
         if self._state is None or self._newest < WORTH or self._state != self._now():
             return
         with contextlib.suppress(OSError):
-            durable.replace(self._record, canonical.encode({"newest": self._newest, **self._state._asdict()}), mode=0o600)
+            durable.replace(self._record, canonical.encode({"newest": self._newest, **msgspec.structs.asdict(self._state)}), mode=0o600)
 
 
 def sizes(path: Path) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,7 +27,7 @@ class Placed(msgspec.Struct, frozen=True, gc=False):
     opening: bytes
 
 
-class Ends(NamedTuple):
+class Ends(msgspec.Struct, frozen=True):
     """What of the first `size` entries is not in a full tile: entries, and by level the hashes of its partial tile."""
 
     size: int

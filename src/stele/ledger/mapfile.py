@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -33,7 +33,7 @@ _MAX_LEAF = 1 << 24
 _GUESS = 1024  # bytes: most nodes are shorter
 
 
-class Root(NamedTuple):
+class Root(msgspec.Struct, frozen=True):
     """One epoch's map. `epoch`: index of its entry. `node`: its root. `workloads`: how many it holds. `time_ns`: its entry's stamp."""
 
     epoch: int
@@ -160,7 +160,7 @@ class MapFile:
                 if found.epoch != index or (hash_of(found.node).hex(), found.workloads, found.time_ns) != said:
                     return None
                 if isinstance(found.node, Stub):
-                    found = found._replace(node=self._read_above(floor, found.node, read))
+                    found = msgspec.structs.replace(found, node=self._read_above(floor, found.node, read))
         except SteleError:
             return None
         return found

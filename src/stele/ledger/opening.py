@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import msgspec
 
 from stele.host import durable
 from stele.ledger import read_only
@@ -34,7 +36,7 @@ class _Writable(Protocol):
 Opened = TypeVar("Opened", bound=_Writable)
 
 
-class Terms(NamedTuple):
+class Terms(msgspec.Struct, frozen=True):
     """How a ledger is written.
 
     signer: its keys. clock: UTC nanoseconds since 1970. cosign: is asked before anything is published. random: gives so many

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from stele.ledger import regular
 from stele.ledger.index import Index
@@ -31,7 +33,7 @@ MOST_KNOWN = 4  # folders
 _Seen = tuple[object, ...]
 
 
-class Recorded(NamedTuple):
+class Recorded(msgspec.Struct, frozen=True):
     """By key id the index of the first entry that records a signature; the size of the ledger; the ledger's name."""
 
     indexes: dict[str, int]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from stele.host import logs
 from stele.ledger import notes, openings, regular, tiles
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 EPOCH_MARK = b'"kind":"epoch"'
 
 
-class Recovered(NamedTuple):
+class Recovered(msgspec.Struct, frozen=True):
     """What was found. `entries`: those from index `base`, as the WAL has them; `unpublished`: their end, after the checkpoint.
     `openings`: of those, by index.
 

@@ -6,6 +6,8 @@ import hashlib
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from stele.model.event import FIELD_NAME
 from stele.trust import canonical
 from stele.trust.errors import SteleError
@@ -56,7 +58,7 @@ class Opening(NamedTuple):
     value: Any
 
 
-class Slot(NamedTuple):
+class Slot(msgspec.Struct, frozen=True):
     """Where in an entry's openings the erasable part for a field lies."""
 
     field: str

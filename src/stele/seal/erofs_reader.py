@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import NamedTuple
+
+import msgspec
 
 from stele.model.names import MAX_PATH
 from stele.seal.erofs_layout import BLOCK, DIRENT, FILE_TYPE, FLAT_INLINE, FLAT_PLAIN, INODE, ROOT_NID, SLOT, Piece
@@ -22,7 +23,7 @@ class BadImageError(ValueError):
     """The image is not one of ours."""
 
 
-class _Inode(NamedTuple):
+class _Inode(msgspec.Struct, frozen=True):
     kind: int
     size: int
     pieces: tuple[Piece, ...]

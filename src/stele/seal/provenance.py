@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from stele import __version__
 from stele.model.release import TREE_TYPE, rfc3339
@@ -20,17 +22,17 @@ BUILD_TYPE = "https://stele.dev/spec/provenance/v0"
 BUILDER = "https://stele.dev/builder/local/v0"
 
 
-class Material(NamedTuple):
+class Material(msgspec.Struct, frozen=True):
     """What a release was made from. `digest`: algorithm → hex. `annotations`: plain data."""
 
     name: str
     digest: dict[str, str]
     uri: str = ""
     media_type: str = ""
-    annotations: dict[str, Any] = {}  # noqa: RUF012  never changed
+    annotations: dict[str, Any] = {}
 
 
-class Run(NamedTuple):
+class Run(msgspec.Struct, frozen=True):
     """One run of `stele seal`. `invocation`: an id of its own. `started`, `finished`: seconds since 1970."""
 
     invocation: str
@@ -38,7 +40,7 @@ class Run(NamedTuple):
     finished: int
 
 
-class Parameters(NamedTuple):
+class Parameters(msgspec.Struct, frozen=True):
     """What the person who sealed chose.
 
     `kind`, `reference`: of the source. `source`: the last part of its path. `spec_digest`: SHA-256 of the spec file, hex.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from stele.model.release import BUNDLE_TYPE, MANIFEST_TYPE
 from stele.store import index as indexes
@@ -23,7 +25,7 @@ MAX_BUNDLE = 4 << 20  # bytes
 MAX_SIGNATURES = 16  # that a proof carries of one release
 
 
-class Signed(NamedTuple):
+class Signed(msgspec.Struct, frozen=True):
     """Signatures that make a release acceptable.
 
     `hint` and `form`: of the first that holds, its key as cosign names it and in which form it was found. `counted`: what was enough.
@@ -35,7 +37,7 @@ class Signed(NamedTuple):
     counted: Counted
 
 
-class Counted(NamedTuple):
+class Counted(msgspec.Struct, frozen=True):
     """What made a release acceptable: ids of keys and names of signers, and the digest of the policy that said so ("" without one)."""
 
     keys: tuple[str, ...]
@@ -84,7 +86,7 @@ class AnyOf:
         return Counted(tuple(sorted(key_id(key) for key in keys)))
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True):
     """What is there: keys whose signatures hold, the first of them, what does not hold, and what cannot be read."""
 
     holding: tuple[PublicKey, ...]

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from stele.host import durable, immutable
 
@@ -19,7 +21,7 @@ MOST = 200  # files: each is open until it is settled
 LARGE = 1 << 20  # bytes, which the disk can write while others are made
 
 
-class _Waiting(NamedTuple):
+class _Waiting(msgspec.Struct, frozen=True):
     path: Path
     fd: int
 

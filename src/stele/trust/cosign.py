@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from stele.trust import canonical, dsse
 from stele.trust.digest import digest_hex, parse_digest
@@ -30,7 +32,7 @@ MAX_BYTES = 1 << 20
 State = Literal["valid", "unknown", "bad"]
 
 
-class Checked(NamedTuple):
+class Checked(msgspec.Struct, frozen=True):
     """What one signature is worth: `valid` by a trusted key, by an `unknown` key, or `bad`. `hint`: the key that it names."""
 
     state: State

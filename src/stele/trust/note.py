@@ -9,6 +9,7 @@ import re
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA44PublicKey
@@ -58,7 +59,7 @@ def strict_base64(text: str) -> bytes:
 # ---- checkpoints -------------------------------------------------------------------------------------
 
 
-class Checkpoint(NamedTuple):
+class Checkpoint(msgspec.Struct, frozen=True):
     """What is signed of a log: origin, size, root."""
 
     origin: str
@@ -286,14 +287,14 @@ class Signer:
 # ---- signed notes ------------------------------------------------------------------------------------
 
 
-class Signature(NamedTuple):
+class Signature(msgspec.Struct, frozen=True):
     """A signature that held. `seconds`: when it says that it was made, UTC since 1970; None where its type tells no time."""
 
     verifier: Verifier
     seconds: int | None
 
 
-class Opened(NamedTuple):
+class Opened(msgspec.Struct, frozen=True):
     """A note that was believed: its checkpoint, and every signature in it by a known key, in the order of the note."""
 
     checkpoint: Checkpoint

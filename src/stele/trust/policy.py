@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from stele.trust.errors import SteleError
 from stele.trust.note import strict_base64
@@ -23,7 +25,7 @@ _ID = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 _ORIGIN = re.compile(r"[!-*,-~]{1,200}\Z", re.ASCII)
 
 
-class Key(NamedTuple):
+class Key(msgspec.Struct, frozen=True):
     """A signer's key, valid from ledger index `start` on, before `end` (None: without end)."""
 
     signer: str
@@ -37,14 +39,14 @@ class Key(NamedTuple):
         return key_id(self.public)
 
 
-class Revocation(NamedTuple):
+class Revocation(msgspec.Struct, frozen=True):
     """From which index of recording on a key's signatures do not count, and why."""
 
     start: int
     reason: str
 
 
-class Rule(NamedTuple):
+class Rule(msgspec.Struct, frozen=True):
     """Releases of workloads that match `pattern` need `threshold` of `signers`."""
 
     pattern: str
@@ -67,7 +69,7 @@ class Rule(NamedTuple):
         return len(workload) - at >= len(rest[-1]) and workload.endswith(rest[-1])
 
 
-class Policy(NamedTuple):
+class Policy(msgspec.Struct, frozen=True):
     """A policy as parsed. `lines`: the file's, comments included, so that changing it keeps them."""
 
     lines: tuple[str, ...]
@@ -103,7 +105,7 @@ class Policy(NamedTuple):
         return ""
 
 
-class Accepted(NamedTuple):
+class Accepted(msgspec.Struct, frozen=True):
     """By which rule a release is accepted: the signers and ids of the keys that counted, sorted."""
 
     rule: Rule
@@ -111,7 +113,7 @@ class Accepted(NamedTuple):
     keys: tuple[str, ...]
 
 
-class Refused(NamedTuple):
+class Refused(msgspec.Struct, frozen=True):
     """Why a release is not accepted, and which of the codes of the spec that is."""
 
     code: str

@@ -6,6 +6,8 @@ import base64
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from stele.trust import merkle, note
 from stele.trust import policy as policies
 from stele.trust.digest import sha256
@@ -27,7 +29,7 @@ _POLICY = ("key", "revoke", "rule", "running")
 _ONCE = ("ledger", "version", "threshold")
 
 
-class LogKey(NamedTuple):
+class LogKey(msgspec.Struct, frozen=True):
     """A ledger's key for checkpoints of size `start` and more, and less than `end` (None: without end)."""
 
     start: int
@@ -35,7 +37,7 @@ class LogKey(NamedTuple):
     verifier: Verifier
 
 
-class Stolen(NamedTuple):
+class Stolen(msgspec.Struct, frozen=True):
     """A ledger's key that is no longer believed, and the last good head."""
 
     size: int
@@ -51,7 +53,7 @@ class Pin(NamedTuple):
     digest: str
 
 
-class Root(NamedTuple):
+class Root(msgspec.Struct, frozen=True):
     """A document that was parsed. Whether it is believed is another question. `text`: what is signed."""
 
     text: bytes

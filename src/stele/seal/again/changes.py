@@ -6,7 +6,9 @@ import os
 import stat
 from array import array
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from stele.host import states
 from stele.host.below import open_below
@@ -27,7 +29,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
-class Changed(NamedTuple):
+class Changed(msgspec.Struct, frozen=True):
     """A file that may hold something else now. `at`: where its state begins. `data`: its bytes, None where they are many."""
 
     path: bytes
@@ -39,7 +41,7 @@ class Changed(NamedTuple):
     data: bytes | None
 
 
-class Edit(NamedTuple):
+class Edit(msgspec.Struct, frozen=True):
     """A file whose line is another. `at`: where the old one begins in the last tree."""
 
     at: int
@@ -48,7 +50,7 @@ class Edit(NamedTuple):
     new: Node
 
 
-class Kept(NamedTuple):
+class Kept(msgspec.Struct, frozen=True):
     """A folder whose state is another, and which holds the same names. `info`: of it, now."""
 
     path: bytes
@@ -89,7 +91,7 @@ def find(root: int, last: LastSeal, folders: Sequence[Folder], numbers: Sequence
                     kept.append(item)
                     continue
                 held += len(item.data or b"")
-                changed.append(item._replace(data=None) if held > MAX_HELD else item)
+                changed.append(msgspec.structs.replace(item, data=None) if held > MAX_HELD else item)
                 if len(changed) > MAX_CHANGED:
                     raise NotPlain
         finally:

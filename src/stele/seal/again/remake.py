@@ -6,7 +6,7 @@ import itertools
 from array import array
 from bisect import bisect_left, bisect_right
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stele.seal.contents import Place
 
 
-class Remade(NamedTuple):
+class Remade(msgspec.Struct, frozen=True):
     """A tree out of another. `data`: the other's canonical bytes. `edits`: in order. `runs`: new lengths. `parts`: as in `LastSeal`."""
 
     data: bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -37,7 +37,7 @@ class NotAlikeError(Exception):
     """The stratum has to be made anew."""
 
 
-class Put(NamedTuple):
+class Put(msgspec.Struct, frozen=True):
     """A file whose content is another, and all else of it as it was."""
 
     old: Node
@@ -163,7 +163,7 @@ class Blocks:
             OSError: it could not be written.
         """
         was, now = hashlib.sha256(), hashlib.sha256()
-        room = bytearray(PIECE)
+        room = bytearray(min(PIECE, self._size))
         for at in range(0, self._size, PIECE):
             view = memoryview(room)[: self._size - at]
             try:
@@ -211,16 +211,19 @@ def _layer(old: Stratum, files: StrataFiles, edits: Sequence[Edit], sink: BlobSi
     if fd is None:
         raise NotAlikeError
     with os.fdopen(fd, "rb") as file, codec.decompressed(file, compression) as read:
-        spliced = Spliced(read, edits, old.diff_id)
+        spliced = Spliced(read, edits, old.diff_id, min(PIECE, old.image_size))
         return forms.keep_layer(sink, spliced.pieces(), compression, lambda: spliced.diff_id)
 
 
 class Spliced:
     """A tar with other members in the places of some. `diff_id`: of the new one, when all of it was taken."""
 
-    def __init__(self, read: Callable[[memoryview], int], edits: Sequence[Edit], old: str) -> None:
-        """`read`: gives more of the tar whose digest was `old`, 0 bytes at its end; ValueError or OSError where it cannot."""
-        self._read, self._old = read, old
+    def __init__(self, read: Callable[[memoryview], int], edits: Sequence[Edit], old: str, size: int = PIECE) -> None:
+        """`read`: gives more of the tar whose digest was `old`, 0 bytes at its end; ValueError or OSError where it cannot.
+
+        `size`: bytes of a piece.
+        """
+        self._read, self._old, self._size = read, old, size
         self._wanted = [(tar.member(edit.old), edit) for edit in sorted(edits, key=lambda edit: edit.old.path, reverse=True)]
         self._was = hashlib.sha256()
         self._now: hashlib._Hash | None = None  # as long as both are the same
@@ -233,7 +236,7 @@ class Spliced:
             NotAlikeError: the old one is not what it was, or a member is not in it.
         """
         longest = max(len(header) for header, _ in self._wanted)
-        data = bytearray(PIECE + longest)
+        data = bytearray(self._size + longest)
         room = memoryview(data)
         at = kept = skip = size = 0  # the next member; bytes that were read before and not looked at; those of a member that goes
         while True:
