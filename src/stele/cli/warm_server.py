@@ -32,11 +32,11 @@ _AT_START = (
     b"PYTHON", b"LC_", b"LANG", b"LD_", b"GLIBC_", b"MALLOC_", b"OPENSSL_", b"SSL_", b"TZ", b"LOCPATH", b"GCONV_PATH",
 )  # fmt: skip
 _NEEDED = (
-    "cryptography.hazmat.backends.openssl", "sqlite3", "stele.cli.call", "stele.cli.ends", "stele.cli.main", "stele.cli.sealed",
+    "cryptography.hazmat.backends.openssl", "pwd", "sqlite3", "stele.cli.call", "stele.cli.ends", "stele.cli.main", "stele.cli.sealed",
     "stele.flow.attesting",
     "stele.flow.opening", "stele.flow.record", "stele.flow.reseal", "stele.flow.sealing", "stele.flow.signers", "stele.flow.signing",
     "stele.flow.whole_seal", "stele.ledger.sequencer", "stele.seal.again.remake", "stele.seal.packages", "stele.seal.secrets",
-    "stele.seal.sign", "stele.seal.sources.folder", "concurrent.futures.thread",
+    "stele.seal.checkout", "stele.seal.sign", "stele.seal.sources.folder", "stele.trust.key_files", "concurrent.futures.thread",
 )  # fmt: skip
 
 
