@@ -112,8 +112,9 @@ def _checked(super_: bytearray) -> bytes:
 
 def directory_blocks(layout: Layout, path: bytes) -> bytes:
     """A directory's content: per block its entries, then their names; all blocks but the last are padded."""
-    names, paths = layout.directories[path]
-    nids, types = [layout.nids[inode] for inode in paths], [layout.types[inode] for inode in paths]
+    directory = layout.directories[path]
+    names = directory.names
+    nids, types = [layout.nids[inode] for inode in directory.paths], [layout.types[inode] for inode in directory.paths]
     out = b""
     start = 0
     for count, _ in blocks_of_names(names):
@@ -127,14 +128,14 @@ def directory_blocks(layout: Layout, path: bytes) -> bytes:
 
 def inode_record(inode: Inode, number: int) -> bytes:
     """An inode and its xattrs. `number`: from 1, what 32-bit programs see as its inode number."""
-    node, _, size, tail, where, nlink, xattrs = inode
+    node, size, where, xattrs = inode.node, inode.size, inode.block, inode.xattrs
     if not size:
         major, minor = node.rdev  # zeros, but of devices
         where = (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
-    layout = FLAT_INLINE if tail else FLAT_PLAIN
+    layout = FLAT_INLINE if inode.tail else FLAT_PLAIN
     units = (len(xattrs) - 12) // 4 + 1 if xattrs else 0
     mode = _TYPE_BITS[node.kind] | node.mode
-    record = _INODE.pack(1 | layout << 1, units, mode, 0, size, where, number, node.uid, node.gid, node.mtime, 0, nlink)
+    record = _INODE.pack(1 | layout << 1, units, mode, 0, size, where, number, node.uid, node.gid, node.mtime, 0, inode.nlink)
     return record + xattrs if xattrs else record
 
 

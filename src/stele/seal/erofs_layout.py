@@ -9,7 +9,9 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from stele.model.tree import parent, quote
 from stele.trust.errors import SteleError
@@ -42,7 +44,7 @@ MAX_XATTR_VALUE = 0xFFFF
 MAX_XATTR_UNITS = 0xFFFF
 
 
-class Inode(NamedTuple):
+class Inode(msgspec.Struct, frozen=True, gc=False):
     """One inode. `tail`: bytes of its content that lie behind it. `block`: first block of the rest, or NO_BLOCK.
 
     `offset`: of the inode in the image, in bytes. `xattrs`: its xattr area. `nlink`: names (of directories: 2 and
@@ -63,7 +65,7 @@ class Inode(NamedTuple):
         return self.offset + INODE + len(self.xattrs)
 
 
-class Piece(NamedTuple):
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """A stretch of a content and where it lies in the image, all in bytes."""
 
     start: int
@@ -71,14 +73,14 @@ class Piece(NamedTuple):
     offset: int
 
 
-class Directory(NamedTuple):
+class Directory(msgspec.Struct, frozen=True):
     """What a directory holds, "." and ".." included, sorted by name: names, and for each the path of its inode."""
 
     names: list[bytes]
     paths: list[bytes]
 
 
-class Layout(NamedTuple):
+class Layout(msgspec.Struct, frozen=True):
     """A whole image. `data_size`: bytes, a multiple of 4096. `directories`: by path. `nids`, `types`: of each inode by its path."""
 
     inodes: tuple[Inode, ...]
@@ -91,13 +93,13 @@ class Layout(NamedTuple):
         """Where the bytes of each file content (by SHA-256 hex) go, in the order of the image."""
         found: dict[str, list[Piece]] = {}
         for inode in self.inodes:
-            node, _, size, tail, block, _, _ = inode
+            node, size, tail = inode.node, inode.size, inode.tail
             if not size or node.kind != "file":
                 continue
             places = found.setdefault(node.sha256, [])
             whole = size - tail
             if whole:
-                piece = Piece(0, whole, block * BLOCK)
+                piece = Piece(0, whole, inode.block * BLOCK)
                 if piece not in places:
                     places.append(piece)
             if tail:
@@ -168,16 +170,16 @@ def _directories(nodes: Sequence[Node]) -> dict[bytes, Directory]:
         path, link = node.path, node.link
         above, _, name = path.rpartition(b"/")
         if path:
-            names, paths = found[above]
-            names.append(name)
-            paths.append(path if link is None else link)
+            directory = found[above]
+            directory.names.append(name)
+            directory.paths.append(path if link is None else link)
         if node.kind == "dir":
             found[path] = Directory([], [])
-    for path, (names, paths) in found.items():
+    for path, directory in found.items():
         for name, inode in ((b".", path), (b"..", parent(path))):
-            at = bisect_left(names, name)
-            names.insert(at, name)
-            paths.insert(at, inode)
+            at = bisect_left(directory.names, name)
+            directory.names.insert(at, name)
+            directory.paths.insert(at, inode)
     return found
 
 

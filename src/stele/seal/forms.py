@@ -82,8 +82,8 @@ def write_both(
         room[offset : offset + len(data)] = data
     for digest, pieces in layout.pieces().items():
         part = parts[digest]
-        for start, count, offset in pieces:
-            room[offset : offset + count] = part[start : start + count]
+        for piece in pieces:
+            room[piece.offset : piece.offset + piece.size] = part[piece.start : piece.start + piece.size]
     root = verity.fill(room, layout.data_size, uuid)
     made = Image("sha256:" + hashlib.sha256(room).hexdigest(), len(room), layout.data_size, root)
     _write_image(image, room)

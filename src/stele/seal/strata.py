@@ -11,6 +11,8 @@ from collections import defaultdict
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from stele.model.tree import parent
 
 if TYPE_CHECKING:
@@ -41,14 +43,14 @@ ENTRY = 1024  # bytes that a path counts for besides its content: about what it 
 Key = tuple[str, bytes]  # class, and what of it stays together
 
 
-class Slice(NamedTuple):
+class Slice(msgspec.Struct, frozen=True):
     """One stratum's nodes, in the tree's order, with every directory above them, so that it is a tree by itself."""
 
     name: str
     nodes: tuple[Node, ...]
 
 
-class Cut(NamedTuple):
+class Cut(msgspec.Struct, frozen=True):
     """How a tree is cut, and why so.
 
     `slices`: the strata, lowest first. `where`: the stratum of each path in one. `keys`: class and key of the paths that are divided by

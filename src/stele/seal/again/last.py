@@ -10,7 +10,7 @@ from array import array
 from collections import defaultdict
 from hashlib import sha256
 from itertools import accumulate, chain, count, groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -112,7 +112,7 @@ def made_with(codec: str) -> str:
     return state.hexdigest()
 
 
-class Seen(NamedTuple):
+class Seen(msgspec.Struct, frozen=True):
     """What a whole seal saw.
 
     `folders`: all that were read. `begun_ns`: when it began, UTC. `source`, `tree`: before and after settings. `encoded`: the latter's
