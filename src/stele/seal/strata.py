@@ -78,7 +78,9 @@ def explained(tree: Tree, spec: Spec, packages: Sequence[Package] = ()) -> Cut:
     """`cut`, and what it follows from."""
     settings = {setting.path.encode("utf-8", "surrogateescape")[1:] for setting in spec.settings}
     owners = _owners(packages)
-    childless = _childless(tree)
+    parents = [node.path.rpartition(b"/")[0] for node in tree.nodes]
+    # directories with nothing below: no other path would bring them along
+    childless = {node.path for node in tree.nodes if node.kind == "dir"}.difference(parents)
     where: dict[bytes, str] = {}  # path → stratum, for what is in one place from the start
     keys: dict[bytes, Key] = {}  # path → class and key, for what is divided by size
     loose: list[Node] = []
@@ -105,7 +107,7 @@ def explained(tree: Tree, spec: Spec, packages: Sequence[Package] = ()) -> Cut:
     names = divided(sizes)
     where.update(zip(keys, map(names.__getitem__, keys.values()), strict=True))
     where.update((node.path, where[node.link]) for node in tree.nodes if node.link is not None)
-    return Cut(_slices(tree, where), where, keys, sizes, names, folders)
+    return Cut(_slices(tree, parents, where), where, keys, sizes, names, folders)
 
 
 def _owners(packages: Iterable[Package]) -> dict[bytes, Key]:
@@ -116,11 +118,6 @@ def _owners(packages: Iterable[Package]) -> dict[bytes, Key]:
         owner = (_CLASSES[package.ecosystem], f"{package.ecosystem}\0{package.name}".encode())
         found.update(dict.fromkeys((*package.paths, *package.database), owner))
     return found
-
-
-def _childless(tree: Tree) -> set[bytes]:
-    """Directories with nothing below: no other path would bring them along."""
-    return {node.path for node in tree.nodes if node.kind == "dir"} - {node.path.rpartition(b"/")[0] for node in tree.nodes}
 
 
 def _python_source(path: bytes) -> bytes:
@@ -215,9 +212,11 @@ def _parts(sizes: dict[bytes, int], cap: int) -> list[tuple[str, list[bytes]]]:
     return sorted((group.prefix, [key for _, key in group.members]) for group in (*heap, *done))
 
 
-def _slices(tree: Tree, where: dict[bytes, str]) -> tuple[Slice, ...]:
+def _slices(tree: Tree, parents: Sequence[bytes], where: dict[bytes, str]) -> tuple[Slice, ...]:
+    """`parents`: of the nodes."""
+    its = [where.get(node.path, "") for node in tree.nodes]  # stratum of each node that is in one alone
     above: dict[str, set[bytes]] = defaultdict(set)  # directories that each stratum needs
-    for lowest, name in set(zip([path.rpartition(b"/")[0] for path in where], where.values(), strict=True)):
+    for lowest, name in {pair for pair in zip(parents, its, strict=True) if pair[1]}:
         folder, seen = lowest, above[name]
         while folder not in seen:
             seen.add(folder)
@@ -227,12 +226,11 @@ def _slices(tree: Tree, where: dict[bytes, str]) -> tuple[Slice, ...]:
     for name, folders in above.items():
         for folder in folders:
             needing[folder].append(name)
-    for node in tree.nodes:
-        path = node.path
-        if path in where:
-            found[where[path]].append(node)
+    for node, alone in zip(tree.nodes, its, strict=True):
+        if alone:
+            found[alone].append(node)
         else:
-            for name in needing.get(path, ()):
+            for name in needing.get(node.path, ()):
                 found[name].append(node)
     if not found:
         return (Slice("files", tree.nodes),)
