@@ -94,7 +94,8 @@ def _measured(title: str, work: Path, make: Callable[[Path], None], files: int) 
     subprocess.run(["restic", "-q", "-r", str(work / "restic"), "init"], check=True)
     subprocess.run(["borg", "init", "-e", "none", str(work / "borg")], check=True)
     seal = [STELE, "--data", str(work / "data"), "seal", str(root), "-f", str(spec)]
-    bound = FIXED + PER_PROCESSOR * max(0, min(4, os.cpu_count() or 1) - 2) + PER_FILE * files
+    processors = len(os.sched_getaffinity(0))
+    bound = FIXED + PER_PROCESSOR * (max(0, min(4, processors) - 2) + (processors >= 8)) + PER_FILE * files
     print(f"\n{title}: resident at most; the bound is {bound >> 20} MiB")
     print(f"  {'':34}{'MiB':>8}{'seconds':>10}   of the bound")
     rows = {}

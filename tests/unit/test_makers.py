@@ -6,6 +6,9 @@ import contextlib
 import errno
 import mmap
 import os
+import random
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from stele.model.tree import Tree
-from stele.seal import codec
+from stele.seal import codec, tar
 from stele.seal.makers import MAKE, Makers, helpers
 from stele.seal.sources import folder as folders
 from stele.trust.errors import SteleError
@@ -58,6 +61,47 @@ def test_what_zstd_takes_in_one_call_and_what_it_does_not(monkeypatch):
     assert whole[0].diff_id == in_pieces[0].diff_id
     assert whole[0].layer != in_pieces[0].layer  # else this test says nothing of the next line
     check_alike(tree, held)
+
+
+@pytest.mark.parametrize("more", [0, -1])
+def test_a_tar_of_exactly_as_much_as_zstd_takes_in_one_call(monkeypatch, more):
+    held = Held()
+    tree = Tree.build([folder(b""), file(b"app", b"%d" % 5 * 300_000 + b"other", held)])
+    size = sum(len(part) for part in tar.stream(tree.nodes, held))
+    monkeypatch.setattr(codec, "WHOLE", size + more)
+    check_alike(tree, held)
+
+
+@pytest.mark.parametrize("processors", [1, 2, 4, 8, 64])
+def test_what_is_compressed_does_not_depend_on_how_many_processors_there_are(monkeypatch, processors):
+    held = Held()
+    tree = Tree.build([folder(b""), file(b"app", random.Random(5).randbytes(3 << 20) * 4, held)])
+    monkeypatch.setattr(codec, "WHOLE", 1 << 20)
+    here = made(tree, held, in_memory=-1)[0]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)))
+    assert made(tree, held, in_memory=-1)[0] == here
+
+
+ATTRIBUTES = """
+import resource, sys
+from msgspec.structs import replace
+from stele.flow.packing import Nowhere
+from stele.model.tree import Tree
+from stele.seal.makers import Makers
+from tests.trees import Held, file, folder
+held, noted = Held(), ((b"user.note", bytes(60_000)),)
+tree = Tree.build([folder(b""), *(replace(file(b"%d" % number, b"content", held), xattrs=noted) for number in range(2500))])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with Makers(Nowhere(), held, "none") as makers:
+    makers.begin(tree.nodes, b"")()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+def test_attributes_count_for_what_is_made_in_memory():
+    """143 MiB of them: the tar would be as large, and what is compressed, and the image."""
+    found = subprocess.run([sys.executable, "-c", ATTRIBUTES], stdout=subprocess.PIPE, check=True, cwd=Path(__file__).parents[2])
+    assert int(found.stdout) < 400  # MiB; it is 146, and would be 605
 
 
 def test_many_at_a_time_are_those_that_each_is_alone():

@@ -46,9 +46,10 @@ class _Plain:
 class _Zstd:
     """What comes is held as long as it may be all of it."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, long: bool) -> None:
+        """`long`: it is more than is compressed in one call, so that nothing needs to be held."""
         self._workers = workers
-        self._held: bytearray | None = bytearray()
+        self._held: bytearray | None = None if long else bytearray()
         self._encoder: Encoder | None = None
 
     def compress(self, data: bytes | memoryview, /) -> bytes:
@@ -84,11 +85,17 @@ def codec_name(compression: Compression) -> str:
     return "none"
 
 
-def encoder(compression: Compression, *, alone: bool = True) -> Encoder:
-    """A fresh encoder. `alone`: whether all processors are for this one, or half of them."""
+def encoder(compression: Compression, *, alone: bool = False, at_least: int = 0) -> Encoder:
+    """A fresh encoder.
+
+    Args:
+        compression: which.
+        alone: nothing else is made meanwhile; else by as many as four (`seal.hands`), each of which has what its workers hold in memory.
+        at_least: so many bytes will come.
+    """
     if compression == "zstd":
-        count = os.cpu_count() or 1
-        return _Zstd(max(1, min(8, count) if alone else min(4, count // 2)))
+        processors = len(os.sched_getaffinity(0))
+        return _Zstd(max(1, min(4, processors // 2) if alone else min(2, processors // 4)), long=at_least > WHOLE)
     if compression == "gzip":
         return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
     return _Plain()
@@ -100,7 +107,7 @@ def compressed(data: memoryview, compression: Compression) -> bytes | memoryview
         return _one_call(data)
     if compression == "none":
         return data
-    packing = encoder(compression, alone=False)
+    packing = encoder(compression, at_least=len(data))
     return packing.compress(data) + packing.flush()
 
 

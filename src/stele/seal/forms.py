@@ -119,24 +119,25 @@ def _write_image(fd: int, image: memoryview) -> None:
 
 
 def keep_layer(
-    sink: BlobSink, parts: Iterable[bytes | memoryview], compression: Compression, known: Callable[[], str] | None = None
+    sink: BlobSink, parts: Iterable[bytes | memoryview], compression: Compression, known: Callable[[], str]
 ) -> tuple[str, Descriptor]:
     """Keep a stratum's tar, compressed; returns its diff_id and the blob. Raises what `sink` and `parts` raise.
 
-    `known`: gives the diff_id when all parts were taken, where whoever makes them hashes them, and does not leave all processors to it.
+    `known`: gives the diff_id when all parts were taken: whoever makes them hashes them.
     """
     with sink.draft("blob") as draft:
-        writing = _Writing(draft.fd, codec.encoder(compression, alone=known is None), known)
+        writing = _Writing(draft.fd, codec.encoder(compression, alone=True), known)
         writing.all(parts)
         layer = writing.end()
         draft.commit(layer.digest)
     return layer.diff_id, Descriptor(media_type=LAYER_TYPES[compression], digest=layer.digest, size=layer.size)
 
 
-def write_layer(fd: int, parts: Iterable[bytes | memoryview], compression: Compression) -> Layer:
-    """Write a stratum's tar, compressed, to `fd`."""
-    writing = _Writing(fd, codec.encoder(compression))
-    writing.all(parts)
+def write_layer(fd: int, nodes: Sequence[Node], contents: ContentReader, compression: Compression, *, alone: bool = False) -> Layer:
+    """Write a stratum's tar, compressed, to `fd`. `alone`: see `codec.encoder`. Raises like `tar.stream`."""
+    size = sum([node.size for node in nodes if node.link is None])
+    writing = _Writing(fd, codec.encoder(compression, alone=alone, at_least=size))
+    writing.all(tar.stream(nodes, contents))
     return writing.end()
 
 

@@ -16,7 +16,7 @@ from stele.host.beside import Beside
 from stele.host.sharing import Sharing
 from stele.model.release import LAYER_TYPES, Descriptor
 from stele.model.tree import Node
-from stele.seal import erofs, forms, hands, tar
+from stele.seal import erofs, forms, hands
 from stele.seal.contents import Contents
 from stele.seal.forms import Image, Layer
 
@@ -70,8 +70,13 @@ def _make(work: _Work | _Request, files: Sequence[int], contents: ContentReader,
     if work.form == "both":
         return forms.write_both(files[0], files[1], work.nodes, work.uuid, contents, compression)
     if work.form == "layer":
-        return forms.write_layer(files[0], tar.stream(work.nodes, contents), compression), None
+        return forms.write_layer(files[0], work.nodes, contents, compression), None
     return None, forms.write_image(files[0], work.nodes, work.uuid, contents)
+
+
+def _attributes(nodes: Sequence[Node]) -> int:
+    """Bytes of values of extended attributes: mostly none, but each may have 64 KiB."""
+    return sum([len(value) for node in nodes if node.xattrs for _, value in node.xattrs])
 
 
 def helpers() -> hands.Hands:
@@ -138,7 +143,7 @@ class Makers:
         uuid = erofs.uuid_of(encoded)
         number = self._strata
         self._strata += 1
-        size = sum([node.size for node in nodes if node.link is None]) + _ENTRY * len(nodes)
+        size = sum([node.size for node in nodes if node.link is None]) + _ENTRY * len(nodes) + _attributes(nodes)
         parts: tuple[Form, ...] = ("both",) if size <= self._in_memory else ("layer", "image")
         for form in parts:
             self._sharing.add(_Work(number, form, nodes, uuid))

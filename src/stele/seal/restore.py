@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
 from stele.model.release import LAYER_TYPES
-from stele.seal import erofs, erofs_layout, tar
+from stele.seal import erofs, erofs_layout
 from stele.seal.forms import finish_image, write_layer
 from stele.trust.errors import SteleError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stele.model.tree import Node
     from stele.seal.codec import Compression
 
-_WORKERS = max(2, min(4, os.cpu_count() or 1))
+_WORKERS = max(2, min(4, len(os.sched_getaffinity(0))))
 
 
 def differs(stratum: Stratum, what: str) -> SteleError:
@@ -64,7 +64,7 @@ def layers(wanted: Sequence[tuple[Stratum, Sequence[Node]]], contents: ContentRe
     """
     for stratum, nodes in wanted:
         with sink.draft("blob") as draft:
-            diff_id, digest, _ = write_layer(draft.fd, tar.stream(nodes, contents), _compression(stratum))
+            diff_id, digest, _ = write_layer(draft.fd, nodes, contents, _compression(stratum), alone=True)
             if diff_id != stratum.diff_id:
                 raise differs(stratum, "diff_id")
             if digest != stratum.layer.digest:

@@ -93,7 +93,7 @@ def look(store: Layout, say: Callable[[str], None], *, hashing: bool = True) -> 
         return _state(store.root / item[0], item[1], progress if hashing else None)
 
     named.sort(key=lambda item: -sizes[item[0]])
-    with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         states = list(pool.map(one, named))
     aside = _entries(store.root / "damaged")
     return Files(

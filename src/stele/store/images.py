@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CheckedFile = BinaryIO
 _COARSE_NS = 20_000_000  # file times advance with the timer tick, 1 to 10 ms
-_WORKERS = max(2, min(8, os.cpu_count() or 1))
+_WORKERS = max(2, min(8, len(os.sched_getaffinity(0))))
 
 
 def _open(path: Path) -> int:
