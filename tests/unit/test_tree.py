@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stele.model import tree
-from stele.model.names import doubtful, name_fault
+from stele.model.names import MAX_ID, MAX_SIZE, MAX_TIME, doubtful, name_fault
 from stele.model.tree import Node, Tree
 from stele.trust import canonical
 from stele.trust.digest import sha256
@@ -47,12 +47,12 @@ def trees(draw: Any) -> Tree:
             continue
         kind = draw(st.sampled_from(["file", "dir", "symlink", "char", "fifo"]))
         more: dict[str, Any] = {
-            "uid": draw(st.integers(0, tree.MAX_ID)),
-            "mtime": draw(st.integers(0, tree.MAX_TIME)),
+            "uid": draw(st.integers(0, MAX_ID)),
+            "mtime": draw(st.integers(0, MAX_TIME)),
             "xattrs": draw(xattrs),
         }
         if kind == "file":
-            more |= {"size": draw(st.integers(0, tree.MAX_SIZE)), "sha256": draw(st.binary(min_size=32, max_size=32)).hex()}
+            more |= {"size": draw(st.integers(0, MAX_SIZE)), "sha256": draw(st.binary(min_size=32, max_size=32)).hex()}
         if kind == "symlink":
             more["target"] = draw(names)
         if kind == "char":
@@ -217,6 +217,19 @@ def test_a_name_is_at_fault_if_a_part_of_it_is(parts: list[bytes]) -> None:
     bad = not parts or any(not part or part in {b".", b".."} or len(part) > 255 or b"\0" in part for part in parts)
     assert bool(name_fault(b"/".join(parts))) == bad
     assert not bad or b"/".join(parts) in doubtful([b"a", b"/".join(parts), b"b/c"])
+
+
+def test_a_tree_of_more_lines_than_are_made_at_a_time_is_one_spelling_too() -> None:
+    paths = [b"f%05d" % number for number in range(9000)] + ["ü ".encode() + bytes([number]) for number in range(128, 200)]
+    one = Tree.build([ROOT, *map(node, paths)])
+    data = one.encode()
+    assert data == tree.joined(map(tree.line, one.nodes))
+    assert one.lines() == [line + b"\n" for line in tree.lines_of(data)]
+    assert tree.decode(data) == one
+    for at in (len(tree.TREE_HEADER), len(data) // 2, len(data) - 1):
+        for other in (b"\n", b" ", b'{"gid":0}\n'):
+            with pytest.raises(SteleError, match=r"tree\.invalid"):
+                tree.decode(data[:at] + other + data[at:])
 
 
 def test_order_of_nodes_given_does_not_matter_and_order_of_lines_does() -> None:

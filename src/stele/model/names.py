@@ -1,4 +1,4 @@
-"""Paths of a tree: what they may be (docs/spec/tree.md, Rules)."""
+"""What paths and numbers in a tree may be (docs/spec/tree.md, Rules)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ if TYPE_CHECKING:
 
 MAX_COMPONENT = 255  # bytes, Linux NAME_MAX
 MAX_PATH = 4095  # bytes, Linux PATH_MAX without its NUL
+MAX_ID = 2**32 - 2  # the last value is "no id" for chown(2)
+MAX_TIME = 2**33 - 1
+MAX_SIZE = 2**63 - 1
+MAX_XATTR = 65_536  # bytes of a value, Linux XATTR_SIZE_MAX
 
 
 def name_fault(path: bytes) -> str:

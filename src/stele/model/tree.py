@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from stele.model.names import MAX_PATH, above, doubtful, name_fault
+from stele.model.names import MAX_ID, MAX_PATH, MAX_SIZE, MAX_TIME, MAX_XATTR, above, doubtful, name_fault
 from stele.trust.digest import sha256
 from stele.trust.errors import SteleError
 
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
 TREE_HEADER = b"stele-tree v0\n"
-MAX_ID = 2**32 - 2  # the last value is "no id" for chown(2)
-MAX_TIME = 2**33 - 1
-MAX_SIZE = 2**63 - 1
-MAX_XATTR = 65_536  # bytes of a value, Linux XATTR_SIZE_MAX
 
 Kind = Literal["file", "dir", "symlink", "char", "block", "fifo"]
 
@@ -74,6 +70,8 @@ _PLAIN = re.compile(rb"[!-$&-~]*\Z")  # 0x21-0x7E without '%'
 _PLAIN_LINES = bytes({*range(0x21, 0x7F), 0x0A} - {0x25})
 _PLAIN_TEXT = re.compile(r"[!-$&-~]*\Z", re.ASCII)
 _QUOTED = re.compile(r"(?:[!-$&-~]|%[0-9A-F]{2})*\Z", re.ASCII)
+_LINES, _PIECE = 4096, 1 << 20  # lines and bytes that are made or read at a time: what is made on the way takes more memory
+_HEX64 = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 _DEVICES = frozenset({"char", "block"})
 _line_decoder = msgspec.json.Decoder(_Line)
 _encoder = msgspec.json.Encoder()
@@ -97,8 +95,7 @@ def unquote(text: str) -> bytes:
     if _PLAIN_TEXT.match(text):
         return text.encode("ascii")
     if _QUOTED.match(text):
-        first, *rest = text.encode("ascii").split(b"%")
-        raw = first + b"".join(bytes([int(part[:2], 16)]) + part[2:] for part in rest)
+        raw = re.sub(rb"%(..)", lambda found: bytes.fromhex(found[1].decode("ascii")), text.encode("ascii"))
         if quote(raw) == text:
             return raw
     raise SteleError(f"{text[:80]!r} is not a quoted path", remedy="the tree is damaged; pull or seal it again", code="tree.bad-path")
@@ -107,13 +104,6 @@ def unquote(text: str) -> bytes:
 def parent(path: bytes) -> bytes:
     """The path of the directory that holds `path` (b"" for names directly below the root)."""
     return path.rpartition(b"/")[0]
-
-
-def _quoted(paths: Sequence[bytes]) -> Sequence[str]:
-    """`quote` of each: nearly always, none needs it."""
-    whole = b"\n".join(paths)
-    texts = [] if whole.translate(None, _PLAIN_LINES) else whole.decode("ascii").split("\n")
-    return texts if len(texts) == len(paths) else list(map(quote, paths))
 
 
 def _spelled(node: Node, path: str) -> _Line:
@@ -141,8 +131,15 @@ def line(node: Node) -> bytes:
     return _encoder.encode(_spelled(node, quote(node.path))) + b"\n"
 
 
-def _is_hex(digits: str) -> bool:
-    return not digits.encode("ascii", "replace").translate(None, b"0123456789abcdef")
+def _encoded(nodes: Sequence[Node]) -> Iterator[bytes]:
+    """The canonical lines of nodes, in pieces."""
+    for at in range(0, len(nodes), _LINES):
+        some = nodes[at : at + _LINES]
+        whole = b"\n".join(map(_path_of, some))
+        paths = [] if whole.translate(None, _PLAIN_LINES) else whole.decode("ascii").split("\n")  # mostly, none needs to be quoted
+        if len(paths) != len(some):
+            paths = [quote(node.path) for node in some]
+        yield _encoder.encode_lines(list(map(_spelled, some, paths)))
 
 
 def _bad(reason: str) -> SteleError:
@@ -156,7 +153,7 @@ def _node_fault(node: Node) -> str:
     if not (0 <= node.mode <= 0o7777 and 0 <= node.uid <= MAX_ID and 0 <= node.gid <= MAX_ID and 0 <= node.mtime <= MAX_TIME):
         return "mode, owner or time is out of range"
     if node.kind == "file":
-        if not 0 <= node.size <= MAX_SIZE or len(node.sha256) != 64 or not _is_hex(node.sha256):
+        if not 0 <= node.size <= MAX_SIZE or not _HEX64.match(node.sha256):
             return "size or digest is not valid"
     elif node.size or node.sha256:
         return f"a {node.kind} has a size or digest"
@@ -184,7 +181,8 @@ def _dubious(nodes: Sequence[Node]) -> Iterable[Node]:
     """Those for `_node_fault` to look at: of files whose sizes and digests are fine, one of all that are the same but for these."""
     files = [node for node in nodes if node.kind == "file"]
     sizes, digests = list(map(_size_of, files)), list(map(_digest_of, files))
-    if min(sizes, default=-1) < 0 or max(sizes) > MAX_SIZE or set(map(len, digests)) != {64} or not _is_hex("".join(digests)):
+    others = "".join(digests).encode("ascii", "replace").translate(None, b"0123456789abcdef")
+    if min(sizes, default=-1) < 0 or max(sizes) > MAX_SIZE or set(map(len, digests)) != {64} or others:
         return nodes
     return [*(node for node in nodes if node.kind != "file"), *{_same_in_files(file): file for file in files}.values()]
 
@@ -271,12 +269,11 @@ class Tree(msgspec.Struct, frozen=True):
 
     def encode(self) -> bytes:
         """The canonical bytes: the header line, then one canonical JSON line per node."""
-        spelled = list(map(_spelled, self.nodes, _quoted(list(map(_path_of, self.nodes)))))
-        return TREE_HEADER + _encoder.encode_lines(spelled)
+        return joined(_encoded(self.nodes))
 
     def lines(self) -> list[bytes]:
         """The canonical line of each node, in order."""
-        return self.encode()[len(TREE_HEADER) :].splitlines(keepends=True)
+        return self.encode().splitlines(keepends=True)[1:]
 
     def digest(self) -> str:
         """The tree digest, `sha256:<hex>` of `encode()`."""
@@ -367,15 +364,10 @@ def path_of(line: bytes) -> bytes:
 
 def decode_line(data: bytes) -> Node:
     """One node from its line (without the line feed), checked by itself. Raises like `decode`."""
-    try:
-        node = _node(_line_decoder.decode(data))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _bad(f"a line cannot be read: {error}") from error
-    if fault := _node_fault(node):
-        raise _bad(f"{quote(node.path)[:200]}: {fault}")
-    if line(node) != data + b"\n":
-        raise _bad(f"{quote(node.path)[:200]} is not spelled the one way")
-    return node
+    nodes = _decoded(data + b"\n")
+    if fault := _node_fault(nodes[0]) if len(nodes) == 1 else "it is no line":
+        raise _bad(f"{data[:200]!r}: {fault}")
+    return nodes[0]
 
 
 def decode(data: bytes) -> Tree:
@@ -384,16 +376,25 @@ def decode(data: bytes) -> Tree:
     Raises:
         SteleError: `tree.invalid`, `tree.bad-path`.
     """
-    if not data.startswith(TREE_HEADER):
-        raise _bad("it does not begin with the header of version 0")
-    if not data.endswith(b"\n") or len(data) == len(TREE_HEADER):
-        raise _bad("it is cut short")
+    if not data.startswith(TREE_HEADER) or not data.endswith(b"\n") or len(data) == len(TREE_HEADER):
+        raise _bad("it does not begin with the header of version 0, or is cut short")
+    nodes: list[Node] = []
+    at = len(TREE_HEADER)
+    while at < len(data):
+        ends = data.find(b"\n", at + _PIECE) + 1 or len(data)
+        nodes += _decoded(data[at:ends])
+        at = ends
+    tree = Tree(tuple(nodes))
+    check(tree.nodes)
+    return tree
+
+
+def _decoded(lines: bytes) -> list[Node]:
+    """Nodes of whole lines, which are spelled the one way."""
     try:
-        lines = _line_decoder.decode_lines(memoryview(data)[len(TREE_HEADER) :])
+        nodes = list(map(_node, _line_decoder.decode_lines(lines)))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _bad(f"a line cannot be read: {error}") from error
-    tree = Tree(tuple(map(_node, lines)))
-    check(tree.nodes)
-    if tree.encode() != data:
+    if b"".join(_encoded(nodes)) != lines:
         raise _bad("a line is not spelled the one way")
-    return tree
+    return nodes

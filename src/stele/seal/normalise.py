@@ -5,8 +5,8 @@ from __future__ import annotations
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
-from stele.model.names import doubtful, name_fault
-from stele.model.tree import MAX_ID, MAX_TIME, MAX_XATTR, Node, Tree, parent, quote
+from stele.model.names import MAX_ID, MAX_TIME, MAX_XATTR, doubtful, name_fault
+from stele.model.tree import Node, Tree, parent, quote
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:

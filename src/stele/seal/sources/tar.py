@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from stele.model.names import MAX_PATH, name_fault
-from stele.model.tree import MAX_ID, quote
+from stele.model.names import MAX_ID, MAX_PATH, name_fault
+from stele.model.tree import quote
 from stele.seal.sources import sparse
 from stele.seal.sources.stream import bad_archive
 from stele.trust.errors import SteleError
