@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from msgspec.structs import replace
 
+from stele.flow.packing import Nowhere
 from stele.model.tree import Tree
 from stele.seal import codec, tar
 from stele.seal.makers import MAKE, Makers, helpers
@@ -86,6 +88,7 @@ ATTRIBUTES = """
 import resource, sys
 from msgspec.structs import replace
 from stele.flow.packing import Nowhere
+from stele.flow.packing import Nowhere
 from stele.model.tree import Tree
 from stele.seal.makers import Makers
 from tests.trees import Held, file, folder
@@ -134,6 +137,31 @@ def test_a_kernel_without_huge_pages_will_do(monkeypatch):
 
     monkeypatch.setattr(mmap, "mmap", Memory)
     check_alike(*varied())
+
+
+class Endless(Held):
+    """A content that does not come to its end. `begun`: somebody reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+
+    def chunks(self, digest: str, size: int = 1 << 20):
+        while True:
+            self.begun.set()
+            yield bytes(size)
+
+
+def test_what_threads_are_at_is_given_up_when_nobody_wants_it_any_more():
+    """As after Ctrl-C, however much there is."""
+    held = Endless()
+    tree = Tree.build([folder(b""), replace(file(b"app", b"", held), size=1 << 40)])
+    threads = set(threading.enumerate())
+    with contextlib.suppress(KeyboardInterrupt), Makers(Nowhere(), held, "zstd") as makers:
+        makers.begin(tree.nodes, tree.encode())
+        held.begun.wait()
+        raise KeyboardInterrupt
+    assert set(threading.enumerate()) == threads
 
 
 COUNT = 9  # of strata, and of those that are streamed one more

@@ -7,6 +7,7 @@ and then meets what was in the way.
 from __future__ import annotations
 
 import contextlib
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
@@ -17,11 +18,11 @@ from stele.host.sharing import Sharing
 from stele.model.release import LAYER_TYPES, Descriptor
 from stele.model.tree import Node
 from stele.seal import erofs, forms, hands
-from stele.seal.contents import Contents
+from stele.seal.contents import CHUNK, Contents
 from stele.seal.forms import Image, Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from stele.model.ports import BlobSink, ContentReader, Draft
     from stele.seal.codec import Compression
@@ -79,6 +80,24 @@ def _attributes(nodes: Sequence[Node]) -> int:
     return sum([len(value) for node in nodes if node.xattrs for _, value in node.xattrs])
 
 
+class _Wanted:
+    """Contents, until nobody wants what is made of them any more."""
+
+    def __init__(self, contents: ContentReader, stopped: threading.Event) -> None:
+        self._contents, self._stopped = contents, stopped
+
+    def read(self, digest: str) -> bytes:
+        """See the port."""
+        return b"".join(self.chunks(digest))
+
+    def chunks(self, digest: str, size: int = CHUNK) -> Iterator[bytes]:
+        """See the port."""
+        for chunk in self._contents.chunks(digest, size):
+            if self._stopped.is_set():
+                raise InterruptedError
+            yield chunk
+
+
 def helpers() -> hands.Hands:
     """Those who make strata when they are asked to, once they are forked."""
     found = hands.Hands()
@@ -119,13 +138,16 @@ class Makers:
         self._images: dict[int, Image] = {}
         self._strata = self._works = 0
         self._keeping: list[Beside[None]] = []
+        self._stopped = threading.Event()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if raised[0] is not None and self._hands is not None:
-            self._hands.kill()
+        if raised[0] is not None:
+            self._stopped.set()
+            if self._hands is not None:
+                self._hands.kill()
         self._sharing.__exit__(*raised)
         for keeping in self._keeping:
             keeping.__exit__(*raised)
@@ -161,15 +183,15 @@ class Makers:
         kept = Descriptor(media_type=LAYER_TYPES[self._compression], digest=layer.digest, size=layer.size)
         return Made(layer.diff_id, kept, self._images[number])
 
-    def _here(self, work: _Work) -> None:
+    def _here(self, work: _Work, contents: ContentReader | None = None) -> None:
         with contextlib.ExitStack() as undo:
             drafts = self._drafts(work, undo)
-            made = _make(work, [draft.fd for draft in drafts], self._contents, self._compression)
+            made = _make(work, [draft.fd for draft in drafts], contents or self._contents, self._compression)
             self._keep(work, made, drafts, undo.pop_all())
 
     def _beside(self, work: _Work) -> bool:
         """The same in another thread, where no process can be forked."""
-        self._here(work)
+        self._here(work, _Wanted(self._contents, self._stopped) if work.form != "both" else None)  # of what streams, there may be much
         return True
 
     def _there(self, ask: Ask, work: _Work) -> bool:
