@@ -50,7 +50,7 @@ def _exit_of(work: Callable[[], object], argv: list[str]) -> int:
         sys.stderr.write("\naborted\n")
         return USAGE
     except Exception as error:
-        if isinstance(error, OSError) and (meant := _of_the_host(error)) is not None:
+        if isinstance(error, OSError | MemoryError) and (meant := _of_the_host(error)) is not None:
             return said(meant, argv)
         if debug:
             raise
@@ -71,8 +71,14 @@ def said(error: SteleError, argv: list[str]) -> int:
     return exit_code(error)
 
 
-def _of_the_host(error: OSError) -> SteleError | None:
+def _of_the_host(error: OSError | MemoryError) -> SteleError | None:
     """What the system's answer means to a person, whichever file it was about; None: it should have been foreseen."""
+    if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
+        return SteleError(
+            "there is not enough memory",
+            remedy="raise what limits it (ulimit -v, or the memory of the container), or end what else takes memory; then try again",
+            code="host.no-memory",
+        )
     what = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "a file"
     if error.errno in {errno.EACCES, errno.EPERM}:
         return SteleError(
@@ -91,5 +97,11 @@ def _of_the_host(error: OSError) -> SteleError | None:
             f"there is no room left for {what}: {error.strerror}",
             remedy="free space on its file system, then try again",
             code="host.no-room",
+        )
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return SteleError(
+            f"too many files are open to open {what}, too",
+            remedy="raise the limit of open files (ulimit -n 1024), then try again",
+            code="host.too-many-open",
         )
     return None
