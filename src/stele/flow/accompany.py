@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from stele.host import durable
 from stele.seal import bom_identity, packages, provenance, sbom, sbom_forms, secret_rules, secrets
@@ -29,7 +31,7 @@ SHOWN = 10  # findings that are told one by one
 _DISTRIBUTION = frozenset({"deb", "apk", "rpm"})
 
 
-class Examined(NamedTuple):
+class Examined(msgspec.Struct, frozen=True):
     """A tree that may be sealed. `notes`: what a person should be told."""
 
     packages: tuple[Package, ...]

@@ -26,7 +26,7 @@ TREE_HEADER = b"stele-tree v0\n"
 Kind = Literal["file", "dir", "symlink", "char", "block", "fifo"]
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Node(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One path.
 
     `mode`: the 12 permission bits. `mtime`: seconds. `size` (bytes), `sha256` (64 hex digits): of regular files.

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+import msgspec
 
 from stele.model.release import rfc3339
 from stele.seal import bom_identity, licences
@@ -32,7 +34,7 @@ _RELEASE_LINE = re.compile(
 _SAFE = re.compile(r"[a-z0-9._-]+\Z", re.ASCII)
 
 
-class System(NamedTuple):
+class System(msgspec.Struct, frozen=True):
     """What os-release says: `ID`, `VERSION_ID` and `NAME`; empty where it does not."""
 
     id: str

@@ -11,7 +11,9 @@ import binascii
 import math
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +44,7 @@ _PLACEHOLDERS = Late(
 )
 
 
-class Rule(NamedTuple):
+class Rule(msgspec.Struct, frozen=True):
     """A pattern. Group 1, else the whole match, is the value.
 
     `entropy`: the least of the value, bits per byte. `holds`: a last check, of the data and where the value begins and ends; without
@@ -183,7 +185,7 @@ _BEGINNINGS = tuple((rule, literal(rule.pattern), Late(rule.pattern)) for rule i
 NAMES = frozenset(rule.name for rule in RULES)
 
 
-class Match(NamedTuple):
+class Match(msgspec.Struct, frozen=True, gc=False):
     """Where a rule matched: offset of its value, and of what follows it. The value itself goes no further."""
 
     rule: str

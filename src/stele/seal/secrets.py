@@ -11,6 +11,8 @@ import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from stele.model.tree import quote
 from stele.seal import secret_rules
 from stele.seal.secret_rules import Late
@@ -31,7 +33,7 @@ BINARY = 64 << 10  # bytes: a larger binary file is not looked at
 SMALL = 1 << 20  # bytes: a file that its name singles out is read up to here
 SHOWN = 10  # findings that an error names
 
-_OPEN_PLACES = (b"etc/", b"root/", b"home/", b"srv/", b"var/www/", b"opt/")  # where packaged files are there to be edited
+_OPEN_PLACES = (b"etc", b"root", b"home", b"srv", b"var/www", b"opt")  # below which packaged files are there to be edited
 _RECORDS = (
     b"var/lib/dpkg/", b"var/lib/apt/lists/", b"lib/apk/db/", b"usr/lib/apk/db/", b"var/lib/rpm/", b"usr/lib/sysimage/rpm/",
     b"var/cache/debconf/templates.dat",
@@ -83,7 +85,7 @@ class Finding(NamedTuple):
     rule: str
 
 
-class Report(NamedTuple):
+class Report(msgspec.Struct, frozen=True):
     """What was found. `refused` forbids the seal; `told` does not; `allowed` is what the spec allows.
 
     `unused`: what the spec allows and is not there. `clean`: digests (64 hex digits) of contents that were looked at now, and hold
@@ -129,7 +131,7 @@ def scan(tree: Tree, contents: ContentReader, spec: Spec, packaged: Iterable[byt
     Raises:
         SteleError: those of `contents`.
     """
-    left_out = {path for path in packaged if not path.startswith(_OPEN_PLACES)}
+    left_out = set(packaged).difference(*([node.path for node in tree.below(place)] for place in _OPEN_PLACES))
     files = [
         node
         for node in tree.nodes

@@ -7,7 +7,7 @@ import hashlib
 import os
 import posixpath
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_SETTING = 16 << 20  # bytes
 
 
-class Applied(NamedTuple):
+class Applied(msgspec.Struct, frozen=True):
     """A tree with settings. `paths`: every path that was added or replaced, which is the settings stratum."""
 
     tree: Tree
