@@ -273,7 +273,7 @@ class Tree(msgspec.Struct, frozen=True):
 
     def lines(self) -> list[bytes]:
         """The canonical line of each node, in order."""
-        return self.encode().splitlines(keepends=True)[1:]
+        return [line for piece in _encoded(self.nodes) for line in piece.splitlines(keepends=True)]
 
     def digest(self) -> str:
         """The tree digest, `sha256:<hex>` of `encode()`."""
