@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +113,12 @@ def test_one_that_takes_its_time_is_waited_for(begin, monkeypatch):
     assert answers == [b"x"]
     os.close(out)
     os.close(into)
+
+
+def test_where_memory_is_short_it_goes_before_its_asker(begin):
+    mine = int(Path("/proc/self/oom_score_adj").read_text())
+    helper = begin(lambda *_: Path("/proc/self/oom_score_adj").read_bytes())
+    assert int(helper.ask(b"")) == min(1000, mine + 500)
 
 
 def test_several_do_not_keep_each_other_alive(begin):
