@@ -9,7 +9,7 @@ import os
 from array import array
 from collections import defaultdict
 from hashlib import sha256
-from itertools import accumulate, chain, count, groupby
+from itertools import chain, count, groupby
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 import stele
 from stele.host import states
 from stele.host.states import Folder
+from stele.model.tree import TREE_HEADER
 from stele.seal import cached
 
 if TYPE_CHECKING:
@@ -172,7 +173,9 @@ def _runs(seen: Seen) -> tuple[array[int], list[array[int]]]:
     for number, piece in enumerate(seen.cut.slices):
         for node in piece.nodes:
             where[line[node.path]] |= 1 << number
-    ends = list(accumulate(map(len, seen.encoded.splitlines(keepends=True))))  # of the header, and of each line
+    ends = array("Q", [len(TREE_HEADER)])  # of the header, and of each line
+    while ends[-1] < len(seen.encoded):
+        ends.append(seen.encoded.index(b"\n", ends[-1]) + 1)
     runs, members = array("Q"), [array("I") for _ in seen.cut.slices]
     having = {strata: [of_it for number, of_it in enumerate(members) if strata >> number & 1] for strata in set(where)}
     at = 0
