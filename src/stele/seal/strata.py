@@ -113,10 +113,10 @@ def explained(tree: Tree, spec: Spec, packages: Sequence[Package] = ()) -> Cut:
 def _owners(packages: Iterable[Package]) -> dict[bytes, Key]:
     """Path → class and key of its package: of the system's first, then of the languages'."""
     found: dict[bytes, Key] = {}
-    first = sorted(packages, key=lambda package: _CLASSES[package.ecosystem] != "system")
-    for package in reversed(first):  # of two that own a path, the first is the last to say so
+    for package in sorted(packages, key=lambda package: _CLASSES[package.ecosystem] != "system"):
         owner = (_CLASSES[package.ecosystem], f"{package.ecosystem}\0{package.name}".encode())
-        found.update(dict.fromkeys((*package.paths, *package.database), owner))
+        for path in (*package.paths, *package.database):
+            found.setdefault(path, owner)
     return found
 
 
