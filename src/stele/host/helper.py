@@ -72,7 +72,7 @@ class Helper:
     def ask(self, request: bytes, files: Sequence[int] = ()) -> bytes | None:
         """Its answer; None where there is none: it failed, or is gone or stopped, now or before.
 
-        `files`: descriptors that it gets with the request, at most 8. What it got none for is in none of them afterwards.
+        `files`: descriptors that it gets with the request, at most 8; it has closed them when it answers.
         """
         try:
             self._patiently(lambda: _send_head(self._here, len(request), files))
