@@ -85,14 +85,17 @@ class Helper:
 
     def _patiently(self, do: Callable[[], T]) -> T:
         """Do something until it is done, or until the helper is stopped: then it is ended, since nobody knows for how long."""
+        seen = False
         while True:
             try:
                 return do()
             except TimeoutError:
-                if os.waitid(os.P_PID, self._child, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None:
+                stopped = os.waitid(os.P_PID, self._child, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+                if stopped and seen:  # not the first time: both may have been stopped (Ctrl-Z), and this one goes on before the other
                     self.kill()
                     os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOWAIT)  # from here on it changes nothing any more
                     raise
+                seen = stopped
 
     def kill(self) -> None:
         """End it, whatever it is at; who waits for its answer gets none."""
