@@ -18,6 +18,7 @@ class Sharing(Generic[T]):
 
     def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._given_back: queue.SimpleQueue[T] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Sharing[T]:
@@ -34,7 +35,8 @@ class Sharing(Generic[T]):
     def begin(self, others: Iterable[Callable[[T], bool]]) -> None:
         """Have each of `others` take items, in a thread of its own.
 
-        One that does not do an item (it says so, or raises) is not asked again: whoever does it instead meets what was in its way.
+        One that does not do an item (it says so, or raises) is not asked again. This thread does the item instead, before others, and
+        meets what was in the way.
         """
         with contextlib.suppress(RuntimeError):  # no thread is to be had: this one does what is left
             for do in others:
@@ -45,8 +47,7 @@ class Sharing(Generic[T]):
     def one(self, do: Callable[[T], None]) -> bool:
         """Do one that is left; whether there was one. Raises what `do` raises."""
         try:
-            while (item := self._waiting.get_nowait()) is None:
-                pass
+            item = self._next()
         except queue.Empty:
             return False
         do(item)
@@ -58,13 +59,20 @@ class Sharing(Generic[T]):
         self._join()
         self._help(do)
 
+    def _next(self) -> T:
+        with contextlib.suppress(queue.Empty):
+            return self._given_back.get_nowait()
+        while (item := self._waiting.get_nowait()) is None:
+            pass
+        return item
+
     def _work(self, do: Callable[[T], bool]) -> None:
         while (item := self._waiting.get()) is not None:
             done = False
             with contextlib.suppress(Exception):
                 done = do(item)
             if not done:
-                self._waiting.put(item)
+                self._given_back.put(item)
                 return
 
     def _help(self, do: Callable[[T], None]) -> None:
