@@ -236,9 +236,12 @@ def _registry(folder: Path) -> Iterator[_Registry]:
     with (folder / "registry.log").open("wb") as log:
         server = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
     try:
+        ends = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), 1):
                 break
+            if server.poll() is not None or time.monotonic() > ends:
+                sys.exit(f"no registry answers at {address}; {folder / 'registry.log'} says why, or a packet filter (nft list ruleset)")
             time.sleep(0.05)
         yield _Registry(address, folder)
     finally:
