@@ -14,6 +14,11 @@ def _record(root: Path, key: str) -> Path:
     return root / "sysctl" / key.replace("/", ".")
 
 
+def _unfinished(path: Path) -> Path:
+    """What becomes a record."""
+    return path.with_name(path.name + ".new")
+
+
 def _users(path: Path) -> tuple[str, list[str]]:
     """The recorded previous value and the tags that want ours."""
     try:
@@ -31,7 +36,7 @@ def want(root: Path, tag: str, key: str, value: str) -> None:
         if not users:
             previous = setting.read_text(encoding="ascii").strip()
         if tag not in users:
-            temp = path.with_name(path.name + ".new")
+            temp = _unfinished(path)
             temp.write_text(json.dumps({"previous": previous, "users": [*users, tag]}), encoding="ascii")
             temp.replace(path)
         if setting.read_text(encoding="ascii").strip() != value:
@@ -41,15 +46,16 @@ def want(root: Path, tag: str, key: str, value: str) -> None:
 def give_back(root: Path, tag: str, key: str) -> None:
     """`tag` needs `key` no longer; the last one to say so restores what was there before. Idempotent."""
     path, setting = _record(root, key), Path("/proc/sys") / key
-    if not path.exists():
+    if not path.exists() and not _unfinished(path).exists():
         return
     with slots.locked(root / "sysctl"):
+        _unfinished(path).unlink(missing_ok=True)  # of one that died: who writes has the lock
         previous, users = _users(path)
         if tag not in users:
             return
         rest = [user for user in users if user != tag]
         if rest:
-            temp = path.with_name(path.name + ".new")
+            temp = _unfinished(path)
             temp.write_text(json.dumps({"previous": previous, "users": rest}), encoding="ascii")
             temp.replace(path)
             return
