@@ -22,6 +22,7 @@ from stele.seal import codec, tar
 from stele.seal.makers import MAKE, Makers, helpers
 from stele.seal.sources import folder as folders
 from stele.trust.errors import SteleError
+from tests.children import children
 from tests.trees import Held, MemorySink, file, folder, trees, varied
 
 
@@ -259,10 +260,6 @@ def test_with_other_threads_there_are_threads_in_their_place(root):
         stop.set()
         other.join()
     assert not asked.count()
-
-
-def children() -> set[str]:
-    return {child for path in Path("/proc/self/task").glob("*/children") for child in path.read_text().split()}
 
 
 def test_what_changed_meanwhile_is_told_whoever_met_it_and_nobody_is_left(root):

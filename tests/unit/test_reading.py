@@ -14,6 +14,7 @@ from stele.host import states
 from stele.seal.hands import Hands
 from stele.seal.sources.reading import READ, Reader, Reading, Wanted
 from stele.trust.errors import SteleError
+from tests.children import children
 
 COUNT = 700  # several batches
 
@@ -132,10 +133,6 @@ def test_where_no_thread_is_to_be_had_the_caller_reads_all(root, monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     check(root)
-
-
-def children() -> set[str]:
-    return {child for path in Path("/proc/self/task").glob("*/children") for child in path.read_text().split()}
 
 
 def test_a_walk_that_fails_leaves_nobody_behind(root):

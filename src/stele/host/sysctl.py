@@ -28,6 +28,12 @@ def _users(path: Path) -> tuple[str, list[str]]:
         return "", []
 
 
+def _write(path: Path, previous: str, users: list[str]) -> None:
+    temp = _unfinished(path)
+    temp.write_text(json.dumps({"previous": previous, "users": users}), encoding="ascii")
+    temp.replace(path)
+
+
 def want(root: Path, tag: str, key: str, value: str) -> None:
     """Set /proc/sys/`key` to `value` for `tag`, after recording what it was. Idempotent."""
     path, setting = _record(root, key), Path("/proc/sys") / key
@@ -36,9 +42,7 @@ def want(root: Path, tag: str, key: str, value: str) -> None:
         if not users:
             previous = setting.read_text(encoding="ascii").strip()
         if tag not in users:
-            temp = _unfinished(path)
-            temp.write_text(json.dumps({"previous": previous, "users": [*users, tag]}), encoding="ascii")
-            temp.replace(path)
+            _write(path, previous, [*users, tag])
         if setting.read_text(encoding="ascii").strip() != value:
             setting.write_text(value, encoding="ascii")
 
@@ -55,9 +59,7 @@ def give_back(root: Path, tag: str, key: str) -> None:
             return
         rest = [user for user in users if user != tag]
         if rest:
-            temp = _unfinished(path)
-            temp.write_text(json.dumps({"previous": previous, "users": rest}), encoding="ascii")
-            temp.replace(path)
+            _write(path, previous, rest)
             return
         if setting.read_text(encoding="ascii").strip() != previous:
             setting.write_text(previous, encoding="ascii")

@@ -45,10 +45,10 @@ class InRoom(NamedTuple):
 Place = bytes | InFolder | InSpool | InRoom
 
 
-def changed(path: bytes) -> SteleError:
-    """The error for a source that is not what it was a moment ago."""
+def changed(path: bytes, what: str = "") -> SteleError:
+    """The error for a source that is not what it was a moment ago. `what`: of it, where that is known, after a space."""
     return SteleError(
-        f"/{quote(path)[:300]} changed while it was being sealed",
+        f"/{quote(path)[:300]} changed{what} while it was being sealed",
         remedy="stop what writes to the source, or seal a copy of it; then seal again",
         code="seal.source-changed",
         retryable=True,

@@ -17,7 +17,7 @@ from stele.host import durable
 from stele.host.hashing import hash_fd
 from stele.model.release import LAYER_TYPES, Descriptor
 from stele.seal import codec, erofs, erofs_layout, tar, verity
-from stele.seal.contents import fill
+from stele.seal.contents import changed, fill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -70,7 +70,7 @@ def write_both(
 
     def put(node: Node, part: memoryview) -> None:
         if fill(contents, node.sha256, part) != node.size:
-            raise tar.resized(node)
+            raise changed(node.path, " its size")
         parts[node.sha256] = part
 
     found, size = tar.headers(nodes)

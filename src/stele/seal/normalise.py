@@ -81,7 +81,7 @@ def tree_of(root: Inode, *, time: int, notes: Notes, data: bool = False) -> Tree
     Raises:
         SteleError: `seal.device-node`, `seal.reserved-name`, `seal.bad-name`, `seal.bad-mount-point`, `seal.bad-owner`.
     """
-    from stele.seal.inode import walk  # with dataclasses, which who only asks for a rule need not load
+    from stele.seal.inode import walk  # which who only asks for a rule need not load
 
     if not data:
         _empty_mount_points(root, notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stele.model.tree import quote
+from stele.seal.contents import changed
 from stele.trust.errors import SteleError
 
 if TYPE_CHECKING:
@@ -109,16 +110,6 @@ def member(node: Node) -> bytes:
     return out + _header(name[:_MAX_NAME], kind, numbers, target[:_MAX_NAME], node.rdev)
 
 
-def resized(node: Node) -> SteleError:
-    """The error for a file whose content is not as long as it was."""
-    return SteleError(
-        f"/{quote(node.path)[:300]} changed its size while it was sealed",
-        remedy="stop what writes to the source, or seal a copy of it; then seal again",
-        code="seal.source-changed",
-        retryable=True,
-    )
-
-
 def headers(nodes: Sequence[Node]) -> tuple[list[bytes], int]:
     """The header blocks of each node, and the size in bytes of the whole tar. Raises like `member`."""
     found = list(map(member, nodes))
@@ -172,6 +163,6 @@ def stream(nodes: Sequence[Node], contents: ContentReader) -> Iterator[bytes]:
             done += len(chunk)
             yield chunk
         if done != node.size:
-            raise resized(node)
+            raise changed(node.path, " its size")
         padding = bytes(-done % BLOCK)
     yield padding + END
